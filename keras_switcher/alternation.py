@@ -1,0 +1,156 @@
+"""Alternation: when the task network learns, when the switcher network, and when neither may."""
+
+import dataclasses
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_switcher.switchers import PACKAGE
+
+WARMUP, ALTERNATE, SETTLE = "warmup", "alternate", "settle"
+_NEVER = 2**31 - 1
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+@dataclasses.dataclass(frozen=True)
+class Alternation:
+    """The course of training: warm-up, alternate, settle.
+
+    During warm-up only the task network learns, with the switches as they are: all on in a new
+    model. Then the two alternate: after every `task_steps` batches the switcher network takes
+    `switcher_steps` steps on the last of them. When the model settles, the structure is brought
+    to the target sparsity and frozen, and only the task network goes on learning.
+
+    Args:
+        task_steps: Task steps between two turns of the switcher, >= 1.
+        switcher_steps: Switcher steps in a turn, >= 1.
+        warmup: Share of all training steps, in [0, 1).
+        settle: Share of all training steps, in [0, 1); `warmup + settle < 1`.
+        ramp: Share of the alternate phase, in [0, 1], in which the target falls from dense to its
+            final value.
+
+    Raises:
+        ValueError: On values outside these ranges.
+    """
+
+    task_steps: int = 4
+    switcher_steps: int = 1
+    warmup: float = 0.1
+    settle: float = 0.4
+    ramp: float = 0.8
+
+    def __post_init__(self) -> None:
+        for name in ("task_steps", "switcher_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"Expected an integer `{name}` >= 1. Received: {name}={value}")
+        for name in ("warmup", "settle"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(
+                    f"Expected `{name}` to be a share of the training in [0, 1). "
+                    f"Received: {name}={value}"
+                )
+        if self.warmup + self.settle >= 1:
+            raise ValueError(
+                "Expected `warmup + settle` below 1, so that there is time to alternate. "
+                f"Received: warmup={self.warmup}, settle={self.settle}"
+            )
+        if not 0 <= self.ramp <= 1:
+            raise ValueError(
+                f"Expected `ramp` to be a share of the alternate phase in [0, 1]. "
+                f"Received: ramp={self.ramp}"
+            )
+
+    def plan(self, total_steps: int) -> tuple[int, int, int]:
+        """Return the steps at which the switcher starts, the ramp ends and the model settles.
+
+        Args:
+            total_steps: Number of training steps in all.
+
+        Returns:
+            Three integers, not decreasing, at most `total_steps`.
+        """
+        begin = round(self.warmup * total_steps)
+        settle = round((1 - self.settle) * total_steps)
+        ramp_end = begin + round(self.ramp * (settle - begin))
+        return begin, ramp_end, settle
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments as a dictionary, for Keras's saving."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Alternation":
+        """Make an `Alternation` from what `get_config` returned."""
+        return cls(**config)
+
+
+class AlternationState(keras.layers.Layer):
+    """Where in the alternation a model is: weights, so that every checkpoint holds them.
+
+    `step` counts training steps; `plan` holds what `Alternation.plan` returned, and until `fit`
+    knows the length of training stands for "alternate from now on, without an end"; `settled` is 1
+    once the structure is frozen; `offset` is added to every logit, and `multiplier` is the price of
+    density, as `objective.py` has them.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(dtype="float32", trainable=False, **kwargs)
+
+        def state(name: str, shape: tuple[int, ...], dtype: str) -> Any:
+            return self.add_weight(
+                name=name,
+                shape=shape,
+                dtype=dtype,
+                initializer="zeros",
+                trainable=False,
+                aggregation="only_first_replica",
+            )
+
+        self.step = state("step", (), "int32")
+        self.plan = state("plan", (3,), "int32")
+        self.settled = state("settled", (), "int32")
+        self.offset = state("offset", (), "float32")
+        self.multiplier = state("multiplier", (), "float32")
+        self.built = True
+        self.restart()
+
+    def restart(self) -> None:
+        """Go back to the beginning of training."""
+        self.step.assign(0)
+        self.plan.assign((0, 0, _NEVER))
+        self.settled.assign(0)
+        self.offset.assign(0.0)
+        self.multiplier.assign(0.0)
+
+    def phase(self) -> str:
+        """Return "warmup", "alternate" or "settle"."""
+        step, settled = (int(ops.convert_to_numpy(v)) for v in (self.step, self.settled))
+        if settled:
+            return SETTLE
+        return WARMUP if step < int(ops.convert_to_numpy(self.plan)[0]) else ALTERNATE
+
+    def is_switcher_turn(self, alternation: Alternation) -> Any:
+        """Return whether the switcher's turn comes after the step just counted: bool tensor."""
+        begin = self.plan[0]
+        since = self.step - begin
+        return ops.logical_and(
+            ops.equal(self.settled, 0),
+            ops.logical_and(since > 0, ops.equal(since % alternation.task_steps, 0)),
+        )
+
+    def target_density(self, target_sparsity: float) -> Any:
+        """Return the density to aim at in this step: a float32 scalar tensor.
+
+        It falls from 1 to `1 - target_sparsity` along a cubic, fast at first.
+
+        Reference:
+            [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878), the cubic schedule.
+        """
+        begin, end = self.plan[0], self.plan[1]
+        elapsed = ops.cast(self.step - begin, "float32")
+        length = ops.cast(ops.maximum(end - begin, 1), "float32")
+        remaining = 1.0 - ops.clip(elapsed / length, 0.0, 1.0)
+        return 1.0 - target_sparsity * (1.0 - remaining**3)

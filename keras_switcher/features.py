@@ -1,0 +1,77 @@
+"""Feature reuse: cut a functional model below its first switched layers."""
+
+import dataclasses
+from typing import Any
+
+import keras
+from keras import tree
+
+from keras_switcher.layers import switched_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A functional model in two: `head(trunk(x))` equals `model(x)`.
+
+    Both share the model's layers. No layer of the trunk is switched or comes after a switched one.
+    Not a tuple, for Keras would save what a tuple holds.
+    """
+
+    trunk: keras.Model
+    head: keras.Model
+
+
+def split(model: keras.Model) -> Split | None:
+    """Cut a functional model at the inputs of its first switched layers.
+
+    The switcher step needs neither the forward nor the backward pass of the trunk: the features
+    that the task step computed for the same batch serve again.
+
+    Args:
+        model: A built model.
+
+    Returns:
+        Trunk and head, or `None` where the model is not functional or no tensor lies between.
+    """
+    if not (hasattr(model, "inputs") and hasattr(model, "outputs") and model.inputs):
+        return None
+    switched: dict[int, bool] = {}
+    cut: dict[int, Any] = {}
+
+    def producer(tensor: Any) -> Any:
+        # The graph of a functional model is reachable through this attribute alone.
+        operation, node_index, _ = tensor._keras_history
+        return operation, operation._inbound_nodes[node_index]
+
+    def depends_on_switches(tensor: Any) -> bool:
+        # Depth first without recursion: a deep network exceeds Python's stack.
+        stack = [tensor]
+        while stack:
+            current = stack[-1]
+            if id(current) in switched:
+                stack.pop()
+                continue
+            operation, node = producer(current)
+            waiting = [t for t in node.input_tensors if id(t) not in switched]
+            if waiting and operation is not None:
+                stack.extend(waiting)
+                continue
+            own = isinstance(operation, keras.layers.Layer) and bool(switched_layers(operation))
+            switched[id(current)] = own or any(switched[id(t)] for t in node.input_tensors)
+            if switched[id(current)]:
+                cut.update({id(t): t for t in node.input_tensors if not switched[id(t)]})
+            stack.pop()
+        return switched[id(tensor)]
+
+    outputs = tree.flatten(model.outputs)
+    for output in outputs:
+        if not depends_on_switches(output):
+            cut[id(output)] = output
+    inputs = {id(t) for t in model.inputs}
+    if set(cut) <= inputs:
+        return None
+    features = list(cut.values())
+    return Split(
+        keras.Model(model.inputs, features, name="trunk"),
+        keras.Model(features, model.outputs, name="head"),
+    )

@@ -1,0 +1,98 @@
+"""Gates: from the switcher's logits to switches with exact zeros.
+
+A gate is a function of a float32 tensor of logits that returns a tensor of the same shape. It is
+exactly 0 where the logit is <= 0 and positive elsewhere, so that a connection is off if and only if
+its logit is not positive. It brings its own gradient.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from keras_switcher.registry import Registry
+
+Gate = Callable[[Any], Any]
+
+registry: Registry[Gate] = Registry("gate", "@keras_switcher.gates.register('name')")
+register = registry.register
+
+
+@register("step")
+@ops.custom_gradient
+def step(logits: Any) -> Any:
+    """Switches of 0 or 1: `1[logit > 0]`, with the gradient of a sigmoid.
+
+    The step's own gradient is zero almost everywhere; the straight-through estimator replaces it
+    by that of `sigmoid(logit)`.
+
+    Args:
+        logits: Float tensor of any shape.
+
+    Returns:
+        Tensor of the shape and dtype of `logits`, of zeros and ones.
+
+    Reference:
+        [Bengio et al., 2013](https://arxiv.org/abs/1308.3432), straight-through estimator.
+    """
+    switches = ops.cast(logits > 0, logits.dtype)
+
+    def grad(*args: Any, upstream: Any = None) -> Any:
+        if upstream is None:  # TensorFlow passes it by position
+            (upstream,) = args
+        soft = ops.sigmoid(logits)
+        return upstream * soft * (1.0 - soft)
+
+    return switches, grad
+
+
+@register("relu_tanh")
+def relu_tanh(logits: Any) -> Any:
+    """Switches that also scale: `relu(tanh(logit))`, in [0, 1).
+
+    The gradient is the function's own: a connection that is off gets none through its own switch,
+    and comes back only if the shared weights of the switcher lift its logit.
+
+    Args:
+        logits: Float tensor of any shape.
+
+    Returns:
+        Tensor of the shape and dtype of `logits`, of values in [0, 1).
+    """
+    return ops.relu(ops.tanh(logits))
+
+
+def get(identifier: str | Gate) -> Gate:
+    """Return a gate by its registered name, or a callable as it is.
+
+    Args:
+        identifier: A registered name or a callable.
+
+    Returns:
+        The gate.
+
+    Raises:
+        ValueError: If the name is not registered.
+    """
+    return identifier if callable(identifier) else registry.get(identifier)
+
+
+def serialize(gate: Gate) -> str:
+    """Return the name under which `gate` is registered.
+
+    Args:
+        gate: A registered gate.
+
+    Returns:
+        Its name.
+
+    Raises:
+        ValueError: If the gate is not registered, and so could not be loaded again.
+    """
+    for name in registry.names():
+        if registry.get(name) is gate:
+            return name
+    raise ValueError(
+        "A gate must be registered, so that a saved layer can find it again: decorate it with "
+        f"{registry.how_to_add}. Received: {gate!r}"
+    )

@@ -1,0 +1,106 @@
+"""Granularity: what one switch controls.
+
+A switch controls a group of `size` consecutive inputs of one unit: 1 (`connection`), 4 (`block4`),
+16 (`block16`) or all of them (`unit`). For a kernel of shape (inputs, units) there are
+`ceil(inputs / size)` x units switches; where the size does not divide the inputs, the last group of
+each unit is smaller.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_switcher.registry import Registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Granularity:
+    """How connections are grouped under switches.
+
+    Args:
+        name: The registered name.
+        size: Consecutive inputs of one unit under one switch; `None` means all of them.
+    """
+
+    name: str
+    size: int | None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise ValueError(
+                f"Expected a group of 1 or more inputs, or None for a whole unit. "
+                f"Received: size={self.size}"
+            )
+
+    def shape(self, kernel_shape: tuple[int, int]) -> tuple[int, int]:
+        """Return the shape of the switches, (groups, units), for a kernel (inputs, units)."""
+        inputs, units = kernel_shape
+        return (1 if self.size is None else -(-inputs // self.size), units)
+
+    def sizes(self, kernel_shape: tuple[int, int]) -> np.ndarray:
+        """Return how many connections each switch controls, float32 of shape (groups, 1)."""
+        inputs, _ = kernel_shape
+        groups, _ = self.shape(kernel_shape)
+        size = inputs if self.size is None else self.size
+        sizes = np.full((groups, 1), size, "float32")
+        sizes[-1] = inputs - size * (groups - 1)
+        return sizes
+
+    def expand(self, switches: Any, kernel_shape: tuple[int, int]) -> Any:
+        """Spread switches (groups, units) over the connections they control, (inputs, units).
+
+        For `unit`, the result keeps the shape (1, units), which broadcasts against the kernel.
+        """
+        if self.size is None or self.size == 1:
+            return switches
+        return ops.repeat(switches, self.size, axis=0)[: kernel_shape[0]]
+
+    def pool(self, values: Any, kernel_shape: tuple[int, int]) -> Any:
+        """Average values of connections (inputs, units) over each switch's group, (groups, units).
+
+        Args:
+            values: Tensor of shape (inputs, units).
+            kernel_shape: The kernel's shape, (inputs, units).
+
+        Returns:
+            Tensor of shape (groups, units).
+        """
+        if self.size == 1:
+            return values
+        if self.size is None:
+            return ops.mean(values, axis=0, keepdims=True)
+        inputs, units = kernel_shape
+        groups, _ = self.shape(kernel_shape)
+        padded = ops.pad(values, ((0, groups * self.size - inputs), (0, 0)))
+        sums = ops.sum(ops.reshape(padded, (groups, self.size, units)), axis=1)
+        return sums / ops.cast(self.sizes(kernel_shape), values.dtype)
+
+
+registry: Registry[Granularity] = Registry(
+    "granularity",
+    "keras_switcher.granularity.registry.register('name')(Granularity('name', size))",
+)
+for _granularity in (
+    Granularity("connection", 1),
+    Granularity("block4", 4),
+    Granularity("block16", 16),
+    Granularity("unit", None),
+):
+    registry.register(_granularity.name)(_granularity)
+
+
+def get(identifier: str | Granularity) -> Granularity:
+    """Return a granularity by its registered name, or a `Granularity` as it is.
+
+    Args:
+        identifier: A registered name or a `Granularity`.
+
+    Returns:
+        The granularity.
+
+    Raises:
+        ValueError: If the name is not registered.
+    """
+    return identifier if isinstance(identifier, Granularity) else registry.get(identifier)

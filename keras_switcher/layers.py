@@ -1,0 +1,226 @@
+"""`SwitchedDense`: a dense layer whose connections a switcher network turns off."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_switcher import gates, switchers
+from keras_switcher.granularity import Granularity
+from keras_switcher.granularity import get as get_granularity
+
+ERK = float(os.environ.get("ERK", 1))
+# The offset moves a whole layer: it must be able to follow the ramp of the target.
+OFFSET_RATE = float(os.environ.get("ORATE", 10))
+
+
+@keras.saving.register_keras_serializable(switchers.PACKAGE)
+class SwitchedDense(keras.layers.Dense):
+    """A `keras.layers.Dense` whose connections are switched: `activation(x @ (W * S) + b)`.
+
+    The switches `S` are kept in a non-trainable weight. Calls, saved files and checkpoints read
+    them from there; only the switcher step of a `SwitchedModel` runs the switcher network that
+    computes them. A new layer has all switches on and then equals `Dense` to the bit. Trained in
+    a plain `keras.Model`, the switches stay as they are.
+
+    Args:
+        units: Positive integer, dimensionality of the output space.
+        activation: As for `Dense`.
+        use_bias: As for `Dense`.
+        switcher: The switcher network that reads the kernel: a registered name ("unit",
+            "connection"), a `Switcher` instance (a pattern: the layer makes its own copy), or
+            `None` for `UnitSwitcher()`.
+        gate: What turns logits into switches: a registered name ("step", "relu_tanh") or a
+            registered function.
+        granularity: What one switch controls: "connection", "block4", "block16" (4 or 16
+            consecutive inputs of one unit) or "unit".
+        **kwargs: Of `Dense`: initialisers, regularisers, constraints, name, dtype. `lora_rank` and
+            `quantization_config` are refused: `strip` the model first.
+
+    Call arguments:
+        inputs: Float tensor of shape (batch, ..., inputs).
+
+    Returns:
+        Tensor of shape (batch, ..., units) in the layer's compute dtype.
+
+    Raises:
+        ValueError: On a bad `units`, an unknown switcher, gate or granularity, or integer inputs.
+        TypeError: If `switcher` is of another type.
+
+    Example:
+
+    ```python
+    layer = SwitchedDense(300, "relu", switcher=UnitSwitcher(hidden=(64,)), granularity="block4")
+    ```
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = None,
+        use_bias: bool = True,
+        *,
+        switcher: Any = None,
+        gate: str | gates.Gate = "step",
+        granularity: str | Granularity = "connection",
+        **kwargs: Any,
+    ) -> None:
+        for refused in ("lora_rank", "quantization_config"):
+            if kwargs.pop(refused, None) is not None:
+                raise ValueError(
+                    f"SwitchedDense does not take `{refused}`: `keras_switcher.strip` the trained "
+                    f"model and apply it to the Dense layers. Received: {refused} for "
+                    f"{kwargs.get('name', 'a SwitchedDense')}"
+                )
+        super().__init__(units, activation, use_bias, **kwargs)
+        self.gate = gates.get(gate)
+        self.granularity = get_granularity(granularity)
+        self.switcher = switchers.get(switcher)
+        self.switcher.granularity = self.granularity
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        kernel_shape = tuple(self.kernel.shape)
+        self.switches = self.add_weight(
+            name="switches",
+            shape=self.granularity.shape(kernel_shape),
+            initializer="ones",
+            trainable=False,
+            dtype="float32",
+            # Every replica computes the same switches.
+            aggregation="only_first_replica",
+        )
+        if not self.switcher.built:
+            self.switcher.build(kernel_shape)
+        # The task's optimiser must not see these; the switcher step asks for them by name.
+        self.switcher.trainable = False
+        logits = self.switcher.compute_output_spec(keras.KerasTensor(kernel_shape, "float32"))
+        if logits.shape not in (kernel_shape, self.switches.shape):
+            raise ValueError(
+                f"The switcher of layer '{self.name}' must return logits of the kernel's shape "
+                f"{kernel_shape} or of the switches' shape {self.switches.shape}. Received: "
+                f"{type(self.switcher).__name__} returning the shape {logits.shape}"
+            )
+
+    @property
+    def connections(self) -> int:
+        """Number of connections, on or off: inputs x units."""
+        return int(np.prod(self.kernel.shape))
+
+    def expanded_switches(self) -> Any:
+        """Return the switches of shape (inputs, units), or (1, units) for granularity `unit`."""
+        return self.granularity.expand(self.switches, tuple(self.kernel.shape))
+
+    def masked_kernel(self) -> Any:
+        """Return the kernel as the layer applies it, (inputs, units): exact zeros where off."""
+        return ops.multiply(self.kernel, self.expanded_switches())
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if not keras.backend.is_float_dtype(inputs.dtype):
+            raise ValueError(
+                f"Layer '{self.name}' expects floating-point inputs; scale or cast integers first, "
+                "for example by keras.layers.Rescaling(1 / 255). Received: inputs of dtype "
+                f"{keras.backend.standardize_dtype(inputs.dtype)}"
+            )
+        x = ops.matmul(inputs, self.masked_kernel())
+        if self.bias is not None:
+            x = ops.add(x, self.bias)
+        if self.activation is not None:
+            x = self.activation(x)
+        return x
+
+    def compute_logits(self) -> Any:
+        """Run the switcher on the kernel.
+
+        The switcher's output is brought to mean 0 and variance 1 over the layer, so that it ranks
+        the layer's connections; how many of them are on is left to the layer's offset, which is
+        trained, and starts as Erdos-Renyi sparsity has it: density falls with the layer's size as
+        `(inputs + units) / (inputs * units)`.
+
+        Returns:
+            Logits, float32 of shape (groups, units). The gradient flows to the switcher's weights
+            alone.
+
+        Reference:
+            [Mocanu et al., 2018](https://arxiv.org/abs/1707.04780), the Erdos-Renyi densities.
+        """
+        kernel = ops.stop_gradient(ops.cast(ops.convert_to_tensor(self.kernel), "float32"))
+        scale = ops.rsqrt(ops.mean(ops.square(kernel)) + 1e-12)
+        logits = ops.cast(self.switcher(kernel * scale), "float32")
+        if self.granularity.size != 1 and logits.shape == kernel.shape:
+            logits = self.granularity.pool(logits, tuple(kernel.shape))
+        mean = ops.mean(logits)
+        deviation = ops.sqrt(ops.mean(ops.square(logits - mean)) + 1e-6)
+        return (logits - mean) / deviation + OFFSET_RATE * self.switcher.offset + self.initial_offset
+
+    @property
+    def initial_offset(self) -> float:
+        """The log-odds, up to a constant, of the layer's density before training."""
+        inputs, units = self.kernel.shape
+        return ERK * math.log((inputs + units) / (inputs * units))
+
+    def on_connections(self, switches: Any = None) -> Any:
+        """Count the connections that are on.
+
+        Args:
+            switches: Values to count, of shape (groups, units); the layer's own unless given.
+                Values that carry a gradient pass it on.
+
+        Returns:
+            Float32 scalar tensor.
+        """
+        if switches is None:
+            switches = ops.cast(ops.convert_to_tensor(self.switches) > 0, "float32")
+        return ops.sum(switches * self.granularity.sizes(tuple(self.kernel.shape)))
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: LoRA has no meaning for switched kernels."""
+        raise NotImplementedError(
+            f"Layer '{self.name}' is switched. Call `keras_switcher.strip(model)` and enable LoRA "
+            "on the plain Dense layer."
+        )
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: quantise the stripped model."""
+        raise NotImplementedError(
+            f"Layer '{self.name}' is switched. Call `keras_switcher.strip(model)` and quantise the "
+            "plain Keras model."
+        )
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save kernel and bias as `Dense` does, and the switches beside them."""
+        super().save_own_variables(store)
+        if self.built:
+            store["switches"] = ops.convert_to_numpy(self.switches)
+
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """Load from a file of this class, or of `Dense`: then the switches stay as they are."""
+        # Keras counts the entries before it reads kernel and bias.
+        entries = {"switches": self.switches} if self.built else {}
+        entries.update({name: store[name] for name in store.keys()})
+        super().load_own_variables(entries)
+        if self.built:
+            self.switches.assign(entries["switches"])
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config.pop("quantization_config", None)
+        return {
+            **config,
+            "switcher": keras.saving.serialize_keras_object(self.switcher),
+            "gate": gates.serialize(self.gate),
+            "granularity": self.granularity.name,
+        }
+
+
+
+def switched_layers(model: keras.layers.Layer) -> list[SwitchedDense]:
+    """Return every `SwitchedDense` in a model, at any depth, each once."""
+    # `_flatten_layers` is what Keras itself walks for `Model.layers`; there is no public way to
+    # reach the layers inside a layer that is not a model.
+    layers = model._flatten_layers()
+    return [layer for layer in reversed(layers) if isinstance(layer, SwitchedDense)][::-1]

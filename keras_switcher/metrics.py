@@ -1,0 +1,58 @@
+"""Sparsity as a Keras metric and as a table."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_switcher.layers import SwitchedDense, switched_layers
+
+
+class Sparsity(keras.metrics.Metric):
+    """FC sparsity: the share of switched connections that are off, now.
+
+    It has no state of its own: it counts the switches of the layers whenever it is asked.
+
+    Args:
+        layers: Function that returns the switched layers.
+        name: Name in the logs.
+    """
+
+    def __init__(
+        self, layers: Callable[[], Sequence[SwitchedDense]], name: str = "sparsity"
+    ) -> None:
+        super().__init__(name=name, dtype="float32")
+        self._layers_of_model = layers
+
+    def update_state(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the switches are the state."""
+
+    def reset_state(self) -> None:
+        """Do nothing: the switches are the state."""
+
+    def result(self) -> Any:
+        """Return the sparsity, a float32 scalar in [0, 1]."""
+        layers = self._layers_of_model()
+        on = sum(layer.on_connections() for layer in layers)
+        return 1.0 - on / max(1, sum(layer.connections for layer in layers))
+
+
+def layer_table(model: keras.Model) -> list[dict[str, Any]]:
+    """Return one row per switched layer: name, shape, connections, on.
+
+    Args:
+        model: A model with `SwitchedDense` layers.
+
+    Returns:
+        Rows with `name`, `shape` (inputs, units), `connections` and `on` (counts).
+    """
+    return [
+        {
+            "name": layer.name,
+            "shape": list(layer.kernel.shape),
+            "connections": layer.connections,
+            "on": int(ops.convert_to_numpy(layer.on_connections()).round()),
+        }
+        for layer in switched_layers(model)
+    ]

@@ -1,0 +1,375 @@
+"""`SwitchedModel`: a Keras model whose training step alternates between two networks."""
+
+import functools
+import logging
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_switcher import features, gates
+from keras_switcher.alternation import ALTERNATE, Alternation, AlternationState
+from keras_switcher.layers import SwitchedDense, switched_layers
+from keras_switcher.metrics import Sparsity
+from keras_switcher.objective import check_target, choose_on, next_multiplier, next_offset
+from keras_switcher.schedule import PhaseSchedule
+from keras_switcher.switchers import PACKAGE
+
+logger = logging.getLogger(__name__)
+
+
+def _is_functional_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether `Model(*args, **kwargs)` names the inputs and outputs of a graph."""
+    return len(args) == 2 or "outputs" in kwargs and (len(args) == 1 or "inputs" in kwargs)
+
+
+@functools.cache
+def _functional_base() -> type[keras.Model]:
+    tensor = keras.Input((1,))
+    return type(keras.Model(tensor, tensor))
+
+
+@functools.cache
+def _functional(cls: "type[SwitchedModel]") -> "type[SwitchedModel]":
+    """Return the class of the functional instances of `cls`.
+
+    Keras would put `Functional` among the bases of `SwitchedModel` itself when the first functional
+    instance is made, and so break every subclass with a `call` of its own.
+    """
+    namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    functional = type(cls.__name__, (cls, _functional_base()), namespace)
+    package, separator, name = keras.saving.get_registered_name(cls).rpartition(">")
+    if separator:
+        # A saved file names the registered class; it is the functional one that can be revived
+        # from a graph.
+        keras.saving.register_keras_serializable(package, name)(functional)
+    return functional
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SwitchedModel(keras.Model):
+    """A model that learns its weights and its structure alternately.
+
+    Build it like any `keras.Model`, from inputs and outputs or by subclassing, with `SwitchedDense`
+    layers in it; or make one from a model of `Dense` layers by `keras_switcher.switch`. `fit`,
+    `evaluate`, `predict`, `save` and all callbacks work as in Keras; `sparsity` is in the logs.
+
+    A task step updates the weights of the task network, with the switches fixed. A switcher step
+    updates those of the switcher networks by the gradient of the same loss, with the task network
+    fixed at its new weights, and refreshes the switches. `Alternation` says when each has its turn.
+    With a target sparsity the switcher step adds an augmented Lagrangian of `density = target`,
+    and when the model settles its structure is brought to the target exactly. Without, the
+    objective is the loss alone.
+
+    Args:
+        *args: Inputs and outputs, as for `keras.Model`.
+        **kwargs: As for `keras.Model`.
+
+    Example:
+
+    ```python
+    inputs = keras.Input((784,))
+    x = SwitchedDense(300, "relu")(inputs)
+    model = SwitchedModel(inputs, SwitchedDense(10)(x))
+    model.compile("adam", loss=loss, metrics=["accuracy"], target_sparsity=0.95)
+    model.fit(x_train, y_train, epochs=20)
+    ```
+
+    Reference:
+        [Explore the Knowledge contained in Network Weights to Obtain Sparse Neural
+        Networks](https://arxiv.org/abs/2103.15590), for the alternation; gate, schedule and the
+        treatment of the target are this project's.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "SwitchedModel":
+        if _is_functional_call(args, kwargs) and not issubclass(cls, _functional_base()):
+            cls = _functional(cls)
+        return super().__new__(cls, *args, **kwargs)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.alternation_state = AlternationState(name="alternation_state")
+        self.sparsity_metric = Sparsity(self.switched_layers)
+        self.alternation = Alternation()
+        self.switcher_optimizer: Any = None
+        self.target_sparsity: float | None = None
+        self._split: features.Split | None = None
+
+    def switched_layers(self) -> list[SwitchedDense]:
+        """Return the `SwitchedDense` layers of the model, at any depth."""
+        return switched_layers(self)
+
+    @property
+    def switcher_variables(self) -> list[Any]:
+        """The weights of the switcher networks (SNN)."""
+        return [v for layer in self.switched_layers() for v in layer.switcher.weights]
+
+    @property
+    def task_variables(self) -> list[Any]:
+        """The trainable weights of the task network (TNN)."""
+        switcher = {id(v) for v in self.switcher_variables}
+        return [v for v in self.trainable_variables if id(v) not in switcher]
+
+    @property
+    def phase(self) -> str:
+        """The phase of training: "warmup", "alternate" or "settle"."""
+        return self.alternation_state.phase()
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the switched connections that are off, in [0, 1]."""
+        return float(Sparsity(self.switched_layers).result())
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        switcher_optimizer: Any = "adam",
+        loss: Any = None,
+        metrics: Any = None,
+        target_sparsity: float | None = None,
+        alternation: Alternation | None = None,
+        dual_rate: float = 0.05,
+        reuse_features: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Configure training; the course of the alternation starts anew.
+
+        Args:
+            optimizer: Of the task network's weights, as in `keras.Model.compile`.
+            switcher_optimizer: Of the switcher networks' weights: a name or an instance.
+            loss: As in `keras.Model.compile`.
+            metrics: As in `keras.Model.compile`; `sparsity` comes by itself.
+            target_sparsity: Share of the switched connections to turn off, in [0, 1), or `None`
+                for the loss alone.
+            alternation: When each network learns; `None` for `Alternation()`.
+            dual_rate: Float > 0, how fast the multiplier of the target grows.
+            reuse_features: Whether a switcher step takes the features below the first switched
+                layer from the task step of the same batch. Functional models only; others always
+                run the whole network again.
+            **kwargs: Of `keras.Model.compile`.
+
+        Raises:
+            ValueError: If the target lies outside [0, 1), the rate is not positive, or the model
+                has no switched layer.
+            TypeError: If `alternation` is not an `Alternation`.
+        """
+        target_sparsity = check_target(target_sparsity)
+        alternation = Alternation() if alternation is None else alternation
+        if not isinstance(alternation, Alternation):
+            raise TypeError(
+                "Expected `alternation` to be a keras_switcher.Alternation. "
+                f"Received: alternation={alternation!r}"
+            )
+        if not dual_rate > 0:
+            raise ValueError(f"Expected a positive `dual_rate`. Received: dual_rate={dual_rate}")
+        self.target_sparsity = target_sparsity
+        self.alternation = alternation
+        self.dual_rate = float(dual_rate)
+        self.reuse_features = bool(reuse_features)
+        switcher_optimizer = keras.optimizers.get(switcher_optimizer)
+        # What a saved file needs; Keras wraps and replaces the attributes themselves.
+        own_config = {
+            "switcher_optimizer": switcher_optimizer,
+            "target_sparsity": target_sparsity,
+            "alternation": alternation,
+            "dual_rate": self.dual_rate,
+            "reuse_features": self.reuse_features,
+        }
+        if self.dtype_policy.name == "mixed_float16" and not isinstance(
+            switcher_optimizer, keras.optimizers.LossScaleOptimizer
+        ):
+            # Keras wraps the first optimiser alone.
+            switcher_optimizer = keras.optimizers.LossScaleOptimizer(switcher_optimizer)
+        self.switcher_optimizer = switcher_optimizer
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        self._own_compile_config = own_config
+        self.alternation_state.restart()
+        if self.built:
+            self._build_training()
+
+    def _build_training(self) -> None:
+        """Build each optimiser on its own variables, and the split for feature reuse."""
+        if not self.switched_layers():
+            raise ValueError(
+                f"Model '{self.name}' has no SwitchedDense layer, so there is nothing to switch. "
+                "Put one in, or make the model by keras_switcher.switch(model). Received: layers "
+                f"{[layer.name for layer in self.layers]}"
+            )
+        for optimizer, variables in (
+            (self.optimizer, self.task_variables),
+            (self.switcher_optimizer, self.switcher_variables),
+        ):
+            if not optimizer.built:
+                optimizer.build(variables)
+        self.alternation_state.offset.assign(
+            3.0 - min(layer.initial_offset for layer in self.switched_layers())
+        )
+        self._split = features.split(self) if self.reuse_features else None
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Return what `compile` was called with, serialised."""
+        config = super().get_compile_config()
+        if config:
+            config.update(
+                {
+                    name: keras.saving.serialize_keras_object(value)
+                    for name, value in self._own_compile_config.items()
+                }
+            )
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile from what `get_compile_config` returned, and build both optimisers."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
+        """Train as `keras.Model.fit` does, through the phases that `alternation` sets.
+
+        The phases are shares of `epochs`. A second `fit` goes on where the first stopped: once
+        settled, the structure stays.
+
+        Args:
+            *args: Of `keras.Model.fit`.
+            callbacks: As in `keras.Model.fit`; none is needed.
+            **kwargs: Of `keras.Model.fit`.
+
+        Returns:
+            The `History`, as in Keras.
+        """
+        schedule = PhaseSchedule()
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(schedule)
+        else:
+            callbacks = [schedule, *(keras.tree.flatten(callbacks) if callbacks else [])]
+        return super().fit(*args, callbacks=callbacks, **kwargs)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Take one task step, and the switcher's turn if it has come.
+
+        Args:
+            data: A batch: `(x, y)` or `(x, y, sample_weight)`.
+
+        Returns:
+            The logs: the loss, the metrics and `sparsity`.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        inputs = x
+        with tf.GradientTape() as tape:
+            if self._split is not None:
+                inputs = self._split.trunk(x, training=True)
+            y_pred = self._head(inputs)
+            loss = self.compute_loss(
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+            )
+            scaled = self.optimizer.scale_loss(loss)
+        if not (self.optimizer.built and self.switcher_optimizer.built):
+            # The call above has built a subclassed model.
+            self._build_training()
+        variables = self.task_variables
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        self._track_loss(loss, x)
+        self.alternation_state.step.assign(self.alternation_state.step + 1)
+        # An optimiser can't be applied in a branch of a replica (keras#17429), but the branch can
+        # be taken outside of the replicas and enter them again.
+        tf.distribute.get_replica_context().merge_call(
+            self._maybe_switcher_turn, args=(x, inputs, y, sample_weight)
+        )
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def _head(self, inputs: Any) -> Any:
+        return (self if self._split is None else self._split.head)(inputs, training=True)
+
+    def _track_loss(self, loss: Any, x: Any) -> None:
+        examples = ops.shape(next(t for t in keras.tree.flatten(x) if t is not None))[0]
+        for metric in self.metrics:
+            if metric.name == "loss":
+                # `compute_loss` divides by the number of replicas; the logs show the whole.
+                whole = loss * tf.distribute.get_strategy().num_replicas_in_sync
+                metric.update_state(whole, sample_weight=examples)
+
+    def _maybe_switcher_turn(self, strategy: Any, *batch: Any) -> None:
+        def turn() -> Any:
+            for _ in range(self.alternation.switcher_steps):
+                strategy.run(self._switcher_step, args=batch)
+            return tf.constant(True)
+
+        tf.cond(
+            self.alternation_state.is_switcher_turn(self.alternation), turn, lambda: tf.constant(False)
+        )
+
+    def _switcher_step(self, x: Any, inputs: Any, y: Any, sample_weight: Any) -> None:
+        """Update the switchers' weights by the objective's gradient, then refresh the switches."""
+        state = self.alternation_state
+        layers = self.switched_layers()
+        variables = self.switcher_variables
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        inputs = keras.tree.map_structure(ops.stop_gradient, inputs)
+        offset = tf.convert_to_tensor(state.offset.value)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([offset, *(v.value for v in variables)])
+            logits = [layer.compute_logits() + offset for layer in layers]
+            switches = [
+                (layer.switches, layer.gate(z)) for layer, z in zip(layers, logits, strict=True)
+            ]
+            # Nothing but the switches changes in this scope: neither weights nor moving averages.
+            with keras.StatelessScope(switches, collect_losses=True):
+                objective = self.compute_loss(
+                    x=x, y=y, y_pred=self._head(inputs), sample_weight=sample_weight, training=True
+                )
+            if self.target_sparsity is not None:
+                objective += state.multiplier * self._density(logits) / replicas
+            scaled = self.switcher_optimizer.scale_loss(objective)
+        *gradients, by_offset = tape.gradient(scaled, [*variables, offset])
+        self.switcher_optimizer.apply(gradients, variables)
+        logits = [layer.compute_logits() + offset for layer in layers]
+        if self.target_sparsity is not None:
+            by_offset /= self.switcher_optimizer.scale_loss(ops.ones(()))
+            by_offset = tf.distribute.get_replica_context().all_reduce("SUM", by_offset)
+            with tf.GradientTape() as slope_tape:
+                slope_tape.watch(offset)
+                density = self._density([z - ops.stop_gradient(offset) + offset for z in logits])
+            slope = slope_tape.gradient(density, offset)
+            state.multiplier.assign(
+                next_multiplier(state.multiplier, by_offset, slope, self.dual_rate)
+            )
+            moved = next_offset(offset, density, state.target_density(self.target_sparsity))
+            state.offset.assign(moved)
+            logits = [z - offset + moved for z in logits]
+        for layer, z in zip(layers, logits, strict=True):
+            layer.switches.assign(layer.gate(z))
+
+    def _density(self, logits: list[Any]) -> Any:
+        """Return the share of connections that logits turn on, with the step gate's gradient."""
+        layers = self.switched_layers()
+        # Whatever the gate: it is 0 if and only if the step gate is.
+        on = sum(
+            layer.on_connections(gates.step(z)) for layer, z in zip(layers, logits, strict=True)
+        )
+        return on / sum(layer.connections for layer in layers)
+
+    def settle(self) -> None:
+        """Bring the structure to the target sparsity, and freeze it.
+
+        `fit` calls it when the alternate phase ends. Without a target the structure is frozen as
+        it is.
+        """
+        layers = self.switched_layers()
+        if self.target_sparsity is not None:
+            offset = self.alternation_state.offset
+            logits = [ops.convert_to_numpy(layer.compute_logits() + offset) for layer in layers]
+            sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
+            before = self.sparsity
+            for layer, z, on in zip(
+                layers, logits, choose_on(logits, sizes, self.target_sparsity), strict=True
+            ):
+                # The logits move as little as puts the chosen ones above zero and no other.
+                threshold = z[on].min() if z[on].min() <= 0 else max(0.0, z[~on].max(initial=0.0))
+                moved = np.where(on, np.maximum(z - threshold, 1e-3), 0.0).astype("float32")
+                layer.switches.assign(layer.gate(ops.convert_to_tensor(moved)))
+            logger.info("Settled: sparsity %.4f -> %.4f", before, self.sparsity)
+        self.alternation_state.settled.assign(1)
+
+
+_functional(SwitchedModel)

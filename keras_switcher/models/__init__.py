@@ -1,0 +1,100 @@
+"""The models that are known by name: plain Keras models of ordinary layers."""
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Protocol
+
+import keras
+
+from keras_switcher.models.lenet import lenet, lenet300
+from keras_switcher.registry import Registry
+
+__all__ = ["MODELS", "ModelBuilder", "build", "names"]
+
+
+class ModelBuilder(Protocol):
+    """What is registered in `MODELS`: builds a model that outputs logits."""
+
+    def __call__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        width: float,
+        dropout: float,
+    ) -> keras.Model:
+        """Builds the model; `build` has checked the arguments."""
+
+
+MODELS: Registry[ModelBuilder] = Registry("model", "@keras_switcher.models.MODELS.register('name')")
+MODELS.register("lenet")(lenet)
+MODELS.register("lenet300")(lenet300)
+
+
+def names() -> list[str]:
+    """Returns the names that `build` knows."""
+    return MODELS.names()
+
+
+def build(
+    name: str,
+    input_shape: Sequence[int],
+    num_classes: int,
+    width: float = 1.0,
+    dropout: float = 0.0,
+) -> keras.Model:
+    """Builds a model by name.
+
+    The model takes images of pixel values 0 to 255 (the scaling is its first layer) and returns
+    logits in float32, whatever the dtype policy. `keras_switcher.switch` makes its dense layers
+    switched ones.
+
+    Args:
+        name: A registered name, such as `"lenet"`.
+        input_shape: Height, width and channels of an image.
+        num_classes: Number of logits.
+        width: Factor on the channels and units of every hidden layer.
+        dropout: Share of activations dropped between the dense layers in training; 0 adds no
+            dropout layer.
+
+    Returns:
+        A Functional Keras model.
+
+    Raises:
+        ValueError: If the name is unknown, or an argument is out of its range.
+
+    Example:
+        ```python
+        model = build("lenet300", input_shape=(28, 28, 1), num_classes=10)
+        ```
+    """
+    builder = MODELS.get(name)
+    try:
+        shape = tuple(input_shape)
+    except TypeError:
+        shape = ()
+    if len(shape) != 3 or any(not _is_integer(size) or size < 1 for size in shape):
+        raise ValueError(
+            "`input_shape` must be three positive integers: height, width, channels. "
+            f"Received: input_shape={input_shape!r}"
+        )
+    if not _is_integer(num_classes) or num_classes < 2:
+        raise ValueError(
+            f"`num_classes` must be an integer >= 2. Received: num_classes={num_classes!r}"
+        )
+    if not _is_number(width) or not 0 < width < float("inf"):
+        raise ValueError(f"`width` must be a number > 0. Received: width={width!r}")
+    if not _is_number(dropout) or not 0 <= dropout < 1:
+        raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout!r}")
+    height, breadth, channels = (int(size) for size in shape)
+    return builder(
+        (height, breadth, channels), int(num_classes), width=float(width), dropout=float(dropout)
+    )
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,0 +1,133 @@
+"""The target sparsity: a constraint on the switcher's objective, met exactly when it settles."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+_LEAST_DENSITY = 1e-4
+
+
+def check_target(target_sparsity: float | None) -> float | None:
+    """Return the target sparsity if it is valid.
+
+    Args:
+        target_sparsity: Share of the switched connections to turn off, in [0, 1), or `None`.
+
+    Raises:
+        ValueError: If it lies outside.
+    """
+    if target_sparsity is None:
+        return None
+    if isinstance(target_sparsity, bool) or not 0 <= target_sparsity < 1:
+        raise ValueError(
+            "Expected `target_sparsity` to be None or a share of connections in [0, 1), such as "
+            f"0.95 for 95 %. Received: target_sparsity={target_sparsity}"
+        )
+    return float(target_sparsity)
+
+
+def next_offset(offset: Any, density: Any, target: Any) -> Any:
+    """Return the offset of all logits that brings the density to its target.
+
+    The logits have unit variance within a layer, so the log-odds of the density rise about as fast
+    as the offset: half of the missing log-odds, at most 0.25 at a time, is a step that neither lags
+    nor overshoots.
+
+    Args:
+        offset: Scalar tensor, added to every logit.
+        density: Scalar tensor, the density that came of it.
+        target: Scalar tensor, the density to reach.
+
+    Returns:
+        Scalar tensor.
+    """
+
+    def log_odds(share: Any) -> Any:
+        share = ops.clip(share, 1e-4, 1 - 1e-4)
+        return ops.log(share) - ops.log(1 - share)
+
+    return offset + ops.clip(0.5 * (log_odds(target) - log_odds(density)), -0.25, 0.25)
+
+
+def next_multiplier(multiplier: Any, gradient: Any, slope: Any, rate: float) -> Any:
+    """Return the Lagrange multiplier of the target, from the optimality condition.
+
+    The offset keeps the density at its target whatever the switchers do; so they must descend
+    along the constraint. With `objective = loss + multiplier * density`, that is where the
+    objective does not change with the offset: `d objective / d offset = 0`. The multiplier moves
+    there slowly, as the gradient of one batch is noisy.
+
+    Args:
+        multiplier: Scalar tensor.
+        gradient: Scalar tensor, the objective's derivative by the offset.
+        slope: Scalar tensor, the density's derivative by the offset, > 0.
+        rate: Float in (0, 1], the weight of this batch in the average.
+
+    Returns:
+        Scalar tensor; the old multiplier where the gradient is not finite.
+
+    Reference:
+        Nocedal & Wright, Numerical Optimization, 2006, section 12.3: the conditions of Karush,
+        Kuhn and Tucker.
+    """
+    moved = multiplier - rate * gradient / (slope + 1e-8)
+    return ops.where(ops.isfinite(moved), moved, multiplier)
+
+
+def choose_on(
+    logits: Sequence[np.ndarray], sizes: Sequence[np.ndarray], target_sparsity: float
+) -> list[np.ndarray]:
+    """Choose the switches that stay on, so that the target is met to within one group.
+
+    The switcher has decided how density spreads over the layers: a layer's share of positive
+    logits. One number, added to the log-odds of every layer's density, moves the total to the
+    target; so no layer empties before the others. Within a layer the largest logits stay on. What
+    rounding to whole groups leaves is given to, or taken from, the layer where it fits best.
+
+    Args:
+        logits: For each layer, an array of shape (groups, units).
+        sizes: For each layer, the connections under each switch, shape (groups, 1).
+        target_sparsity: Share of all connections to turn off, in [0, 1).
+
+    Returns:
+        For each layer a boolean array of shape (groups, units); at least one switch of each layer
+        is on.
+    """
+    totals = np.array([float(z.shape[1] * s.sum()) for z, s in zip(logits, sizes, strict=True)])
+    budget = (1.0 - target_sparsity) * totals.sum()
+    densities = np.array([np.sum((z > 0) * s) for z, s in zip(logits, sizes, strict=True)]) / totals
+    densities = np.clip(densities, _LEAST_DENSITY, 1 - _LEAST_DENSITY)
+    odds = np.log(densities / (1 - densities))
+
+    def shifted(shift: float) -> np.ndarray:
+        return 1 / (1 + np.exp(-(odds + shift)))
+
+    low, high = -40.0, 40.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if shifted(middle) @ totals < budget else (low, middle)
+    wanted = shifted(high) * totals
+
+    # Per layer: switches by falling logit, and the connections that the first k of them hold.
+    order = [np.argsort(-z, axis=None, kind="stable") for z in logits]
+    held = [
+        np.concatenate([[0.0], np.cumsum(np.broadcast_to(s, z.shape).ravel()[o], dtype="float64")])
+        for z, s, o in zip(logits, sizes, order, strict=True)
+    ]
+    counts = [max(1, int(np.abs(h - w).argmin())) for h, w in zip(held, wanted, strict=True)]
+    for index, total_held in enumerate(held):
+        rest = budget - sum(h[k] for i, (h, k) in enumerate(zip(held, counts, strict=True))
+                            if i != index)
+        nearest = max(1, int(np.abs(total_held - rest).argmin()))
+        # Only a correction of rounding: a layer may move by a hundredth of its switches, or one.
+        reach = max(1, len(order[index]) // 100)
+        if abs(nearest - counts[index]) <= reach:
+            counts[index] = nearest
+    chosen = []
+    for z, o, k in zip(logits, order, counts, strict=True):
+        on = np.zeros(z.size, bool)
+        on[o[:k]] = True
+        chosen.append(on.reshape(z.shape))
+    return chosen

@@ -1,0 +1,94 @@
+"""Names for things that users choose by name and may add to."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+class Registry(Generic[T]):
+    """Maps names to objects of one kind; a wrong name is answered with the right ones.
+
+    Args:
+        kind: What the objects are, in the singular, as an error message says it.
+        how_to_add: The code that registers another object, as an error message shows it.
+
+    Example:
+        ```python
+        GATES: Registry[Gate] = Registry("gate", "@GATES.register('name')")
+
+
+        @GATES.register("step")
+        def step(logits): ...
+
+
+        GATES.get("step")
+        ```
+    """
+
+    def __init__(self, kind: str, how_to_add: str):
+        self.kind = kind
+        self.how_to_add = how_to_add
+        self._items: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[Item], Item]:
+        """Returns a decorator that registers an object and returns it unchanged.
+
+        Args:
+            name: The name to register under.
+
+        Raises:
+            ValueError: If the name is empty, or taken by another object. Running the same
+                definition again (a notebook cell, a reloaded module) replaces it.
+        """
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                f"The name of a {self.kind} must be a non-empty string. Received: name={name!r}"
+            )
+
+        def decorate(item: Item) -> Item:
+            if name in self._items and not _same_definition(self._items[name], item):
+                raise ValueError(
+                    f"The {self.kind} '{name}' is registered already; choose another name. "
+                    f"Received: {item!r}"
+                )
+            self._items[name] = cast(T, item)
+            return item
+
+        return decorate
+
+    def get(self, name: str) -> T:
+        """Returns the object of that name.
+
+        Args:
+            name: A registered name.
+
+        Raises:
+            ValueError: If nothing is registered under the name.
+        """
+        if isinstance(name, str) and name in self._items:
+            return self._items[name]
+        nearest = difflib.get_close_matches(str(name).lower(), self.names(), n=1)
+        guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
+        known = ", ".join(f"'{known}'" for known in self.names()) or "nothing yet"
+        raise ValueError(
+            f"Unknown {self.kind} {name!r}.{guess} Registered: {known}. "
+            f"Add your own with {self.how_to_add}."
+        )
+
+    def names(self) -> list[str]:
+        """Returns every registered name, sorted."""
+        return sorted(self._items)
+
+
+def _same_definition(first: Any, second: Any) -> bool:
+    """Returns whether two objects come from the same `def` or `class` statement."""
+    if first is second:
+        return True
+
+    def place(item: Any) -> tuple[Any, Any]:
+        return getattr(item, "__module__", None), getattr(item, "__qualname__", None)
+
+    return place(first) == place(second) and place(first)[1] is not None

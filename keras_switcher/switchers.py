@@ -1,0 +1,317 @@
+"""Switcher networks (SNNs): a kernel in, one logit per switch out.
+
+A switcher is a Keras layer whose `call` takes the normalised kernel of one `SwitchedDense` layer
+and returns logits; a gate turns these into switches. Each switched layer owns one switcher.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import keras
+from keras import ops
+
+from keras_switcher.granularity import Granularity
+from keras_switcher.granularity import get as get_granularity
+from keras_switcher.registry import Registry
+
+PACKAGE = "keras_switcher"
+
+registry: Registry[type["Switcher"]] = Registry(
+    "switcher", "@keras_switcher.switchers.register('name')"
+)
+
+SwitcherType = TypeVar("SwitcherType", bound="type[Switcher]")
+
+
+def register(name: str) -> Any:
+    """Register a `Switcher` class under a short name, and with Keras for saving.
+
+    Args:
+        name: The name that `SwitchedDense(switcher=name)` and `--switcher name` will take.
+
+    Returns:
+        A class decorator.
+    """
+
+    def decorate(cls: SwitcherType) -> SwitcherType:
+        keras.saving.register_keras_serializable(PACKAGE)(cls)
+        return registry.register(name)(cls)
+
+    return decorate
+
+
+class Switcher(keras.layers.Layer):
+    """Base class of the networks that read a kernel and switch its connections.
+
+    Override `call(self, kernel)`, and `build(self, kernel_shape)` for weights. The kernel comes
+    divided by its root mean square and cut off from the gradient; the result is either one logit
+    per connection, shape (inputs, units), which is averaged over each switch's group, or one logit
+    per switch, shape (groups, units), as `self.granularity.shape(kernel_shape)` gives it. A
+    connection is on where its logit is positive.
+
+    The weights of a switcher are trained by the switcher step of a `SwitchedModel` alone. To
+    the optimiser of the task they are not trainable, so a `SwitchedDense` lists the same
+    `trainable_weights` as a `Dense`.
+
+    Args:
+        initial_logit: Positive float, the logit that all switches start near: all on.
+        **kwargs: Of `keras.layers.Layer`. The dtype is float32 unless given.
+
+    Call arguments:
+        kernel: Float tensor of shape (inputs, units), of root mean square 1.
+
+    Example:
+
+    ```python
+    @keras_switcher.switchers.register("rank")
+    class RankSwitcher(keras_switcher.Switcher):
+        def build(self, kernel_shape):
+            self.threshold = self.add_weight(shape=(kernel_shape[1],), initializer="zeros")
+
+        def call(self, kernel):
+            return self.initial_logit + keras.ops.abs(kernel) - self.threshold
+    ```
+
+    Reference:
+        [Explore the Knowledge contained in Network Weights to Obtain Sparse Neural
+        Networks](https://arxiv.org/abs/2103.15590), the idea; the layout is this project's.
+    """
+
+    def __init__(self, initial_logit: float = 1.0, **kwargs: Any) -> None:
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if not initial_logit > 0:
+            raise ValueError(
+                "Expected a positive `initial_logit`, so that training starts with every "
+                f"connection on. Received: initial_logit={initial_logit}"
+            )
+        self.initial_logit = float(initial_logit)
+        self.granularity: Granularity = get_granularity("connection")
+        self.offset = self.add_weight(name="offset", shape=(), initializer="zeros")
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the weights; keep the present ones if a file of plain Dense layers has none."""
+        if store.keys():
+            super().load_own_variables(store)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "initial_logit": self.initial_logit}
+
+
+def _check_widths(hidden: Sequence[int]) -> tuple[int, ...]:
+    widths = tuple(hidden)
+    if not all(isinstance(width, int) and width > 0 for width in widths):
+        raise ValueError(f"Expected `hidden` to hold positive integers. Received: hidden={hidden}")
+    return widths
+
+
+def _check_normalization(normalization: str | None) -> str | None:
+    if normalization not in (None, "layer"):
+        raise ValueError(
+            f"Expected `normalization` to be None or 'layer'. Received: "
+            f"normalization={normalization!r}"
+        )
+    return normalization
+
+
+class _PerceptronSwitcher(Switcher):
+    """A multilayer perceptron over columns of features, shared by all columns.
+
+    Features have shape (features, columns); each hidden layer is `activation(norm(A @ x + a))`,
+    the last one linear. With no hidden layer the logits are linear in the features.
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64,),
+        activation: Any = "relu",
+        normalization: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.hidden = _check_widths(hidden)
+        self.activation = keras.activations.get(activation)
+        self.normalization = _check_normalization(normalization)
+
+    def _build_perceptron(self, features: int, outputs: int) -> None:
+        self._kernels, self._biases, self._scales = [], [], []
+        widths = (features, *self.hidden, outputs)
+        for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+            last = index == len(self.hidden)
+            # Small last weights: all logits start near `initial_logit`.
+            scale = 0.01 if last else 2.0
+            self._kernels.append(
+                self.add_weight(
+                    name=f"kernel_{index}",
+                    shape=(fan_out, fan_in),
+                    initializer=keras.initializers.RandomNormal(stddev=(scale / fan_in) ** 0.5),
+                )
+            )
+            self._biases.append(
+                self.add_weight(
+                    name=f"bias_{index}",
+                    shape=(fan_out, 1),
+                    initializer=keras.initializers.Constant(self.initial_logit if last else 0.0),
+                )
+            )
+            if self.normalization and not last:
+                self._scales.append(
+                    self.add_weight(name=f"scale_{index}", shape=(fan_out, 1), initializer="ones")
+                )
+
+    def _perceptron(self, features: Any) -> Any:
+        x = features
+        for index in range(len(self.hidden)):
+            x = ops.matmul(self._kernels[index], x) + self._biases[index]
+            if self.normalization:
+                mean = ops.mean(x, axis=0, keepdims=True)
+                variance = ops.mean(ops.square(x - mean), axis=0, keepdims=True)
+                x = (x - mean) * ops.rsqrt(variance + 1e-5) * self._scales[index]
+            x = self.activation(x)
+        return ops.matmul(self._kernels[-1], x) + self._biases[-1]
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "hidden": list(self.hidden),
+            "activation": keras.activations.serialize(self.activation),
+            "normalization": self.normalization,
+        }
+
+
+@register("unit")
+class UnitSwitcher(_PerceptronSwitcher):
+    """Reads a unit's incoming weights and gives all of that unit's switches; shared by the units.
+
+    `logits[:, j] = perceptron(kernel[:, j]) + magnitude * pool(|kernel[:, j]|)`: the perceptron
+    sees the whole unit at once. Its hidden layer is narrower than the unit has inputs, so it can't
+    tell single connections apart well; the second term, with one trained factor per unit, gives it
+    the size of each weight. For a kernel (I, U) and one hidden layer of H, a call takes about
+    `2 * I * H * U` multiply-adds and the switcher has about `2 * I * H` weights.
+
+    Args:
+        hidden: Widths of the hidden layers; their number is the depth.
+        activation: Of the hidden layers, as for `keras.layers.Dense`.
+        normalization: `None` or "layer", layer normalisation before each activation.
+        magnitude: Float >= 0, what the trained factor of the magnitudes starts from; `None` leaves
+            the term out.
+        **kwargs: Of `Switcher`.
+
+    Call arguments:
+        kernel: Float tensor of shape (inputs, units), of root mean square 1.
+
+    Raises:
+        ValueError: On a width that is not a positive integer, or an unknown normalisation.
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64,),
+        activation: Any = "relu",
+        normalization: str | None = None,
+        magnitude: float | None = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(hidden, activation, normalization, **kwargs)
+        if magnitude is not None and not magnitude >= 0:
+            raise ValueError(
+                f"Expected `magnitude` >= 0, or None. Received: magnitude={magnitude}"
+            )
+        self.magnitude = magnitude
+
+    def build(self, kernel_shape: tuple[int, int]) -> None:
+        groups, units = self.granularity.shape(kernel_shape)
+        self._build_perceptron(kernel_shape[0], groups)
+        if self.magnitude is not None:
+            self._magnitude = self.add_weight(
+                name="magnitude",
+                shape=(1, units),
+                initializer=keras.initializers.Constant(self.magnitude),
+            )
+
+    def call(self, kernel: Any) -> Any:
+        logits = self._perceptron(kernel)
+        if self.magnitude is not None:
+            sizes = self.granularity.pool(ops.abs(kernel), kernel.shape)
+            logits = logits + self._magnitude * (sizes - 1.0)
+        return logits
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "magnitude": self.magnitude}
+
+
+@register("connection")
+class ConnectionSwitcher(_PerceptronSwitcher):
+    """A small perceptron shared by all connections, over features of each.
+
+    The features of connection (i, j) are the weight, its absolute value, and that value against
+    the root mean square of its input's and of its unit's weights. The number of weights of this
+    switcher does not depend on the size of the kernel; its cost is `4 * H + H` multiply-adds per
+    connection for one hidden layer of H.
+
+    Args:
+        hidden: Widths of the hidden layers; their number is the depth.
+        activation: Of the hidden layers, as for `keras.layers.Dense`.
+        normalization: `None` or "layer", layer normalisation before each activation.
+        **kwargs: Of `Switcher`.
+
+    Call arguments:
+        kernel: Float tensor of shape (inputs, units), of root mean square 1.
+
+    Raises:
+        ValueError: On a width that is not a positive integer, or an unknown normalisation.
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (16,),
+        activation: Any = "relu",
+        normalization: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(hidden, activation, normalization, **kwargs)
+
+    def build(self, kernel_shape: tuple[int, int]) -> None:
+        self._build_perceptron(4, 1)
+
+    def call(self, kernel: Any) -> Any:
+        size = ops.abs(kernel)
+        square = ops.square(kernel)
+        by_input = size * ops.rsqrt(ops.mean(square, axis=1, keepdims=True) + 1e-6)
+        by_unit = size * ops.rsqrt(ops.mean(square, axis=0, keepdims=True) + 1e-6)
+        features = ops.stack([kernel, size, by_input, by_unit], axis=0)
+        logits = self._perceptron(ops.reshape(features, (4, -1)))
+        return ops.reshape(logits, kernel.shape)
+
+
+def get(identifier: "str | Switcher | dict[str, Any] | None") -> Switcher:
+    """Return a new switcher from a registered name, a configuration or an instance.
+
+    An instance serves as a pattern: each layer gets a switcher of its own with the same
+    configuration, as initialisers do.
+
+    Args:
+        identifier: A registered name, a serialised configuration, a `Switcher`, or `None` for the
+            default, `UnitSwitcher()`.
+
+    Returns:
+        A switcher that is not built yet.
+
+    Raises:
+        ValueError: If the name is not registered.
+        TypeError: If it is none of these.
+    """
+    if identifier is None:
+        return UnitSwitcher()
+    if isinstance(identifier, str):
+        return registry.get(identifier)()
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    if not isinstance(identifier, Switcher):
+        raise TypeError(
+            "Expected `switcher` to be a registered name, a keras_switcher.Switcher instance or "
+            f"None. Received: switcher={identifier!r} (of type {type(identifier).__name__})"
+        )
+    config = identifier.get_config()
+    config.pop("name", None)
+    return type(identifier).from_config(config)
