@@ -1,15 +1,19 @@
 """Sparse Keras 3 models by a switcher network."""
 
 import os
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-from keras_switcher import models
-from keras_switcher.alternation import Alternation
-from keras_switcher.convert import strip, switch
-from keras_switcher.layers import SwitchedDense
-from keras_switcher.model import SwitchedModel
-from keras_switcher.switchers import ConnectionSwitcher, Switcher, UnitSwitcher
+# The classes must be known to Keras before a saved model is loaded, so all is imported at once.
+# Only `train.py` asks for less: it answers --help and wrong flags before TensorFlow loads.
+if TYPE_CHECKING or not os.environ.pop("KERAS_SWITCHER_FLAGS_FIRST", None):
+    from keras_switcher import models
+    from keras_switcher.alternation import Alternation
+    from keras_switcher.convert import strip, switch
+    from keras_switcher.layers import SwitchedDense
+    from keras_switcher.model import SwitchedModel
+    from keras_switcher.switchers import ConnectionSwitcher, Switcher, UnitSwitcher
 
 __version__ = "0.1.0"
 __all__ = [

@@ -117,12 +117,16 @@ class AlternationState(keras.layers.Layer):
         self.built = True
         self.restart()
 
-    def restart(self) -> None:
-        """Go back to the beginning of training."""
+    def restart(self, offset: float = 0.0) -> None:
+        """Go back to the beginning of training.
+
+        Args:
+            offset: What to add to every logit at first.
+        """
         self.step.assign(0)
         self.plan.assign((0, 0, _NEVER))
         self.settled.assign(0)
-        self.offset.assign(0.0)
+        self.offset.assign(offset)
         self.multiplier.assign(0.0)
 
     def phase(self) -> str:

@@ -5,12 +5,12 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.layers import Layer
 
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.model import SwitchedModel
 from keras_switcher.switchers import PACKAGE
 
-Layer = keras.layers.Layer
 Choice = str | Iterable[str] | Callable[[Layer], bool] | None
 
 
@@ -295,7 +295,7 @@ def _converted_attributes(
             f"the same model. The error was: {error}"
         ) from error
     originals, copies = dict(_walk(layer)), dict(_walk(copy))
-    replacements = {}
+    replacements: dict[int, Layer] = {}
     for path, original in originals.items():
         new = convert(original)
         if new is None:

@@ -1,7 +1,6 @@
 """`SwitchedDense`: a dense layer whose connections a switcher network turns off."""
 
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +12,9 @@ from keras_switcher import gates, switchers
 from keras_switcher.granularity import Granularity
 from keras_switcher.granularity import get as get_granularity
 
-ERK = float(os.environ.get("ERK", 1))
-# The offset moves a whole layer: it must be able to follow the ramp of the target.
-OFFSET_RATE = float(os.environ.get("ORATE", 10))
+# An optimiser such as Adam moves every weight by about its learning rate. A layer's offset must
+# cross the whole range of its logits within a training, so it moves faster by this factor.
+_OFFSET_SCALE = 10.0
 
 
 @keras.saving.register_keras_serializable(switchers.PACKAGE)
@@ -155,13 +154,14 @@ class SwitchedDense(keras.layers.Dense):
             logits = self.granularity.pool(logits, tuple(kernel.shape))
         mean = ops.mean(logits)
         deviation = ops.sqrt(ops.mean(ops.square(logits - mean)) + 1e-6)
-        return (logits - mean) / deviation + OFFSET_RATE * self.switcher.offset + self.initial_offset
+        normalized = (logits - mean) / deviation
+        return normalized + _OFFSET_SCALE * self.switcher.offset + self.initial_offset
 
     @property
     def initial_offset(self) -> float:
         """The log-odds, up to a constant, of the layer's density before training."""
         inputs, units = self.kernel.shape
-        return ERK * math.log((inputs + units) / (inputs * units))
+        return math.log((inputs + units) / (inputs * units))
 
     def on_connections(self, switches: Any = None) -> Any:
         """Count the connections that are on.
@@ -217,10 +217,8 @@ class SwitchedDense(keras.layers.Dense):
         }
 
 
-
 def switched_layers(model: keras.layers.Layer) -> list[SwitchedDense]:
     """Return every `SwitchedDense` in a model, at any depth, each once."""
     # `_flatten_layers` is what Keras itself walks for `Model.layers`; there is no public way to
     # reach the layers inside a layer that is not a model.
-    layers = model._flatten_layers()
-    return [layer for layer in reversed(layers) if isinstance(layer, SwitchedDense)][::-1]
+    return [layer for layer in model._flatten_layers() if isinstance(layer, SwitchedDense)]

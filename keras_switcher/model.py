@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_switcher import features, gates
-from keras_switcher.alternation import ALTERNATE, Alternation, AlternationState
+from keras_switcher.alternation import SETTLE, Alternation, AlternationState
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.metrics import Sparsity
 from keras_switcher.objective import check_target, choose_on, next_multiplier, next_offset
@@ -18,6 +18,9 @@ from keras_switcher.schedule import PhaseSchedule
 from keras_switcher.switchers import PACKAGE
 
 logger = logging.getLogger(__name__)
+
+# The logits of a layer have mean 0 and variance 1: with this offset nearly all are positive.
+_OPEN = 3.0
 
 
 def _is_functional_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -31,15 +34,19 @@ def _functional_base() -> type[keras.Model]:
     return type(keras.Model(tensor, tensor))
 
 
-@functools.cache
-def _functional(cls: "type[SwitchedModel]") -> "type[SwitchedModel]":
+_functional_classes: dict[type[Any], type[Any]] = {}
+
+
+def _functional(cls: type[Any]) -> type[Any]:
     """Return the class of the functional instances of `cls`.
 
     Keras would put `Functional` among the bases of `SwitchedModel` itself when the first functional
     instance is made, and so break every subclass with a `call` of its own.
     """
+    if cls in _functional_classes:
+        return _functional_classes[cls]
     namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    functional = type(cls.__name__, (cls, _functional_base()), namespace)
+    functional = _functional_classes[cls] = type(cls.__name__, (cls, _functional_base()), namespace)
     package, separator, name = keras.saving.get_registered_name(cls).rpartition(">")
     if separator:
         # A saved file names the registered class; it is the functional one that can be revived
@@ -59,9 +66,10 @@ class SwitchedModel(keras.Model):
     A task step updates the weights of the task network, with the switches fixed. A switcher step
     updates those of the switcher networks by the gradient of the same loss, with the task network
     fixed at its new weights, and refreshes the switches. `Alternation` says when each has its turn.
-    With a target sparsity the switcher step adds an augmented Lagrangian of `density = target`,
-    and when the model settles its structure is brought to the target exactly. Without, the
-    objective is the loss alone.
+    With a target sparsity the switchers descend along `density = target density`: an offset of all
+    logits keeps the density on its course, a Lagrange multiplier in the objective tells the
+    switchers what a connection costs, and when the model settles its structure is brought to the
+    target exactly. Without a target the objective is the loss alone.
 
     Args:
         *args: Inputs and outputs, as for `keras.Model`.
@@ -130,11 +138,14 @@ class SwitchedModel(keras.Model):
         metrics: Any = None,
         target_sparsity: float | None = None,
         alternation: Alternation | None = None,
-        dual_rate: float = 0.05,
+        multiplier_rate: float = 0.05,
         reuse_features: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Configure training; the course of the alternation starts anew.
+        """Configure training.
+
+        The alternation starts anew, except that a model whose structure has settled at this target
+        stays settled: so it can be fine-tuned with another optimiser.
 
         Args:
             optimizer: Of the task network's weights, as in `keras.Model.compile`.
@@ -144,14 +155,15 @@ class SwitchedModel(keras.Model):
             target_sparsity: Share of the switched connections to turn off, in [0, 1), or `None`
                 for the loss alone.
             alternation: When each network learns; `None` for `Alternation()`.
-            dual_rate: Float > 0, how fast the multiplier of the target grows.
+            multiplier_rate: Float in (0, 1], the weight of each switcher step in the running
+                average that is the target's Lagrange multiplier.
             reuse_features: Whether a switcher step takes the features below the first switched
                 layer from the task step of the same batch. Functional models only; others always
                 run the whole network again.
             **kwargs: Of `keras.Model.compile`.
 
         Raises:
-            ValueError: If the target lies outside [0, 1), the rate is not positive, or the model
+            ValueError: If the target lies outside [0, 1), the rate outside (0, 1], or the model
                 has no switched layer.
             TypeError: If `alternation` is not an `Alternation`.
         """
@@ -162,11 +174,13 @@ class SwitchedModel(keras.Model):
                 "Expected `alternation` to be a keras_switcher.Alternation. "
                 f"Received: alternation={alternation!r}"
             )
-        if not dual_rate > 0:
-            raise ValueError(f"Expected a positive `dual_rate`. Received: dual_rate={dual_rate}")
+        if not 0 < multiplier_rate <= 1:
+            raise ValueError(
+                f"Expected `multiplier_rate` in (0, 1]. Received: multiplier_rate={multiplier_rate}"
+            )
         self.target_sparsity = target_sparsity
         self.alternation = alternation
-        self.dual_rate = float(dual_rate)
+        self.multiplier_rate = float(multiplier_rate)
         self.reuse_features = bool(reuse_features)
         switcher_optimizer = keras.optimizers.get(switcher_optimizer)
         # What a saved file needs; Keras wraps and replaces the attributes themselves.
@@ -174,7 +188,7 @@ class SwitchedModel(keras.Model):
             "switcher_optimizer": switcher_optimizer,
             "target_sparsity": target_sparsity,
             "alternation": alternation,
-            "dual_rate": self.dual_rate,
+            "multiplier_rate": self.multiplier_rate,
             "reuse_features": self.reuse_features,
         }
         if self.dtype_policy.name == "mixed_float16" and not isinstance(
@@ -185,7 +199,6 @@ class SwitchedModel(keras.Model):
         self.switcher_optimizer = switcher_optimizer
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         self._own_compile_config = own_config
-        self.alternation_state.restart()
         if self.built:
             self._build_training()
 
@@ -203,10 +216,16 @@ class SwitchedModel(keras.Model):
         ):
             if not optimizer.built:
                 optimizer.build(variables)
-        self.alternation_state.offset.assign(
-            3.0 - min(layer.initial_offset for layer in self.switched_layers())
-        )
+        if not self._has_settled_at_target():
+            self.alternation_state.restart(
+                offset=_OPEN - min(layer.initial_offset for layer in self.switched_layers())
+            )
         self._split = features.split(self) if self.reuse_features else None
+
+    def _has_settled_at_target(self) -> bool:
+        if self.phase != SETTLE:
+            return False
+        return self.target_sparsity is None or abs(self.sparsity - self.target_sparsity) < 0.005
 
     def get_compile_config(self) -> dict[str, Any]:
         """Return what `compile` was called with, serialised."""
@@ -245,6 +264,14 @@ class SwitchedModel(keras.Model):
             callbacks = [schedule, *(keras.tree.flatten(callbacks) if callbacks else [])]
         return super().fit(*args, callbacks=callbacks, **kwargs)
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """Return what `keras.Model.make_train_function` returns, after building both optimisers."""
+        if not self.switcher_optimizer.built:
+            # A subclassed model that was not built when it was compiled is built by now.
+            with self.distribute_strategy.scope():
+                self._build_training()
+        return super().make_train_function(force)
+
     def train_step(self, data: Any) -> dict[str, Any]:
         """Take one task step, and the switcher's turn if it has come.
 
@@ -264,9 +291,6 @@ class SwitchedModel(keras.Model):
                 x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
             )
             scaled = self.optimizer.scale_loss(loss)
-        if not (self.optimizer.built and self.switcher_optimizer.built):
-            # The call above has built a subclassed model.
-            self._build_training()
         variables = self.task_variables
         self.optimizer.apply(tape.gradient(scaled, variables), variables)
         self._track_loss(loss, x)
@@ -296,7 +320,9 @@ class SwitchedModel(keras.Model):
             return tf.constant(True)
 
         tf.cond(
-            self.alternation_state.is_switcher_turn(self.alternation), turn, lambda: tf.constant(False)
+            self.alternation_state.is_switcher_turn(self.alternation),
+            turn,
+            lambda: tf.constant(False),
         )
 
     def _switcher_step(self, x: Any, inputs: Any, y: Any, sample_weight: Any) -> None:
@@ -332,7 +358,7 @@ class SwitchedModel(keras.Model):
                 density = self._density([z - ops.stop_gradient(offset) + offset for z in logits])
             slope = slope_tape.gradient(density, offset)
             state.multiplier.assign(
-                next_multiplier(state.multiplier, by_offset, slope, self.dual_rate)
+                next_multiplier(state.multiplier, by_offset, slope, self.multiplier_rate)
             )
             moved = next_offset(offset, density, state.target_density(self.target_sparsity))
             state.offset.assign(moved)

@@ -118,8 +118,9 @@ def choose_on(
     ]
     counts = [max(1, int(np.abs(h - w).argmin())) for h, w in zip(held, wanted, strict=True)]
     for index, total_held in enumerate(held):
-        rest = budget - sum(h[k] for i, (h, k) in enumerate(zip(held, counts, strict=True))
-                            if i != index)
+        rest = budget - sum(
+            h[k] for i, (h, k) in enumerate(zip(held, counts, strict=True)) if i != index
+        )
         nearest = max(1, int(np.abs(total_held - rest).argmin()))
         # Only a correction of rounding: a layer may move by a hundredth of its switches, or one.
         reach = max(1, len(order[index]) // 100)

@@ -46,15 +46,16 @@ class Switcher(keras.layers.Layer):
     Override `call(self, kernel)`, and `build(self, kernel_shape)` for weights. The kernel comes
     divided by its root mean square and cut off from the gradient; the result is either one logit
     per connection, shape (inputs, units), which is averaged over each switch's group, or one logit
-    per switch, shape (groups, units), as `self.granularity.shape(kernel_shape)` gives it. A
-    connection is on where its logit is positive.
+    per switch, shape (groups, units), as `self.granularity.shape(kernel_shape)` gives it. What
+    counts is how the logits differ: `SwitchedDense` brings them to mean 0 and variance 1, adds
+    offsets that decide how many connections of the layer are on, and turns a connection on where
+    the sum is positive.
 
     The weights of a switcher are trained by the switcher step of a `SwitchedModel` alone. To
     the optimiser of the task they are not trainable, so a `SwitchedDense` lists the same
     `trainable_weights` as a `Dense`.
 
     Args:
-        initial_logit: Positive float, the logit that all switches start near: all on.
         **kwargs: Of `keras.layers.Layer`. The dtype is float32 unless given.
 
     Call arguments:
@@ -66,10 +67,10 @@ class Switcher(keras.layers.Layer):
     @keras_switcher.switchers.register("rank")
     class RankSwitcher(keras_switcher.Switcher):
         def build(self, kernel_shape):
-            self.threshold = self.add_weight(shape=(kernel_shape[1],), initializer="zeros")
+            self.factor = self.add_weight(shape=(kernel_shape[0], 1), initializer="ones")
 
         def call(self, kernel):
-            return self.initial_logit + keras.ops.abs(kernel) - self.threshold
+            return self.factor * keras.ops.abs(kernel)
     ```
 
     Reference:
@@ -77,15 +78,9 @@ class Switcher(keras.layers.Layer):
         Networks](https://arxiv.org/abs/2103.15590), the idea; the layout is this project's.
     """
 
-    def __init__(self, initial_logit: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        if not initial_logit > 0:
-            raise ValueError(
-                "Expected a positive `initial_logit`, so that training starts with every "
-                f"connection on. Received: initial_logit={initial_logit}"
-            )
-        self.initial_logit = float(initial_logit)
         self.granularity: Granularity = get_granularity("connection")
         self.offset = self.add_weight(name="offset", shape=(), initializer="zeros")
 
@@ -93,9 +88,6 @@ class Switcher(keras.layers.Layer):
         """Load the weights; keep the present ones if a file of plain Dense layers has none."""
         if store.keys():
             super().load_own_variables(store)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "initial_logit": self.initial_logit}
 
 
 def _check_widths(hidden: Sequence[int]) -> tuple[int, ...]:
@@ -138,7 +130,7 @@ class _PerceptronSwitcher(Switcher):
         widths = (features, *self.hidden, outputs)
         for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
             last = index == len(self.hidden)
-            # Small last weights: all logits start near `initial_logit`.
+            # Small last weights: what else a switcher reads, such as magnitudes, comes first.
             scale = 0.01 if last else 2.0
             self._kernels.append(
                 self.add_weight(
@@ -151,7 +143,7 @@ class _PerceptronSwitcher(Switcher):
                 self.add_weight(
                     name=f"bias_{index}",
                     shape=(fan_out, 1),
-                    initializer=keras.initializers.Constant(self.initial_logit if last else 0.0),
+                    initializer="zeros",
                 )
             )
             if self.normalization and not last:
@@ -214,9 +206,7 @@ class UnitSwitcher(_PerceptronSwitcher):
     ) -> None:
         super().__init__(hidden, activation, normalization, **kwargs)
         if magnitude is not None and not magnitude >= 0:
-            raise ValueError(
-                f"Expected `magnitude` >= 0, or None. Received: magnitude={magnitude}"
-            )
+            raise ValueError(f"Expected `magnitude` >= 0, or None. Received: magnitude={magnitude}")
         self.magnitude = magnitude
 
     def build(self, kernel_shape: tuple[int, int]) -> None:

@@ -1,0 +1,352 @@
+"""`Config`: one dataclass from which the flags, the config file and the saved run come.
+
+Nothing here imports TensorFlow, so that `--help` and a wrong value are answered at once.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+import tyro
+import yaml
+from tyro.constructors import PrimitiveConstructorSpec
+
+from keras_switcher.checks import (
+    AMOUNT,
+    COUNT,
+    FLAG,
+    INNER_SHARE,
+    PATH,
+    RATE,
+    SEED,
+    SHARE,
+    WHOLE_SHARE,
+    WIDTHS,
+    Check,
+    ConfigError,
+    is_integer,
+    one_of,
+    or_none,
+    registered,
+)
+
+T = TypeVar("T")
+
+
+def _option(default: T, check: Check, *, influences: bool = True, saved: bool = True) -> T:
+    """A field of `Config`.
+
+    Args:
+        default: Its default.
+        check: What it accepts.
+        influences: Whether it has an influence on the run's numbers; only the others may be
+            changed when a run is resumed.
+        saved: Whether it belongs into config.yaml.
+
+    Returns:
+        A dataclass field, typed as its value.
+    """
+    metadata = {"check": check, "influences": influences, "saved": saved}
+    field: Any = dataclasses.field(default=default, metadata=metadata)
+    return field
+
+
+def _or_none_from(kind: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
+    """How tyro reads and writes a value that may be `none`."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{metavar}|none",
+        instance_from_str=lambda args: None if args[0].lower() == "none" else kind(args[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: ["none" if value is None else str(value)],
+    )
+
+
+_Path = Annotated[str | None, _or_none_from(str, "PATH")]
+_Count = Annotated[int | None, _or_none_from(int, "INT")]
+_Share = Annotated[float | None, _or_none_from(float, "FLOAT")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The network to train."""
+
+    model: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
+        "lenet", registered("model", "models", "MODELS", "lenet", "lenet300")
+    )
+    """lenet or lenet300."""
+    width: float = _option(1.0, RATE)
+    """Factor on the channels and units of every hidden layer."""
+    dropout: float = _option(0.1, SHARE)
+    """Share of activations dropped between the dense layers in training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What it learns from."""
+
+    dataset: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
+        "mnist", registered("data set", "data", "DATASETS", "mnist", "mnist5k")
+    )
+    """mnist, or mnist5k: 5,000 embedded images, which need no network."""
+    data_dir: _Path = _option(None, or_none(PATH), influences=False)
+    """Folder of TensorFlow Datasets, to read from and to download into; none means TFDS_DATA_DIR,
+    then TFDS's own default."""
+    limit: _Count = _option(None, or_none(COUNT))
+    """Only the first so many training and test examples; none means all."""
+    validation: float = _option(1 / 12, INNER_SHARE)
+    """Share of the training examples set aside for validation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Switching:
+    """The switches and the switcher networks."""
+
+    target_sparsity: _Share = _option(0.95, or_none(SHARE))
+    """Share of the connections of dense layers to turn off, in [0, 1); none means the task's loss
+    alone decides."""
+    granularity: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
+        "connection",
+        registered(
+            "granularity", "granularity", "registry", "connection", "block4", "block16", "unit"
+        ),
+    )
+    """What one switch controls: connection, block4 or block16 (4 or 16 inputs of a unit), unit."""
+    gate: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
+        "step", registered("gate", "gates", "registry", "step", "relu_tanh")
+    )
+    """What turns logits into switches: step (0 or 1) or relu_tanh (also scales)."""
+    switcher: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
+        "unit", registered("switcher", "switchers", "registry", "unit", "connection")
+    )
+    """The switcher network: unit (reads a unit's weights at once) or connection (each weight)."""
+    switcher_hidden: tuple[int, ...] = _option((64,), WIDTHS)
+    """Widths of its hidden layers, one or several."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AlternationOptions:
+    """When each network learns. The phases are warm-up, alternate, settle."""
+
+    task_steps: int = _option(4, COUNT)
+    """Task steps between two turns of the switcher."""
+    switcher_steps: int = _option(1, COUNT)
+    """Switcher steps in a turn."""
+    warmup: float = _option(0.1, SHARE)
+    """Share of the training before the switcher starts."""
+    settle: float = _option(0.4, SHARE)
+    """Share of the training after the structure is frozen."""
+    ramp: float = _option(0.8, WHOLE_SHARE)
+    """Share of the alternate phase in which the target sparsity rises to its final value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimisation:
+    """How it learns."""
+
+    epochs: int = _option(30, COUNT)
+    """Passes over the training examples."""
+    batch_size: Annotated[int, tyro.conf.arg(aliases=("-b",))] = _option(128, COUNT)
+    """Examples in a batch, over all devices."""
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=("--lr",))] = _option(1e-3, RATE)
+    """Of the task network, for Adam."""
+    switcher_learning_rate: float = _option(1e-3, RATE)
+    """Of the switcher networks, for Adam."""
+    weight_decay: float = _option(0.0, AMOUNT)
+    """Decoupled weight decay of the task network's kernels."""
+    lr_schedule: Annotated[str, tyro.conf.arg(metavar="{cosine,constant}")] = _option(
+        "cosine", one_of("cosine", "constant")
+    )
+    """Course of the task network's learning rate: to zero along a cosine, or constant."""
+    seed: int = _option(0, SEED)
+    """Of the initial weights, the order of the batches and dropout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How the machine runs it."""
+
+    precision: Annotated[str, tyro.conf.arg(metavar="{float32,mixed_float16,mixed_bfloat16}")] = (
+        _option("float32", one_of("float32", "mixed_float16", "mixed_bfloat16"))
+    )
+    """The dtype policy of Keras."""
+    jit: bool = _option(False, FLAG)
+    """Compile by XLA; needs --no-deterministic."""
+    steps_per_execution: int = _option(1, COUNT)
+    """Batches in one call of the compiled step."""
+    strategy: Annotated[str, tyro.conf.arg(metavar="{none,mirrored}")] = _option(
+        "none", one_of("none", "mirrored")
+    )
+    """mirrored spreads each batch over all GPUs of this machine."""
+    deterministic: bool = _option(True, FLAG)
+    """Only deterministic operations: the same seed gives the same numbers to the bit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The run's folder."""
+
+    run_dir: _Path = _option(None, or_none(PATH), influences=False, saved=False)
+    """Where everything is written; none means runs/<model>-<dataset>-<number>."""
+    resume: bool = _option(False, FLAG, influences=False, saved=False)
+    """Continue the run in --run-dir, with its configuration; start it where there is none."""
+    config: _Path = _option(None, or_none(PATH), influences=False, saved=False)
+    """A YAML file of any of these options, such as a run's config.yaml; flags outdo it."""
+    dense_baseline: bool = _option(True, FLAG)
+    """Train the same network with plain dense layers too, to compare."""
+    verbose: bool = _option(False, FLAG, influences=False, saved=False)
+    """Log more, and show the traceback of an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that a training run depends on.
+
+    Flags, config file, recipes and the config.yaml of a run have the names of the fields of the
+    groups. `from_values` makes one from such names.
+    """
+
+    network: Network = dataclasses.field(default_factory=Network)
+    data: Data = dataclasses.field(default_factory=Data)
+    switching: Switching = dataclasses.field(default_factory=Switching)
+    alternation: AlternationOptions = dataclasses.field(default_factory=AlternationOptions)
+    optimisation: Optimisation = dataclasses.field(default_factory=Optimisation)
+    execution: Execution = dataclasses.field(default_factory=Execution)
+    run: Run = dataclasses.field(default_factory=Run)
+
+
+def _fields() -> list[tuple[str, dataclasses.Field[Any]]]:
+    """Return (group, field) for every option."""
+    return [
+        (group.name, field)
+        for group in dataclasses.fields(Config)
+        for field in dataclasses.fields(getattr(Config(), group.name))
+    ]
+
+
+def to_values(config: Config, *, only_saved: bool = False) -> dict[str, Any]:
+    """Return every option by its name.
+
+    Args:
+        config: The configuration.
+        only_saved: Leave out what describes the call and not the run: the run's folder, `resume`,
+            `config` and `verbose`.
+    """
+    return {
+        field.name: getattr(getattr(config, group), field.name)
+        for group, field in _fields()
+        if field.metadata["saved"] or not only_saved
+    }
+
+
+def changes(before: Config, after: Config) -> list[str]:
+    """Return what differs between two configurations, among what a run's numbers depend on.
+
+    Args:
+        before: One configuration.
+        after: The other.
+
+    Returns:
+        Lines such as `epochs: 30 -> 40`.
+    """
+    old, new = to_values(before), to_values(after)
+    return [
+        f"{field.name}: {old[field.name]} -> {new[field.name]}"
+        for _, field in _fields()
+        if field.metadata["influences"] and old[field.name] != new[field.name]
+    ]
+
+
+def from_values(values: Mapping[str, Any], source: str = "the configuration") -> Config:
+    """Make a `Config` from options by name; the others keep their defaults.
+
+    Args:
+        values: Options by name, as YAML has them.
+        source: Where they come from, for the error message.
+
+    Returns:
+        The configuration, its values not yet checked.
+
+    Raises:
+        ConfigError: If a name is unknown.
+    """
+    known = {field.name: group for group, field in _fields()}
+    groups: dict[str, dict[str, Any]] = {group: {} for group in known.values()}
+    for name, value in values.items():
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name).replace("-", "_"), known, n=1)
+            guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
+            raise ConfigError(
+                f"Unknown option {name!r} in {source}.{guess} Known: {', '.join(known)}."
+            )
+        groups[known[name]][name] = _from_yaml(name, value)
+    types = {
+        group.name: type(getattr(Config(), group.name)) for group in dataclasses.fields(Config)
+    }
+    return Config(**{group: types[group](**options) for group, options in groups.items()})
+
+
+def _from_yaml(name: str, value: Any) -> Any:
+    """Return a value as its option holds it: YAML has no tuples, and reads 1e-3 as text."""
+    default = to_values(Config())[name]
+    if isinstance(default, tuple):
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if isinstance(value, str) and value.lower() == "none":
+        optional = default is None or name == "target_sparsity"
+        return None if optional else value
+    if isinstance(default, float) and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    if isinstance(default, float) and is_integer(value):
+        return float(value)
+    return value
+
+
+def validate(config: Config) -> Config:
+    """Return the configuration if every value is right.
+
+    Args:
+        config: The configuration.
+
+    Raises:
+        ConfigError: If a value is wrong, or two don't go together.
+    """
+    for group, field in _fields():
+        value = getattr(getattr(config, group), field.name)
+        check: Check = field.metadata["check"]
+        if not check.accepts(value):
+            flag = "--" + field.name.replace("_", "-")
+            shown = "none" if value is None else value
+            raise ConfigError(f"Expected {flag} to be {check.expected}. Received: {shown}")
+    phases = config.alternation
+    if phases.warmup + phases.settle >= 1:
+        raise ConfigError(
+            "Expected --warmup and --settle to leave time to alternate: less than 1 together. "
+            f"Received: {phases.warmup} + {phases.settle}"
+        )
+    if config.execution.jit and config.execution.deterministic:
+        raise ConfigError(
+            "Expected --no-deterministic with --jit: XLA has no deterministic form of every "
+            "operation. Received: jit=True, deterministic=True"
+        )
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """Return the configuration as YAML that `--config` reads."""
+    lines, last = [], None
+    values = to_values(config, only_saved=True)
+    for group, field in _fields():
+        if field.name not in values:
+            continue
+        if group != last:
+            lines.append(f"# {type(getattr(config, group)).__doc__}")
+            last = group
+        value = values[field.name]
+        plain = list(value) if isinstance(value, tuple) else value
+        text = yaml.safe_dump(plain, default_flow_style=True, width=float("inf"))
+        lines.append(f"{field.name}: {text.splitlines()[0]}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,168 @@
+"""The two networks of a run, made as configured and trained from their last checkpoint."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import keras
+import tensorflow as tf
+from rich.console import Console
+
+from keras_switcher import models, switchers
+from keras_switcher.alternation import Alternation
+from keras_switcher.callbacks import (
+    EpochRows,
+    ProgressBar,
+    SaveCheckpoints,
+    StopOnDivergence,
+    StopSignals,
+    restore,
+)
+from keras_switcher.config import Config
+from keras_switcher.convert import switch
+from keras_switcher.data import ImageData, evaluation_batches, training_batches
+from keras_switcher.runs import CHECKPOINTS, Checkpoints, RunFolder
+
+
+@contextmanager
+def execution(config: Config) -> Iterator[AbstractContextManager[Any]]:
+    """Set the machine up as configured; yields the scope to make and compile models in."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(config.execution.precision)
+    if config.execution.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    try:
+        mirrored = config.execution.strategy == "mirrored"
+        yield tf.distribute.MirroredStrategy().scope() if mirrored else nullcontext()
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def switched_model(config: Config, data: ImageData) -> keras.Model:
+    """Build and compile the network with switched layers."""
+    options, phases = config.switching, config.alternation
+    model = switch(
+        _network(config, data),
+        switcher=switchers.registry.get(options.switcher)(hidden=options.switcher_hidden),
+        gate=options.gate,
+        granularity=options.granularity,
+    )
+    model.compile(
+        optimizer=_optimizer(config, data),
+        switcher_optimizer=keras.optimizers.Adam(config.optimisation.switcher_learning_rate),
+        target_sparsity=options.target_sparsity,
+        alternation=Alternation(
+            task_steps=phases.task_steps,
+            switcher_steps=phases.switcher_steps,
+            warmup=phases.warmup,
+            settle=phases.settle,
+            ramp=phases.ramp,
+        ),
+        **_compile_options(config),
+    )
+    return model
+
+
+def dense_model(config: Config, data: ImageData) -> keras.Model:
+    """Build and compile the same network with plain dense layers."""
+    model = _network(config, data)
+    model.compile(optimizer=_optimizer(config, data), **_compile_options(config))
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def _network(config: Config, data: ImageData) -> keras.Model:
+
+    # The two networks start from the same weights.
+    keras.utils.set_random_seed(config.optimisation.seed)
+    options = config.network
+    return models.build(
+        options.model, data.input_shape, data.num_classes, options.width, options.dropout
+    )
+
+
+def _optimizer(config: Config, data: ImageData) -> keras.optimizers.Optimizer:
+
+    options = config.optimisation
+    rate: Any = options.learning_rate
+    if options.lr_schedule == "cosine":
+        steps = options.epochs * (len(data.x_train) // options.batch_size)
+        rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
+    optimizer = keras.optimizers.Adam(rate, weight_decay=options.weight_decay or None)
+    if options.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+    return optimizer
+
+
+def _compile_options(config: Config) -> dict[str, Any]:
+
+    return {
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "metrics": ["accuracy"],
+        "jit_compile": config.execution.jit,
+        "steps_per_execution": config.execution.steps_per_execution,
+    }
+
+
+def fit(
+    model: keras.Model,
+    name: str,
+    history: str,
+    config: Config,
+    data: ImageData,
+    folder: RunFolder,
+    stop: StopSignals,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Train a network from its last checkpoint to the last epoch; return the history's rows."""
+    options = config.optimisation
+    facts = {"network": name, "data": _digest(data)}
+    checkpoints = Checkpoints(folder.path / CHECKPOINTS, name)
+    checkpoint = checkpoints.load()
+    done = 0
+    if checkpoint is not None:
+        restore(model, checkpoint, facts)
+        done = checkpoint.epoch
+        console.print(f"Going on after epoch {done} of the {name} network.", highlight=False)
+    rows = EpochRows([] if checkpoint is None else checkpoint.rows)
+    if done == options.epochs:
+        return rows.rows
+    console.print(f"Training the {name} network:", highlight=False)
+    progress = ProgressBar(console, name, options.epochs, rows)
+    with progress.shown(), stop.deferred():
+        model.fit(
+            training_batches(
+                data.x_train,
+                data.y_train,
+                options.batch_size,
+                seed=options.seed,
+                epochs=options.epochs,
+                initial_epoch=done,
+            ),
+            steps_per_epoch=len(data.x_train) // options.batch_size,
+            epochs=options.epochs,
+            initial_epoch=done,
+            shuffle=False,
+            validation_data=evaluation_batches(
+                data.x_validation, data.y_validation, options.batch_size
+            ),
+            callbacks=[
+                StopOnDivergence(),
+                rows,
+                SaveCheckpoints(checkpoints, rows, facts, folder, history),
+                keras.callbacks.TensorBoard(folder.path / "tensorboard" / name, write_graph=False),
+                progress,
+                stop,
+            ],
+            verbose=0,
+        )
+    return rows.rows
+
+
+def _digest(data: ImageData) -> str:
+    """Return what tells two sets of training examples apart."""
+    content = hashlib.sha256()
+    for part in (data.x_train, data.y_train):
+        content.update(part.tobytes())
+    return f"{data.source} {content.hexdigest()[:16]}"

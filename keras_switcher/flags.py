@@ -1,0 +1,123 @@
+"""From flags, config file, recipe and an earlier run's configuration to one `Config`."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
+
+from keras_switcher.checks import ConfigError
+from keras_switcher.config import Config, from_values, validate
+from keras_switcher.runs import CONFIG_FILE, newest_run
+
+logger = logging.getLogger(__name__)
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def resolve(arguments: Sequence[str]) -> Config:
+    """Make the configuration of a run from its command line.
+
+    Flags outdo the file of `--config`, which outdoes the recipe of the model and the data set,
+    which outdoes the defaults of `Config`. On `--resume`, the configuration of the run that is
+    there takes the place of recipe and defaults.
+
+    Args:
+        arguments: The flags; wrong ones and `--help` leave the process.
+
+    Returns:
+        The configuration, valid.
+
+    Raises:
+        ConfigError: If a value, a name or the config file is wrong.
+    """
+    without_help = [flag for flag in arguments if flag not in ("-h", "--help")]
+    flags = _parse(without_help, Config())
+    file = {} if flags.run.config is None else read_yaml(Path(flags.run.config))
+    named = _parse(without_help, from_values(file))
+    if named.run.resume and named.run.run_dir is None:
+        found = newest_run(named.network.model, named.data.dataset)
+        file = file if found is None else {**file, "run_dir": str(found)}
+        named = _parse(without_help, from_values(file))
+    base = _earlier(named)
+    if base is None:
+        base = recipe(named.network.model, named.data.dataset)
+    return validate(_parse(arguments, from_values({**base, **file})))
+
+
+def _earlier(config: Config) -> dict[str, Any] | None:
+    """Return the options of the run to resume, if there is one."""
+    if not (config.run.resume and config.run.run_dir):
+        return None
+    path = Path(config.run.run_dir) / CONFIG_FILE
+    return read_yaml(path) if path.is_file() else None
+
+
+def _parse(arguments: Sequence[str], defaults: Config) -> Config:
+    return tyro.cli(
+        Config,
+        args=list(arguments),
+        default=defaults,
+        config=(tyro.conf.OmitArgPrefixes,),
+        prog="train.py",
+        description="Train a sparse network: a switcher network reads the weights of the dense "
+        "layers and turns connections off while the network learns.",
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read options by name from a YAML file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: If it isn't there, can't be read, or holds anything but options.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise ConfigError(f"Can't read the config file {path}: {reason}.") from None
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"The config file {path} is not YAML: {problem}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"Expected the config file {path} to hold lines of `option: value`. "
+            f"Received: a {type(values).__name__}"
+        )
+    values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    validate(from_values(values, str(path)))
+    return values
+
+
+def recipe(model: str, dataset: str) -> dict[str, Any]:
+    """Return the options that suit a model on a data set, where they differ from the defaults.
+
+    Args:
+        model: Name of the model.
+        dataset: Name of the data set.
+
+    Returns:
+        Options by name; none if there is no recipe, which is logged.
+
+    Raises:
+        ConfigError: If there is no such model or data set.
+    """
+    validate(from_values({"model": model, "dataset": dataset}))
+    path = RECIPES / f"{model}_{dataset}.yaml"
+    if path.is_file():
+        return read_yaml(path)
+    known = ", ".join(sorted(p.stem.replace("_", " on ") for p in RECIPES.glob("*.yaml")))
+    logger.info(
+        "No recipe for %s on %s: training with the defaults. There are recipes for %s.",
+        model,
+        dataset,
+        known,
+    )
+    return {}

@@ -1,0 +1,304 @@
+"""The command `train.py`: from flags to a trained, sparse and stripped model in a run's folder."""
+
+import gzip
+import importlib
+import json
+import logging
+import math
+import os
+import shlex
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from keras_switcher.checks import ConfigError
+from keras_switcher.config import Config, changes, from_values, to_yaml, validate
+from keras_switcher.display import (
+    show_comparison,
+    show_config,
+    show_error,
+    show_layers,
+    show_warning,
+)
+from keras_switcher.flags import read_yaml, resolve
+from keras_switcher.runs import (
+    CONFIG_FILE,
+    HISTORY_FILE,
+    MODEL_FILE,
+    STRIPPED_FILE,
+    SUMMARY_FILE,
+    RunError,
+    RunFolder,
+    new_run,
+    replacing,
+)
+
+# TensorFlow takes seconds to load: the functions import what needs it, after the checks.
+if TYPE_CHECKING:
+    import keras
+
+    from keras_switcher.data import ImageData
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: Config, console: Console | None = None) -> dict[str, Any]:
+    """Train a sparse network and its dense counterpart, and write the run's folder.
+
+    Args:
+        config: The configuration.
+        console: Where to show progress and results; nowhere by default.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        ConfigError: If a value of the configuration is wrong.
+        RunError: If the folder can't be used, training diverges, or a signal stops it.
+        ValueError: If the model or the data can't be as configured.
+        OSError: If the data can't be read.
+    """
+    console = Console(quiet=True) if console is None else console
+    folder, resumed = _open_folder(validate(config))
+    if resumed and folder.is_finished:
+        console.print(f"The run in {folder.path} is finished: nothing to resume.", soft_wrap=True)
+        summary: dict[str, Any] = json.loads((folder.path / SUMMARY_FILE).read_text())
+        return summary
+    show_config(console, config, folder.path)
+    folder.create()
+
+    _load_tensorflow(config.run.verbose)
+    import tensorflow as tf
+
+    from keras_switcher.callbacks import StopSignals
+    from keras_switcher.convert import strip
+    from keras_switcher.data import evaluation_batches
+    from keras_switcher.fitting import dense_model, execution, fit, switched_model
+    from keras_switcher.report import write_report
+
+    stop = StopSignals()
+    with _resumable(folder), stop.handled(), execution(config) as scope:
+        data = _load_data(config)
+        _show_data(
+            console, data, [device.device_type for device in tf.config.list_logical_devices()]
+        )
+        test = evaluation_batches(data.x_test, data.y_test, config.optimisation.batch_size)
+
+        with scope:
+            switched = switched_model(config, data)
+        folder.write_text(CONFIG_FILE, to_yaml(config))
+        rows = fit(switched, "switched", HISTORY_FILE, config, data, folder, stop, console)
+        with replacing(folder.path / MODEL_FILE) as path:
+            switched.save(path)
+        stripped = strip(switched)
+        with replacing(folder.path / STRIPPED_FILE) as path:
+            stripped.save(path)
+
+        dense, dense_rows = None, []
+        if config.run.dense_baseline:
+            with scope:
+                dense = dense_model(config, data)
+            dense_rows = fit(
+                dense, "dense", f"dense_{HISTORY_FILE}", config, data, folder, stop, console
+            )
+
+        # The test examples are read here and nowhere before.
+        summary = {
+            **_summary(config, data, switched, stripped, rows),
+            "test_accuracy": switched.evaluate(test, verbose=0, return_dict=True)["accuracy"],
+            "dense_test_accuracy": dense
+            and dense.evaluate(test, verbose=0, return_dict=True)["accuracy"],
+            "dense_gzip_bytes": dense and _gzip_bytes(dense),
+            "dense_seconds": dense and _seconds(dense_rows),
+        }
+        folder.write_text(SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+        report = write_report(folder.path)
+        folder.finish()
+    show_layers(console, summary)
+    show_comparison(console, summary)
+    console.print(f"Report: {report}", soft_wrap=True, highlight=False)
+    return summary
+
+
+def _load_tensorflow(verbose: bool) -> None:
+    """Import TensorFlow without the lines that it writes on machines without a GPU."""
+    if verbose or "tensorflow" in sys.modules:
+        return
+    # They come before any of its own settings can keep them back. What goes wrong, raises.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        importlib.import_module("tensorflow")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _open_folder(config: Config) -> tuple[RunFolder, bool]:
+    """Return the run's folder, and whether the run that is there goes on."""
+    path = config.run.run_dir or new_run(config.network.model, config.data.dataset)
+    folder = RunFolder(Path(path))
+    if not folder.has_run:
+        if config.run.resume:
+            logger.info("There is no run to resume in %s: starting it.", folder.path)
+        return folder, False
+    if not config.run.resume:
+        raise RunError(
+            f"There is a run in {folder.path} already. Continue it with --resume, or choose "
+            "another --run-dir."
+        )
+    earlier = from_values(read_yaml(folder.path / CONFIG_FILE))
+    if different := changes(earlier, config):
+        raise ConfigError(
+            f"The run in {folder.path} has another configuration: {'; '.join(different)}. Resume "
+            "it without these options, or choose another --run-dir."
+        )
+    return folder, True
+
+
+@contextmanager
+def _resumable(folder: RunFolder) -> Iterator[None]:
+    """Add to an error how the run can go on."""
+    try:
+        yield
+    except RunError as error:
+        if folder.has_run:
+            command = f"python train.py --run-dir {shlex.quote(str(folder.path))} --resume"
+            error.add_note(f"Go on with: {command}")
+        raise
+
+
+def _load_data(config: Config) -> "ImageData":
+    from keras_switcher.data import load
+
+    options = config.data
+    data = load(options.dataset, options.data_dir, options.limit, options.validation)
+    examples, batch = len(data.x_train), config.optimisation.batch_size
+    if batch > examples:
+        raise ConfigError(
+            f"Expected --batch-size to be at most the number of training examples, {examples}. "
+            f"Received: {batch}"
+        )
+    return data
+
+
+def _show_data(console: Console, data: "ImageData", devices: list[str]) -> None:
+    console.print(
+        f"Data: {data.source}: {len(data.x_train):,} training, {len(data.x_validation):,} "
+        f"validation, {len(data.x_test):,} test examples. Devices: {', '.join(devices)}.",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _summary(
+    config: Config,
+    data: "ImageData",
+    switched: "keras.Model",
+    stripped: "keras.Model",
+    rows: list[dict[str, Any]],
+) -> dict[str, Any]:
+    from keras_switcher.metrics import layer_table
+
+    layers = layer_table(switched)
+    parameters = stripped.count_params()
+    off = sum(layer["connections"] - layer["on"] for layer in layers)
+    phases = [row["phase"] for row in rows]
+    return {
+        "model": config.network.model,
+        "dataset": config.data.dataset,
+        "dataset_source": data.source,
+        "train_examples": len(data.x_train),
+        "validation_examples": len(data.x_validation),
+        "test_examples": len(data.x_test),
+        "epochs": config.optimisation.epochs,
+        "seed": config.optimisation.seed,
+        "target_sparsity": config.switching.target_sparsity,
+        "granularity": config.switching.granularity,
+        "validation_accuracy": rows[-1]["val_accuracy"],
+        "fc_sparsity": off / sum(layer["connections"] for layer in layers),
+        "model_sparsity": off / parameters,
+        "parameters": parameters,
+        "switcher_parameters": sum(math.prod(v.shape) for v in switched.switcher_variables),
+        "gzip_bytes": _gzip_bytes(stripped),
+        "seconds": _seconds(rows),
+        "phases": {phase: phases.count(phase) for phase in dict.fromkeys(phases)},
+        "layers": layers,
+    }
+
+
+def _seconds(rows: list[dict[str, Any]]) -> float:
+    return round(sum(row["seconds"] for row in rows), 3)
+
+
+def _gzip_bytes(model: "keras.Model") -> int:
+    """Return the size of a model's weights when compressed: what zeros are worth in a file."""
+    return len(gzip.compress(b"".join(w.tobytes() for w in model.get_weights()), mtime=0))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The flags; those of the process by default.
+
+    Returns:
+        The exit status: 0; 2 for a mistake in flags, files or data; 1 for a run that failed;
+        130 and 143 after Ctrl-C and SIGTERM.
+    """
+    flags = sys.argv[1:] if arguments is None else arguments
+    verbose = "--verbose" in flags
+    errors = Console(stderr=True)
+    with _messages(errors, verbose):
+        try:
+            train(resolve(flags), Console())
+        except KeyboardInterrupt:
+            show_error(errors, "Stopped by SIGINT.")
+            return 128 + signal.SIGINT
+        except (RunError, ValueError, OSError) as error:
+            if verbose:
+                errors.print_exception()
+            show_error(errors, "\n".join([str(error), *getattr(error, "__notes__", [])]))
+            return error.exit_status if isinstance(error, RunError) else 2
+    return 0
+
+
+@contextmanager
+def _messages(console: Console, verbose: bool) -> Iterator[None]:
+    """Show the library's log and warnings on a console."""
+    library = logging.getLogger("keras_switcher")
+    handler = RichHandler(console=console, show_time=False, show_path=False)
+    level, propagates = library.level, library.propagate
+    library.addHandler(handler)
+    # TensorFlow gives the root logger a handler of its own.
+    library.propagate = False
+    library.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, UserWarning):
+            show_warning(console, str(message))
+
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        library.removeHandler(handler)
+        library.setLevel(level)
+        library.propagate = propagates

@@ -1,0 +1,11 @@
+"""Train a sparse network; `python train.py --help` shows the options."""
+
+import os
+import sys
+
+os.environ["KERAS_SWITCHER_FLAGS_FIRST"] = "1"
+
+from keras_switcher.training import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main())
