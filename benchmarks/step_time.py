@@ -3,7 +3,7 @@
 Both models train on the same batches in the same process, in turn, a block of steps each; the ratio
 of a pair of blocks is taken, and the median of the pairs is printed. So a change of the machine's
 speed during the run falls on both. Memory is the peak resident size of a process that trains one
-of the two.
+of the two, and what of it lies above the size that the process had after its imports.
 
     python benchmarks/step_time.py --model lenet300 --json step_time.json
 """
@@ -14,6 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,35 @@ def block_seconds(model: Any, data: Any, steps: int) -> float:
     return (times[-1] - times[skipped]) / (len(times) - 1 - skipped)
 
 
-def peak_memory(args: argparse.Namespace, kind: str) -> int:
-    """Return the peak resident KiB of a process that trains one model for a block."""
+def train_and_watch(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, float]:
+    """Train one model for three blocks; return MiB at the peak and above the imports."""
+    import psutil
+
+    process = psutil.Process()
+    imported = process.memory_info().rss
+    sizes = [imported]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            sizes.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    model = build(args.memory_of, args.model, config)
+    for _ in range(3):
+        block_seconds(model, batches(args.batch_size, args.steps), args.steps)
+    done.set()
+    watcher.join()
+    return {"peak": max(sizes) / 2**20, "training": (max(sizes) - imported) / 2**20}
+
+
+def memory(kind: str) -> dict[str, float]:
+    """Return what `train_and_watch` returns, of a process of its own."""
     command = [sys.executable, __file__, "--memory-of", kind, *sys.argv[1:]]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
 
 
 def measure(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +116,7 @@ def measure(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
         for kind in ("plain", "switched") if pair % 2 == 0 else ("switched", "plain"):
             seconds[kind].append(block_seconds(models[kind], data, args.steps))
     ratios = sorted(s / p for s, p in zip(seconds["switched"], seconds["plain"], strict=True))
-    memory = {kind: peak_memory(args, kind) for kind in ("plain", "switched")}
+    plain, switched = memory("plain"), memory("switched")
     return {
         "model": args.model,
         "batch_size": args.batch_size,
@@ -101,9 +127,12 @@ def measure(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
         "switched_ms": 1e3 * statistics.median(seconds["switched"]),
         "time_ratio": statistics.median(ratios),
         "time_ratio_range": [ratios[0], ratios[-1]],
-        "plain_peak_mib": memory["plain"] / 1024,
-        "switched_peak_mib": memory["switched"] / 1024,
-        "memory_ratio": memory["switched"] / memory["plain"],
+        "plain_peak_mib": plain["peak"],
+        "switched_peak_mib": switched["peak"],
+        "memory_ratio": switched["peak"] / plain["peak"],
+        "plain_training_mib": plain["training"],
+        "switched_training_mib": switched["training"],
+        "training_memory_ratio": switched["training"] / plain["training"],
     }
 
 
@@ -131,11 +160,9 @@ def main() -> None:
         "reuse_features": not args.no_reuse_features,
     }
     if args.memory_of:
-        import resource
+        import keras_switcher.data  # noqa: F401
 
-        model = build(args.memory_of, args.model, config)
-        block_seconds(model, batches(args.batch_size, args.steps), args.steps)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        print(json.dumps(train_and_watch(args, config)))
         return
     result = measure(args, config)
     low, high = result["time_ratio_range"]
@@ -143,7 +170,9 @@ def main() -> None:
         f"{args.model}, batch {args.batch_size}: plain {result['plain_ms']:.2f} ms/step, switched "
         f"{result['switched_ms']:.2f} ms/step, ratio {result['time_ratio']:.2f} ({low:.2f} to "
         f"{high:.2f}); peak memory {result['plain_peak_mib']:.0f} MiB and "
-        f"{result['switched_peak_mib']:.0f} MiB, ratio {result['memory_ratio']:.2f}"
+        f"{result['switched_peak_mib']:.0f} MiB, ratio {result['memory_ratio']:.2f}; above the "
+        f"imports {result['plain_training_mib']:.0f} MiB and "
+        f"{result['switched_training_mib']:.0f} MiB, ratio {result['training_memory_ratio']:.2f}"
     )
     if args.json:
         temporary = args.json.with_suffix(".partial")

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_switcher.checks import is_integer, is_number
 from keras_switcher.switchers import PACKAGE
 
 WARMUP, ALTERNATE, SETTLE = "warmup", "alternate", "settle"
@@ -43,24 +44,24 @@ class Alternation:
     def __post_init__(self) -> None:
         for name in ("task_steps", "switcher_steps"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"Expected an integer `{name}` >= 1. Received: {name}={value}")
+            if not is_integer(value) or value < 1:
+                raise ValueError(f"Expected an integer `{name}` >= 1. Received: {name}={value!r}")
         for name in ("warmup", "settle"):
             value = getattr(self, name)
-            if not 0 <= value < 1:
+            if not (is_number(value) and 0 <= value < 1):
                 raise ValueError(
                     f"Expected `{name}` to be a share of the training in [0, 1). "
-                    f"Received: {name}={value}"
+                    f"Received: {name}={value!r}"
                 )
         if self.warmup + self.settle >= 1:
             raise ValueError(
                 "Expected `warmup + settle` below 1, so that there is time to alternate. "
                 f"Received: warmup={self.warmup}, settle={self.settle}"
             )
-        if not 0 <= self.ramp <= 1:
+        if not (is_number(self.ramp) and 0 <= self.ramp <= 1):
             raise ValueError(
-                f"Expected `ramp` to be a share of the alternate phase in [0, 1]. "
-                f"Received: ramp={self.ramp}"
+                "Expected `ramp` to be a share of the alternate phase in [0, 1]. "
+                f"Received: ramp={self.ramp!r}"
             )
 
     def plan(self, total_steps: int) -> tuple[int, int, int]:
@@ -117,16 +118,12 @@ class AlternationState(keras.layers.Layer):
         self.built = True
         self.restart()
 
-    def restart(self, offset: float = 0.0) -> None:
-        """Go back to the beginning of training.
-
-        Args:
-            offset: What to add to every logit at first.
-        """
+    def restart(self) -> None:
+        """Go back to the beginning of training."""
         self.step.assign(0)
         self.plan.assign((0, 0, _NEVER))
         self.settled.assign(0)
-        self.offset.assign(offset)
+        self.offset.assign(0.0)
         self.multiplier.assign(0.0)
 
     def phase(self) -> str:

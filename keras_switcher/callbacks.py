@@ -1,11 +1,9 @@
 """What `train.py` does beside `fit`: progress, history, checkpoints, stopping in time."""
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import keras
@@ -14,20 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from keras_switcher.runs import Checkpoint, CheckpointError, Checkpoints, RunError, RunFolder
+from keras_switcher.signals import StopSignals
 
 Row = dict[str, Any]
-
-
-class Interrupted(RunError):
-    """The run was asked to stop by a signal.
-
-    Args:
-        signal_number: The signal, SIGINT or SIGTERM.
-    """
-
-    def __init__(self, signal_number: int):
-        super().__init__(f"Stopped by {signal.Signals(signal_number).name}.")
-        self.exit_status = 128 + signal_number
 
 
 class Diverged(RunError):
@@ -36,53 +23,22 @@ class Diverged(RunError):
     exit_status = 1
 
 
-class StopSignals(keras.callbacks.Callback):
-    """Ends training at the next batch after Ctrl-C or SIGTERM.
+class StopOnSignal(keras.callbacks.Callback):
+    """Ends training after the batch in which Ctrl-C or SIGTERM came.
 
-    Outside of `fit`, the signals end the run at once; so does a second one.
+    Args:
+        signals: What has come.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, signals: StopSignals):
         super().__init__()
-        self._training = False
-        self._received: int | None = None
-
-    @contextmanager
-    def handled(self) -> Iterator[None]:
-        """Handle the two signals as long as the block lasts."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            signal.signal(number, self._handle)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._training or self._received is not None:
-            raise Interrupted(number)
-        self._received = number
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Put signals off to the end of the batch as long as the block, a `fit`, lasts."""
-        self._training = True
-        try:
-            yield
-        finally:
-            self._training = False
-        self._raise_received()
-
-    def _raise_received(self) -> None:
-        if self._received is not None:
-            raise Interrupted(self._received)
+        self.signals = signals
 
     def on_train_batch_end(self, batch: int, logs: Row | None = None) -> None:
-        self._raise_received()
+        self.signals.check()
 
     def on_test_batch_end(self, batch: int, logs: Row | None = None) -> None:
-        self._raise_received()
+        self.signals.check()
 
 
 class StopOnDivergence(keras.callbacks.Callback):
@@ -112,9 +68,9 @@ class StopOnDivergence(keras.callbacks.Callback):
 
 def _diverged(what: str) -> Diverged:
     return Diverged(
-        f"Training has diverged. {what} Try a lower --learning-rate, a lower "
-        "--switcher-learning-rate, or --precision float32. The checkpoint of the last good epoch "
-        "is kept in the run's folder."
+        f"Training has diverged. {what} Start anew in another --run-dir with a lower "
+        "--learning-rate, a lower --switcher-learning-rate, or --precision float32. The checkpoint "
+        "of the last good epoch is kept: --resume would take the same steps from there again."
     )
 
 
@@ -215,6 +171,7 @@ def restore(model: keras.Model, checkpoint: Checkpoint, facts: dict[str, Any]) -
                 f"Received: {facts[name]!r}."
                 for name in different
             )
+            + " Choose another --run-dir to start anew."
         )
     targets = variables(model)
     shapes = [array.shape for array in checkpoint.arrays]
@@ -243,23 +200,22 @@ class ProgressBar(keras.callbacks.Callback):
         self.title = title
         self.epochs = epochs
         self.rows = rows
-        self._progress = Progress(disable=True)
-        self._task = self._progress.add_task(title)
-
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Show the bar as long as the block, a `fit`, lasts."""
-        columns = (
+        self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("steps, left"),
             TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
         )
-        with Progress(
-            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
-        ) as self._progress:
-            self._task = self._progress.add_task(self.title, total=None)
+        self._task = self._progress.add_task(title, total=None)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the bar as long as the block, a `fit`, lasts."""
+        with self._progress:
             yield
 
     def on_train_batch_end(self, batch: int, logs: Row | None = None) -> None:

@@ -1,13 +1,11 @@
 """What the options of `Config` accept, and the words in which they say so."""
 
 import dataclasses
-import importlib
+import difflib
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
-
-from keras_switcher.registry import Registry
 
 
 class ConfigError(ValueError):
@@ -33,7 +31,8 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number and not a boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -49,24 +48,24 @@ def one_of(*names: str) -> Check:
 
 def registered(kind: str, module: str, attribute: str, *names: str) -> Check:
     """A name in a registry, whose module (which loads TensorFlow) is asked only if it is there."""
-    own: Registry[None] = Registry(kind, f"@keras_switcher.{module}.{attribute}.register('name')")
-    for name in names:
-        own.register(name)(None)
 
     def accepts(value: Any) -> bool:
-        if value in names:
+        known = list(names)
+        if f"keras_switcher.{module}" in sys.modules:
+            known = getattr(sys.modules[f"keras_switcher.{module}"], attribute).names()
+        if isinstance(value, str) and value in known:
             return True
-        loaded = f"keras_switcher.{module}" in sys.modules
-        registry: Registry[Any] = own
-        if loaded:
-            registry = getattr(importlib.import_module(f"keras_switcher.{module}"), attribute)
-        try:
-            registry.get(value)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        return True
+        raise ConfigError(
+            f"Unknown {kind} {value!r}.{nearest(value, known)} Known: {', '.join(known)}."
+        )
 
     return Check(f"the name of a {kind}", accepts)
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
+    """Return " Did you mean ...?", or nothing if no known name is similar."""
+    found = difflib.get_close_matches(str(name).lower(), known, n=1)
+    return f" Did you mean '{found[0]}'?" if found else ""
 
 
 def _is_widths(value: Any) -> bool:
@@ -75,11 +74,11 @@ def _is_widths(value: Any) -> bool:
 
 FLAG = Check("true or false", lambda v: isinstance(v, bool))
 COUNT = Check("an integer >= 1", lambda v: is_integer(v) and v >= 1)
-RATE = Check("a number > 0", lambda v: _is_number(v) and v > 0)
-SHARE = Check("a share in [0, 1)", lambda v: _is_number(v) and 0 <= v < 1)
-INNER_SHARE = Check("a share in (0, 1)", lambda v: _is_number(v) and 0 < v < 1)
-WHOLE_SHARE = Check("a share in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1)
-AMOUNT = Check("a number >= 0", lambda v: _is_number(v) and v >= 0)
+RATE = Check("a number > 0", lambda v: is_number(v) and v > 0)
+SHARE = Check("a share in [0, 1), where 95 % is 0.95", lambda v: is_number(v) and 0 <= v < 1)
+INNER_SHARE = Check("a share in (0, 1)", lambda v: is_number(v) and 0 < v < 1)
+WHOLE_SHARE = Check("a share in [0, 1]", lambda v: is_number(v) and 0 <= v <= 1)
+AMOUNT = Check("a number >= 0", lambda v: is_number(v) and v >= 0)
 PATH = Check("a path", lambda v: isinstance(v, str) and v != "")
 SEED = Check("an integer in [0, 2**31)", lambda v: is_integer(v) and 0 <= v < 2**31)
 WIDTHS = Check("widths of layers, integers >= 1", _is_widths)

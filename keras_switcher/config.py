@@ -4,7 +4,7 @@ Nothing here imports TensorFlow, so that `--help` and a wrong value are answered
 """
 
 import dataclasses
-import difflib
+import os
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -26,6 +26,7 @@ from keras_switcher.checks import (
     Check,
     ConfigError,
     is_integer,
+    nearest,
     one_of,
     or_none,
     registered,
@@ -63,7 +64,7 @@ def _or_none_from(kind: Callable[[str], Any], metavar: str) -> PrimitiveConstruc
     )
 
 
-_Path = Annotated[str | None, _or_none_from(str, "PATH")]
+_Path = Annotated[str | None, _or_none_from(os.path.expanduser, "PATH")]
 _Count = Annotated[int | None, _or_none_from(int, "INT")]
 _Share = Annotated[float | None, _or_none_from(float, "FLOAT")]
 
@@ -122,7 +123,7 @@ class Switching:
     )
     """The switcher network: unit (reads a unit's weights at once) or connection (each weight)."""
     switcher_hidden: tuple[int, ...] = _option((64,), WIDTHS)
-    """Widths of its hidden layers, one or several."""
+    """Widths of its hidden layers, such as 64 32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +191,7 @@ class Run:
     run_dir: _Path = _option(None, or_none(PATH), influences=False, saved=False)
     """Where everything is written; none means runs/<model>-<dataset>-<number>."""
     resume: bool = _option(False, FLAG, influences=False, saved=False)
-    """Continue the run in --run-dir, with its configuration; start it where there is none."""
+    """Continue the run in --run-dir, or else the newest, as configured; if there is none, start."""
     config: _Path = _option(None, or_none(PATH), influences=False, saved=False)
     """A YAML file of any of these options, such as a run's config.yaml; flags outdo it."""
     dense_baseline: bool = _option(True, FLAG)
@@ -240,6 +241,14 @@ def to_values(config: Config, *, only_saved: bool = False) -> dict[str, Any]:
     }
 
 
+def influences(config: Config) -> dict[str, Any]:
+    """Return the options that a run's numbers depend on, by name."""
+    values = to_values(config)
+    return {
+        field.name: values[field.name] for _, field in _fields() if field.metadata["influences"]
+    }
+
+
 def changes(before: Config, after: Config) -> list[str]:
     """Return what differs between two configurations, among what a run's numbers depend on.
 
@@ -250,12 +259,8 @@ def changes(before: Config, after: Config) -> list[str]:
     Returns:
         Lines such as `epochs: 30 -> 40`.
     """
-    old, new = to_values(before), to_values(after)
-    return [
-        f"{field.name}: {old[field.name]} -> {new[field.name]}"
-        for _, field in _fields()
-        if field.metadata["influences"] and old[field.name] != new[field.name]
-    ]
+    old, new = influences(before), influences(after)
+    return [f"{name}: {old[name]} -> {new[name]}" for name in old if old[name] != new[name]]
 
 
 def from_values(values: Mapping[str, Any], source: str = "the configuration") -> Config:
@@ -275,10 +280,9 @@ def from_values(values: Mapping[str, Any], source: str = "the configuration") ->
     groups: dict[str, dict[str, Any]] = {group: {} for group in known.values()}
     for name, value in values.items():
         if name not in known:
-            nearest = difflib.get_close_matches(str(name).replace("-", "_"), known, n=1)
-            guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
             raise ConfigError(
-                f"Unknown option {name!r} in {source}.{guess} Known: {', '.join(known)}."
+                f"Unknown option {name!r} in {source}.{nearest(name, known)} "
+                f"Known: {', '.join(known)}."
             )
         groups[known[name]][name] = _from_yaml(name, value)
     types = {
@@ -290,7 +294,7 @@ def from_values(values: Mapping[str, Any], source: str = "the configuration") ->
 def _from_yaml(name: str, value: Any) -> Any:
     """Return a value as its option holds it: YAML has no tuples, and reads 1e-3 as text."""
     default = to_values(Config())[name]
-    if isinstance(default, tuple):
+    if isinstance(default, tuple) and value is not None:
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if isinstance(value, str) and value.lower() == "none":
         optional = default is None or name == "target_sparsity"
@@ -306,7 +310,7 @@ def _from_yaml(name: str, value: Any) -> Any:
 
 
 def validate(config: Config) -> Config:
-    """Return the configuration if every value is right.
+    """Return the configuration if every value is right, and they go together.
 
     Args:
         config: The configuration.
@@ -314,13 +318,7 @@ def validate(config: Config) -> Config:
     Raises:
         ConfigError: If a value is wrong, or two don't go together.
     """
-    for group, field in _fields():
-        value = getattr(getattr(config, group), field.name)
-        check: Check = field.metadata["check"]
-        if not check.accepts(value):
-            flag = "--" + field.name.replace("_", "-")
-            shown = "none" if value is None else value
-            raise ConfigError(f"Expected {flag} to be {check.expected}. Received: {shown}")
+    check_values(config)
     phases = config.alternation
     if phases.warmup + phases.settle >= 1:
         raise ConfigError(
@@ -333,6 +331,30 @@ def validate(config: Config) -> Config:
             "operation. Received: jit=True, deterministic=True"
         )
     return config
+
+
+def check_values(config: Config, source: str | None = None) -> None:
+    """See that each value by itself is right.
+
+    Args:
+        config: The configuration.
+        source: The file that the values come from, for the error message; `None` for flags.
+
+    Raises:
+        ConfigError: If one is wrong.
+    """
+    for group, field in _fields():
+        value = getattr(getattr(config, group), field.name)
+        check: Check = field.metadata["check"]
+        try:
+            accepted = check.accepts(value)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}" if source else str(error)) from None
+        if not accepted:
+            flag = "--" + field.name.replace("_", "-")
+            option = f"{field.name} in {source}" if source else flag
+            shown = "none" if value is None else value
+            raise ConfigError(f"Expected {option} to be {check.expected}. Received: {shown}")
 
 
 def to_yaml(config: Config) -> str:

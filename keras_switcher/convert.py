@@ -69,7 +69,7 @@ def switch(
         return SwitchedModel(copy.input, copy.output, name=model.name)
     network, converted = _converted_attributes(model, convert)
     switched = SwitchedNetwork(network, name=model.name)
-    switched.build_from_config(model.get_build_config())
+    _build_like(switched, model)
     _copy_weights(model, network, converted)
     return switched
 
@@ -114,14 +114,14 @@ def strip(model: keras.Model) -> keras.Model:
 
     if isinstance(model, SwitchedNetwork):
         network, converted = _converted_attributes(model.network, convert)
-        network.build_from_config(model.get_build_config())
+        _build_like(network, model)
         _copy_weights(model.network, network, converted)
         return network
     if _is_functional(model):
         copy = _converted_functional(model, convert)
         return keras.Model(copy.input, copy.output, name=model.name)
     network, converted = _converted_attributes(model, convert)
-    network.build_from_config(model.get_build_config())
+    _build_like(network, model)
     _copy_weights(model, network, converted)
     return network
 
@@ -258,6 +258,9 @@ def _converted_functional(
     nested: list[tuple[Layer, Layer, dict[int, Layer]]] = []
 
     def clone(layer: Layer) -> Layer:
+        if not isinstance(layer, Layer):
+            # An operation on tensors, such as `x * 2`: no layer, and without weights.
+            return type(layer).from_config(layer.get_config())
         new = convert(layer)
         if new is None and any(convert(inner) for _, inner in _walk(layer)):
             new, converted = _converted_attributes(layer, convert)
@@ -310,6 +313,13 @@ def _converted_attributes(
     _replace(copy, replacements)
     copies = dict(_walk(copy))
     return copy, {id(old): copies[path] for path, old in originals.items() if path in copies}
+
+
+def _build_like(copy: keras.Model, model: keras.Model) -> None:
+    """Build a copy of a subclassed model for the inputs that the model was built for."""
+    copy.build_from_config(model.get_build_config())
+    # Keras builds the layers inside, and leaves this mark to whoever loads a file.
+    copy.built = True
 
 
 def _own_variables(layer: Layer) -> list[Any]:
@@ -379,11 +389,16 @@ def _entries(layer: Layer) -> list[tuple[Any, Any, str, Layer]]:
     return found
 
 
+def _is_graph(layer: Layer) -> bool:
+    """Return whether a layer is a model whose layers stand in no attribute."""
+    return isinstance(layer, keras.Model) and (
+        isinstance(layer, keras.Sequential) or bool(getattr(layer, "inputs", None))
+    )
+
+
 def _children(layer: Layer) -> list[tuple[str, Layer]]:
     """Return the layers directly inside a layer, each with its path."""
-    if isinstance(layer, keras.Model) and (
-        isinstance(layer, keras.Sequential) or getattr(layer, "inputs", None)
-    ):
+    if _is_graph(layer):
         return [(f"layers/{index}", child) for index, child in enumerate(layer.layers)]
     return [(path, child) for _, _, path, child in _entries(layer)]
 
@@ -407,7 +422,24 @@ def _walk(layer: Layer) -> list[tuple[str, Layer]]:
 
 def _replace(layer: Layer, replacements: dict[int, Layer]) -> None:
     """Put other layers in the place of some that stand in attributes, at any depth."""
-    for parent in [layer, *(child for _, child in _walk(layer))]:
+    replacements = dict(replacements)
+
+    def has_replaced(parent: Layer) -> bool:
+        return any(id(child) in replacements for _, child in _walk(parent))
+
+    def clone(inner: Layer) -> Layer:
+        if id(inner) in replacements or not isinstance(inner, Layer) or not has_replaced(inner):
+            return replacements.get(id(inner), inner)
+        # The layers of a graph are built, and take no other layers in their attributes any more.
+        return _converted_attributes(inner, lambda child: replacements.get(id(child)))[0]
+
+    # Children come after their parents: a nested model may have a nested model replaced.
+    for _, child in reversed(_walk(layer)):
+        if _is_graph(child) and has_replaced(child):
+            replacements[id(child)] = keras.models.clone_model(child, clone_function=clone)
+    # What is in a replaced model stays as it is: its layers may be built.
+    replaced = {id(c) for _, m in _walk(layer) if id(m) in replacements for _, c in _walk(m)}
+    for parent in [layer, *(child for _, child in _walk(layer) if id(child) not in replaced)]:
         for container, key, path, old in _entries(parent):
             new = replacements.get(id(old))
             if new is None:

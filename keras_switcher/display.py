@@ -83,7 +83,7 @@ def show_comparison(console: Console, summary: Mapping[str, Any]) -> None:
     )
     table.add_row("dense layers' connections on", f"{connections:,}", f"{on:,}")
     table.add_row(
-        "parameters that are not zero",
+        "parameters",
         f"{summary['parameters']:,}",
         f"{summary['parameters'] - off:,}",
     )

@@ -31,12 +31,14 @@ def split(model: keras.Model) -> Split | None:
         model: A built model.
 
     Returns:
-        Trunk and head, or `None` where the model is not functional or no tensor lies between.
+        Trunk and head, or `None` where the model is not functional, no tensor lies between, or one
+        that does carries a mask or comes from a layer that the head calls too.
     """
     if not (hasattr(model, "inputs") and hasattr(model, "outputs") and model.inputs):
         return None
     switched: dict[int, bool] = {}
     cut: dict[int, Any] = {}
+    above: set[int] = set()
 
     def producer(tensor: Any) -> Any:
         # The graph of a functional model is reachable through this attribute alone.
@@ -59,6 +61,7 @@ def split(model: keras.Model) -> Split | None:
             own = isinstance(operation, keras.layers.Layer) and bool(switched_layers(operation))
             switched[id(current)] = own or any(switched[id(t)] for t in node.input_tensors)
             if switched[id(current)]:
+                above.add(id(operation))
                 cut.update({id(t): t for t in node.input_tensors if not switched[id(t)]})
             stack.pop()
         return switched[id(tensor)]
@@ -68,10 +71,23 @@ def split(model: keras.Model) -> Split | None:
         if not depends_on_switches(output):
             cut[id(output)] = output
     inputs = {id(t) for t in model.inputs}
-    if set(cut) <= inputs:
+    if not any(switched.values()) or set(cut) <= inputs:
         return None
     features = list(cut.values())
+    if any(getattr(tensor, "_keras_mask", None) is not None for tensor in features):
+        # A mask travels with the tensors of one call, and would be lost between trunk and head.
+        return None
+    if any(id(producer(tensor)[0]) in above for tensor in features):
+        # Keras can't clone a graph in which one of the new inputs comes from a layer of the head.
+        return None
+    sequential = isinstance(model, keras.Sequential)
+    # No output of a model can be one of its inputs: what the trunk puts out by itself is renamed.
+    head_outputs = tree.map_structure(
+        lambda t: t if switched[id(t)] else keras.layers.Identity(dtype=t.dtype)(t),
+        # The structure that the model was made with, such as a dictionary.
+        model.outputs[0] if sequential else model.output,
+    )
     return Split(
-        keras.Model(model.inputs, features, name="trunk"),
-        keras.Model(features, model.outputs, name="head"),
+        keras.Model(model.inputs[0] if sequential else model.input, features, name="trunk"),
+        keras.Model(features, head_outputs, name="head"),
     )

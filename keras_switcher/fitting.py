@@ -1,6 +1,9 @@
 """The two networks of a run, made as configured and trained from their last checkpoint."""
 
+import errno
 import hashlib
+import json
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -16,13 +19,20 @@ from keras_switcher.callbacks import (
     ProgressBar,
     SaveCheckpoints,
     StopOnDivergence,
-    StopSignals,
+    StopOnSignal,
     restore,
 )
-from keras_switcher.config import Config
+from keras_switcher.config import Config, influences
 from keras_switcher.convert import switch
 from keras_switcher.data import ImageData, evaluation_batches, training_batches
-from keras_switcher.runs import CHECKPOINTS, Checkpoints, RunFolder
+from keras_switcher.runs import CHECKPOINTS, Checkpoints, RunError, RunFolder, WriteError
+from keras_switcher.signals import StopSignals
+
+
+class OutOfMemory(RunError):
+    """The device has not enough memory."""
+
+    exit_status = 1
 
 
 @contextmanager
@@ -73,7 +83,6 @@ def dense_model(config: Config, data: ImageData) -> keras.Model:
 
 
 def _network(config: Config, data: ImageData) -> keras.Model:
-
     # The two networks start from the same weights.
     keras.utils.set_random_seed(config.optimisation.seed)
     options = config.network
@@ -83,7 +92,6 @@ def _network(config: Config, data: ImageData) -> keras.Model:
 
 
 def _optimizer(config: Config, data: ImageData) -> keras.optimizers.Optimizer:
-
     options = config.optimisation
     rate: Any = options.learning_rate
     if options.lr_schedule == "cosine":
@@ -96,7 +104,6 @@ def _optimizer(config: Config, data: ImageData) -> keras.optimizers.Optimizer:
 
 
 def _compile_options(config: Config) -> dict[str, Any]:
-
     return {
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         "metrics": ["accuracy"],
@@ -117,20 +124,22 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train a network from its last checkpoint to the last epoch; return the history's rows."""
     options = config.optimisation
-    facts = {"network": name, "data": _digest(data)}
+    # As JSON has them: the checkpoint holds them so.
+    facts = json.loads(json.dumps({"network": name, "data": _digest(data), **influences(config)}))
     checkpoints = Checkpoints(folder.path / CHECKPOINTS, name)
     checkpoint = checkpoints.load()
-    done = 0
+    rows = EpochRows([] if checkpoint is None else checkpoint.rows)
+    done = len(rows.rows)
     if checkpoint is not None:
         restore(model, checkpoint, facts)
-        done = checkpoint.epoch
+        # The process may have ended between the checkpoint and the history.
+        folder.write_history(history, rows.rows)
         console.print(f"Going on after epoch {done} of the {name} network.", highlight=False)
-    rows = EpochRows([] if checkpoint is None else checkpoint.rows)
     if done == options.epochs:
         return rows.rows
     console.print(f"Training the {name} network:", highlight=False)
     progress = ProgressBar(console, name, options.epochs, rows)
-    with progress.shown(), stop.deferred():
+    with progress.shown(), stop.deferred(), _resources(folder):
         model.fit(
             training_batches(
                 data.x_train,
@@ -153,11 +162,26 @@ def fit(
                 SaveCheckpoints(checkpoints, rows, facts, folder, history),
                 keras.callbacks.TensorBoard(folder.path / "tensorboard" / name, write_graph=False),
                 progress,
-                stop,
+                StopOnSignal(stop),
             ],
             verbose=0,
         )
     return rows.rows
+
+
+@contextmanager
+def _resources(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        # Without a message it comes from TensorBoard's writer, and with one from the allocator.
+        if not error.message:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise WriteError(folder.path / "tensorboard", full) from error
+        raise OutOfMemory(
+            "The memory does not suffice. Try a smaller --batch-size or --width in another "
+            f"--run-dir. {error.message}"
+        ) from error
 
 
 def _digest(data: ImageData) -> str:

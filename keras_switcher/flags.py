@@ -9,7 +9,7 @@ import tyro
 import yaml
 
 from keras_switcher.checks import ConfigError
-from keras_switcher.config import Config, from_values, validate
+from keras_switcher.config import Config, check_values, from_values, validate
 from keras_switcher.runs import CONFIG_FILE, newest_run
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,9 @@ def resolve(arguments: Sequence[str]) -> Config:
     file = {} if flags.run.config is None else read_yaml(Path(flags.run.config))
     named = _parse(without_help, from_values(file))
     if named.run.resume and named.run.run_dir is None:
-        found = newest_run(named.network.model, named.data.dataset)
+        # Of the model and the data set that are named, or any.
+        wanted = _parse(without_help, from_values({"model": "*", "dataset": "*", **file}))
+        found = newest_run(wanted.network.model, wanted.data.dataset)
         file = file if found is None else {**file, "run_dir": str(found)}
         named = _parse(without_help, from_values(file))
     base = _earlier(named)
@@ -92,7 +94,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"Received: a {type(values).__name__}"
         )
     values = {str(name).replace("-", "_"): value for name, value in values.items()}
-    validate(from_values(values, str(path)))
+    check_values(from_values(values, str(path)), str(path))
     return values
 
 
@@ -109,7 +111,7 @@ def recipe(model: str, dataset: str) -> dict[str, Any]:
     Raises:
         ConfigError: If there is no such model or data set.
     """
-    validate(from_values({"model": model, "dataset": dataset}))
+    check_values(from_values({"model": model, "dataset": dataset}))
     path = RECIPES / f"{model}_{dataset}.yaml"
     if path.is_file():
         return read_yaml(path)

@@ -48,7 +48,7 @@ def step(logits: Any) -> Any:
 
 @register("relu_tanh")
 def relu_tanh(logits: Any) -> Any:
-    """Switches that also scale: `relu(tanh(logit))`, in [0, 1).
+    """Switches that also scale: `relu(tanh(logit))`, in [0, 1].
 
     The gradient is the function's own: a connection that is off gets none through its own switch,
     and comes back only if the shared weights of the switcher lift its logit.
@@ -57,7 +57,7 @@ def relu_tanh(logits: Any) -> Any:
         logits: Float tensor of any shape.
 
     Returns:
-        Tensor of the shape and dtype of `logits`, of values in [0, 1).
+        Tensor of the shape and dtype of `logits`, of values in [0, 1].
     """
     return ops.relu(ops.tanh(logits))
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_switcher.checks import is_integer
 from keras_switcher.registry import Registry
 
 
@@ -28,10 +29,10 @@ class Granularity:
     size: int | None
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
+        if self.size is not None and not (is_integer(self.size) and self.size >= 1):
             raise ValueError(
-                f"Expected a group of 1 or more inputs, or None for a whole unit. "
-                f"Received: size={self.size}"
+                "Expected a group of 1 or more inputs, or None for a whole unit. "
+                f"Received: size={self.size!r}"
             )
 
     def shape(self, kernel_shape: tuple[int, int]) -> tuple[int, int]:
@@ -92,15 +93,22 @@ for _granularity in (
 
 
 def get(identifier: str | Granularity) -> Granularity:
-    """Return a granularity by its registered name, or a `Granularity` as it is.
+    """Return a granularity by its registered name, or a registered `Granularity` as it is.
 
     Args:
-        identifier: A registered name or a `Granularity`.
+        identifier: A registered name or `Granularity`.
 
     Returns:
         The granularity.
 
     Raises:
-        ValueError: If the name is not registered.
+        ValueError: If it is not registered, and so could not be loaded again.
     """
-    return identifier if isinstance(identifier, Granularity) else registry.get(identifier)
+    if not isinstance(identifier, Granularity):
+        return registry.get(identifier)
+    if identifier.name in registry.names() and registry.get(identifier.name) == identifier:
+        return identifier
+    raise ValueError(
+        "A granularity must be registered under its name, so that a saved layer can find it again: "
+        f"add it with {registry.how_to_add}. Received: {identifier!r}"
+    )

@@ -76,7 +76,14 @@ class SwitchedDense(keras.layers.Dense):
                     f"{kwargs.get('name', 'a SwitchedDense')}"
                 )
         super().__init__(units, activation, use_bias, **kwargs)
+        if self.quantization_mode is not None:
+            raise ValueError(
+                "SwitchedDense does not take a quantised dtype policy: `keras_switcher.strip` the "
+                f"trained model and quantise that. Received: dtype={self.dtype_policy.name!r}"
+            )
         self.gate = gates.get(gate)
+        # Here, not at the end of the training, when the layer is saved.
+        gates.serialize(self.gate)
         self.granularity = get_granularity(granularity)
         self.switcher = switchers.get(switcher)
         self.switcher.granularity = self.granularity
@@ -106,6 +113,17 @@ class SwitchedDense(keras.layers.Dense):
             )
 
     @property
+    def trainable(self) -> bool:
+        """Settable boolean: whether kernel and bias are trained, as of `Dense`."""
+        return bool(self._trainable)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.layers.Dense.trainable.fset(self, value)
+        # Keras passes it on to sublayers: `model.trainable = True` must not reach the switcher.
+        self.switcher.trainable = False
+
+    @property
     def connections(self) -> int:
         """Number of connections, on or off: inputs x units."""
         return int(np.prod(self.kernel.shape))
@@ -116,15 +134,24 @@ class SwitchedDense(keras.layers.Dense):
 
     def masked_kernel(self) -> Any:
         """Return the kernel as the layer applies it, (inputs, units): exact zeros where off."""
-        return ops.multiply(self.kernel, self.expanded_switches())
+        kernel = ops.convert_to_tensor(self.kernel)
+        # Under a policy such as "bfloat16" Keras does not cast the float32 switches by itself.
+        return ops.multiply(kernel, ops.cast(self.expanded_switches(), kernel.dtype))
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        self._check_dtype(inputs)
+        return super().compute_output_spec(inputs, *args, **kwargs)
+
+    def _check_dtype(self, inputs: Any) -> None:
         if not keras.backend.is_float_dtype(inputs.dtype):
             raise ValueError(
                 f"Layer '{self.name}' expects floating-point inputs; scale or cast integers first, "
                 "for example by keras.layers.Rescaling(1 / 255). Received: inputs of dtype "
                 f"{keras.backend.standardize_dtype(inputs.dtype)}"
             )
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        self._check_dtype(inputs)
         x = ops.matmul(inputs, self.masked_kernel())
         if self.bias is not None:
             x = ops.add(x, self.bias)
@@ -153,7 +180,7 @@ class SwitchedDense(keras.layers.Dense):
         if self.granularity.size != 1 and logits.shape == kernel.shape:
             logits = self.granularity.pool(logits, tuple(kernel.shape))
         mean = ops.mean(logits)
-        deviation = ops.sqrt(ops.mean(ops.square(logits - mean)) + 1e-6)
+        deviation = ops.sqrt(ops.mean(ops.square(logits - mean)) + 1e-10)
         normalized = (logits - mean) / deviation
         return normalized + _OFFSET_SCALE * self.switcher.offset + self.initial_offset
 

@@ -34,8 +34,10 @@ class Sparsity(keras.metrics.Metric):
     def result(self) -> Any:
         """Return the sparsity, a float32 scalar in [0, 1]."""
         layers = self._layers_of_model()
+        if not layers:
+            return ops.zeros(())
         on = sum(layer.on_connections() for layer in layers)
-        return 1.0 - on / max(1, sum(layer.connections for layer in layers))
+        return 1.0 - on / sum(layer.connections for layer in layers)
 
 
 def layer_table(model: keras.Model) -> list[dict[str, Any]]:
@@ -52,7 +54,13 @@ def layer_table(model: keras.Model) -> list[dict[str, Any]]:
             "name": layer.name,
             "shape": list(layer.kernel.shape),
             "connections": layer.connections,
-            "on": int(ops.convert_to_numpy(layer.on_connections()).round()),
+            "on": _count_on(layer),
         }
         for layer in switched_layers(model)
     ]
+
+
+def _count_on(layer: SwitchedDense) -> int:
+    # In integers: float32, in which a layer counts, holds no odd number above 2**24.
+    on = ops.convert_to_numpy(layer.switches) > 0
+    return int((on * layer.granularity.sizes(tuple(layer.kernel.shape)).astype("int64")).sum())

@@ -4,6 +4,7 @@ import functools
 import logging
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -53,6 +54,12 @@ def _functional(cls: type[Any]) -> type[Any]:
         # from a graph.
         keras.saving.register_keras_serializable(package, name)(functional)
     return functional
+
+
+def _holds_switched_layers(filepath: Any) -> bool:
+    """Return whether a `.weights.h5` file was saved from a model with switched layers."""
+    with h5py.File(filepath) as file:
+        return file.visit(lambda name: True if "switched_dense" in name else None) is not None
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -199,6 +206,8 @@ class SwitchedModel(keras.Model):
         self.switcher_optimizer = switcher_optimizer
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         self._own_compile_config = own_config
+        if not self._has_settled_at_target():
+            self.alternation_state.restart()
         if self.built:
             self._build_training()
 
@@ -216,9 +225,9 @@ class SwitchedModel(keras.Model):
         ):
             if not optimizer.built:
                 optimizer.build(variables)
-        if not self._has_settled_at_target():
-            self.alternation_state.restart(
-                offset=_OPEN - min(layer.initial_offset for layer in self.switched_layers())
+        if self.phase != SETTLE:
+            self.alternation_state.offset.assign(
+                _OPEN - min(layer.initial_offset for layer in self.switched_layers())
             )
         self._split = features.split(self) if self.reuse_features else None
 
@@ -243,6 +252,33 @@ class SwitchedModel(keras.Model):
         """Compile from what `get_compile_config` returned, and build both optimisers."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
+    def load_weights(self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any) -> None:
+        """Load weights, of this model or of the same model with plain `Dense` layers.
+
+        From a file of the latter, the switches and the switchers stay as they are.
+
+        Args:
+            filepath: As for `keras.Model.load_weights`.
+            skip_mismatch: As for `keras.Model.load_weights`.
+            **kwargs: As for `keras.Model.load_weights`.
+        """
+        if not str(filepath).endswith(".weights.h5") or _holds_switched_layers(filepath):
+            super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+            return
+        # Keras finds the weights of a layer by the name of its class. What `strip` returns has the
+        # classes, and otherwise the order, of the file's model.
+        from keras_switcher.convert import strip
+
+        plain = strip(self)
+        switching = [*self.alternation_state.weights, *self.switcher_variables]
+        switching += [layer.switches for layer in self.switched_layers()]
+        ours = [v for v in self.weights if not any(v is w for w in switching)]
+        for source, target in zip(plain.weights, ours, strict=True):
+            source.assign(target)
+        plain.load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+        for source, target in zip(plain.weights, ours, strict=True):
+            target.assign(source)
+
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
         """Train as `keras.Model.fit` does, through the phases that `alternation` sets.
 
@@ -257,17 +293,26 @@ class SwitchedModel(keras.Model):
         Returns:
             The `History`, as in Keras.
         """
-        schedule = PhaseSchedule()
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(schedule)
-        else:
-            callbacks = [schedule, *(keras.tree.flatten(callbacks) if callbacks else [])]
-        return super().fit(*args, callbacks=callbacks, **kwargs)
+        # A `CallbackList` is a callback too, so that it needs no case of its own.
+        callbacks = [PhaseSchedule(), *(keras.tree.flatten(callbacks) if callbacks else [])]
+        history = super().fit(*args, callbacks=callbacks, **kwargs)
+        # After all callbacks: EarlyStopping may have gone back to an epoch of another phase.
+        if self.target_sparsity is not None and self.phase != SETTLE:
+            logger.warning(
+                "Training ended in phase '%s' at sparsity %.4f, before the structure settled at "
+                "the target %.4f. Train on, or call model.settle() and fine-tune. A callback that "
+                "stops early or restores the best weights must wait for the settle phase, for "
+                "example EarlyStopping(start_from_epoch=...).",
+                self.phase,
+                self.sparsity,
+                self.target_sparsity,
+            )
+        return history
 
     def make_train_function(self, force: bool = False) -> Any:
         """Return what `keras.Model.make_train_function` returns, after building both optimisers."""
-        if not self.switcher_optimizer.built:
-            # A subclassed model that was not built when it was compiled is built by now.
+        if self.built and not self.switcher_optimizer.built:
+            # A subclassed model that was not built when it was compiled, but is by now.
             with self.distribute_strategy.scope():
                 self._build_training()
         return super().make_train_function(force)
@@ -287,6 +332,10 @@ class SwitchedModel(keras.Model):
             if self._split is not None:
                 inputs = self._split.trunk(x, training=True)
             y_pred = self._head(inputs)
+            if not self.switcher_optimizer.built:
+                # Without a strategy, Keras leaves the building of a subclassed model to this call.
+                with tf.init_scope():
+                    self._build_training()
             loss = self.compute_loss(
                 x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
             )

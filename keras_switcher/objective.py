@@ -1,5 +1,6 @@
 """The target sparsity: a constraint on the switcher's objective, met exactly when it settles."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,16 +17,20 @@ def check_target(target_sparsity: float | None) -> float | None:
         target_sparsity: Share of the switched connections to turn off, in [0, 1), or `None`.
 
     Raises:
-        ValueError: If it lies outside.
+        ValueError: If it lies outside, or is no number.
     """
     if target_sparsity is None:
         return None
-    if isinstance(target_sparsity, bool) or not 0 <= target_sparsity < 1:
+    if not _is_real(target_sparsity) or not 0 <= target_sparsity < 1:
         raise ValueError(
             "Expected `target_sparsity` to be None or a share of connections in [0, 1), such as "
-            f"0.95 for 95 %. Received: target_sparsity={target_sparsity}"
+            f"0.95 for 95 %. Received: target_sparsity={target_sparsity!r}"
         )
     return float(target_sparsity)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def next_offset(offset: Any, density: Any, target: Any) -> Any:
@@ -117,15 +122,18 @@ def choose_on(
         for z, s, o in zip(logits, sizes, order, strict=True)
     ]
     counts = [max(1, int(np.abs(h - w).argmin())) for h, w in zip(held, wanted, strict=True)]
-    for index, total_held in enumerate(held):
-        rest = budget - sum(
-            h[k] for i, (h, k) in enumerate(zip(held, counts, strict=True)) if i != index
-        )
-        nearest = max(1, int(np.abs(total_held - rest).argmin()))
-        # Only a correction of rounding: a layer may move by a hundredth of its switches, or one.
-        reach = max(1, len(order[index]) // 100)
-        if abs(nearest - counts[index]) <= reach:
-            counts[index] = nearest
+    # Only a correction of rounding: a layer moves by a hundredth of its switches, or one, and again
+    # only if the others could not make up for a layer that has a few large groups.
+    moved = True
+    while moved:
+        moved = False
+        for index, total_held in enumerate(held):
+            count, reach = counts[index], max(1, len(order[index]) // 100)
+            missing = budget - sum(h[k] for h, k in zip(held, counts, strict=True))
+            nearest = int(np.abs(total_held - total_held[count] - missing).argmin())
+            nearest = max(1, min(max(nearest, count - reach), count + reach))
+            if abs(total_held[nearest] - total_held[count] - missing) < abs(missing) - 1e-6:
+                counts[index], moved = nearest, True
     chosen = []
     for z, o, k in zip(logits, order, counts, strict=True):
         on = np.zeros(z.size, bool)

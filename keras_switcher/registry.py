@@ -84,8 +84,8 @@ class Registry(Generic[T]):
 
 
 def _same_definition(first: Any, second: Any) -> bool:
-    """Returns whether two objects come from the same `def` or `class` statement."""
-    if first is second:
+    """Returns whether two objects are equal, or come from the same `def` or `class` statement."""
+    if first is second or first == second:
         return True
 
     def place(item: Any) -> tuple[Any, Any]:

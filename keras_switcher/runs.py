@@ -10,7 +10,6 @@ import itertools
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ STRIPPED_FILE = "stripped.keras"
 HISTORY_FILE = "history.csv"
 CHECKPOINTS = "checkpoints"
 
-_FORMAT = "keras_switcher checkpoint 1"
+_FORMAT = b"keras_switcher checkpoint 1 "
 
 
 class RunError(Exception):
@@ -42,26 +41,65 @@ class CheckpointError(RunError):
 
 
 class WriteError(RunError):
-    """A file of the run that can't be written."""
+    """A file of the run that can't be written.
+
+    Args:
+        path: The file, or the folder.
+        error: What the system said.
+    """
 
     exit_status = 1
 
+    def __init__(self, path: Path, error: OSError):
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        super().__init__(
+            f"The disk is full: could not write {path}. Free some space; what was written before "
+            "is intact."
+            if is_full
+            else f"Could not write {path}: {error.strerror or error}."
+        )
 
-def newest_run(model: str, dataset: str, root: Path = RUNS) -> Path | None:
-    """Return the run of the highest number that has the default name, if there is one."""
-    numbers = _numbers(model, dataset, root)
-    return root / f"{model}-{dataset}-{max(numbers)}" if numbers else None
+
+def newest_run(model: str = "*", dataset: str = "*", root: Path = RUNS) -> Path | None:
+    """Return the run that was started or resumed last, if there is one.
+
+    Args:
+        model: Name of its model; `*` for any.
+        dataset: Name of its data set; `*` for any.
+        root: Where the runs are.
+    """
+    configs = [
+        path
+        for path in root.glob(f"{model}-{dataset}-*/{CONFIG_FILE}")
+        if path.parent.name.rpartition("-")[2].isdecimal()
+    ]
+    # A run writes its configuration whenever it starts.
+    return max(configs, key=lambda path: path.stat().st_mtime_ns).parent if configs else None
 
 
 def new_run(model: str, dataset: str, root: Path = RUNS) -> Path:
-    """Return the default folder of a new run: `runs/<model>-<dataset>-<number>`."""
-    return root / f"{model}-{dataset}-{max(_numbers(model, dataset, root), default=0) + 1}"
+    """Make the default folder of a new run, `runs/<model>-<dataset>-<number>`, and return it.
+
+    Raises:
+        WriteError: If it can't be made.
+    """
+    taken = [path.name.rpartition("-")[2] for path in root.glob(f"{model}-{dataset}-*")]
+    numbers = itertools.count(1 + max((int(n) for n in taken if n.isdecimal()), default=0))
+    for path in (root / f"{model}-{dataset}-{number}" for number in numbers):
+        # Another run may take the number at the same moment.
+        with writing(path), contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            break
+    return path
 
 
-def _numbers(model: str, dataset: str, root: Path) -> list[int]:
-    name = re.compile(rf"{re.escape(model)}-{re.escape(dataset)}-(\d+)")
-    entries = root.iterdir() if root.is_dir() else ()
-    return [int(match[1]) for entry in entries if (match := name.fullmatch(entry.name))]
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in writing a file or a folder into a `WriteError`."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(path, error) from error
 
 
 @contextlib.contextmanager
@@ -79,12 +117,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.stem}.writing{path.suffix}")
     try:
-        yield temporary
-        _flush_to_disk(temporary)
-        os.replace(temporary, path)
-        _flush_to_disk(path.parent)
-    except OSError as error:
-        raise WriteError(_cannot_write(path, error)) from error
+        with writing(path):
+            yield temporary
+            _flush_to_disk(temporary)
+            os.replace(temporary, path)
+            _flush_to_disk(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -96,15 +133,6 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _cannot_write(path: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"The disk is full: could not write {path}. Free some space; what was written before "
-            "is intact."
-        )
-    return f"Could not write {path}: {error.strerror or error}."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,29 +148,41 @@ class RunFolder:
     @property
     def has_run(self) -> bool:
         """Whether a run was started here."""
-        return (self.path / CONFIG_FILE).exists() or self.is_finished
+        return any(
+            (self.path / name).exists()
+            for name in (CONFIG_FILE, CHECKPOINTS, MODEL_FILE, SUMMARY_FILE)
+        )
 
     @property
     def is_finished(self) -> bool:
         """Whether the run here came to its end: what it leaves is complete."""
         return (self.path / SUMMARY_FILE).is_file() and not (self.path / CHECKPOINTS).exists()
 
-    def create(self) -> None:
-        """Make the folder, and see that it can be written.
+    def start(self, config: str) -> None:
+        """Make the folder where there is none, and write the configuration of the run into it.
+
+        Args:
+            config: The configuration, as YAML.
 
         Raises:
-            RunError: If it can't.
+            RunError: If it can't be written.
         """
         try:
             (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise RunError(f"Expected a folder. Received: the file {self.path}") from None
         except NotADirectoryError:
-            raise RunError(f"Can't make {self.path}: part of its path is a file.") from None
+            raise RunError(
+                f"Can't make the folder {self.path}: part of its path is a file."
+            ) from None
         except OSError as error:
             raise RunError(f"Can't write the folder {self.path}: {error.strerror}.") from error
-        self.write_text(".writable", "")
-        (self.path / ".writable").unlink()
+        self.write_text(CONFIG_FILE, config)
+
+    def discard(self) -> None:
+        """Take back what `start` did, for a run that could not begin."""
+        with contextlib.suppress(OSError):
+            (self.path / CONFIG_FILE).unlink()
+            (self.path / CHECKPOINTS).rmdir()
+            self.path.rmdir()
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file as one atomic unit."""
@@ -162,7 +202,9 @@ class RunFolder:
         """Mark the run as finished: its checkpoints go."""
         # One rename takes them away; deleting them file by file could stop half-way.
         gone = self.path / ".finished"
-        os.replace(self.path / CHECKPOINTS, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        with writing(self.path):
+            os.replace(self.path / CHECKPOINTS, gone)
         shutil.rmtree(gone, ignore_errors=True)
 
 
@@ -211,20 +253,15 @@ class Checkpoints:
             WriteError: If it can't be written; the checkpoints before it are as they were.
         """
         content = io.BytesIO()
+        header = {"epoch": checkpoint.epoch, "rows": checkpoint.rows, "facts": checkpoint.facts}
+        content.write(json.dumps(header).encode() + b"\n")
         np.savez(content, *checkpoint.arrays)
         payload = content.getbuffer()
-        header = {
-            "format": _FORMAT,
-            "sha256": hashlib.sha256(payload).hexdigest(),
-            "epoch": checkpoint.epoch,
-            "rows": checkpoint.rows,
-            "facts": checkpoint.facts,
-        }
         with (
             replacing(self._path(checkpoint.epoch)) as temporary,
             open(temporary, "wb") as file,
         ):
-            file.write(json.dumps(header).encode() + b"\n")
+            file.write(_FORMAT + hashlib.sha256(payload).hexdigest().encode() + b"\n")
             file.write(payload)
         for old in self._paths()[2:]:
             old.unlink(missing_ok=True)
@@ -258,18 +295,15 @@ class Checkpoints:
 
 def _read(path: Path) -> Checkpoint:
     try:
-        line, separator, payload = path.read_bytes().partition(b"\n")
+        first, _, payload = path.read_bytes().partition(b"\n")
     except OSError as error:
         raise CheckpointError(f"Can't read the checkpoint {path}: {error.strerror}.") from error
-    try:
-        header = json.loads(line)
-        is_ours = header["format"] == _FORMAT
-    except (ValueError, TypeError, KeyError):
-        is_ours = False
-    if not separator or not is_ours:
-        raise CheckpointError(f"{path} is not a checkpoint of keras_switcher.")
-    if hashlib.sha256(payload).hexdigest() != header["sha256"]:
+    if not first.startswith(_FORMAT):
+        raise CheckpointError(f"{path} is not a checkpoint of keras_switcher, or it is damaged.")
+    if hashlib.sha256(payload).hexdigest().encode() != first.removeprefix(_FORMAT):
         raise CheckpointError(f"The checkpoint {path} is damaged: its checksum does not match.")
-    with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
+    line, _, content = payload.partition(b"\n")
+    header = json.loads(line)
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         arrays = [archive[f"arr_{index}"] for index in range(len(archive.files))]
     return Checkpoint(header["epoch"], header["rows"], header["facts"], arrays)

@@ -1,14 +1,9 @@
 """The callback with which `SwitchedModel.fit` moves a model through its phases."""
 
-import logging
 from typing import Any
 
 import keras
 from keras import ops
-
-from keras_switcher.alternation import SETTLE
-
-logger = logging.getLogger(__name__)
 
 
 class PhaseSchedule(keras.callbacks.Callback):
@@ -44,18 +39,15 @@ class PhaseSchedule(keras.callbacks.Callback):
         self._epoch_step = self._step
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._settle_step is not None and self._epoch_step + batch >= self._settle_step:
+        self._settle_at(self._epoch_step + batch)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # No batch may begin any more: the last execution of several steps has passed the time to
+        # settle, or the alternate phase lasts to the end.
+        self._settle_at(int(ops.convert_to_numpy(self.model.alternation_state.step)))
+
+    def _settle_at(self, step: int) -> None:
+        if self._settle_step is not None and step >= self._settle_step:
             self._settle_step = None
             if not int(ops.convert_to_numpy(self.model.alternation_state.settled)):
                 self.model.settle()
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        target = self.model.target_sparsity
-        if target is not None and self.model.phase != SETTLE:
-            logger.warning(
-                "Training ended in phase '%s' at sparsity %.4f, before the structure settled at "
-                "the target %.4f. Train on, or call model.settle() and fine-tune.",
-                self.model.phase,
-                self.model.sparsity,
-                target,
-            )

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import keras
 from keras import ops
 
+from keras_switcher.checks import is_integer, is_number
 from keras_switcher.granularity import Granularity
 from keras_switcher.granularity import get as get_granularity
 from keras_switcher.registry import Registry
@@ -91,10 +92,12 @@ class Switcher(keras.layers.Layer):
 
 
 def _check_widths(hidden: Sequence[int]) -> tuple[int, ...]:
-    widths = tuple(hidden)
-    if not all(isinstance(width, int) and width > 0 for width in widths):
-        raise ValueError(f"Expected `hidden` to hold positive integers. Received: hidden={hidden}")
-    return widths
+    if not isinstance(hidden, Sequence) or not all(is_integer(w) and w > 0 for w in hidden):
+        raise ValueError(
+            "Expected `hidden` to be a sequence of positive integers, such as (64,). "
+            f"Received: hidden={hidden!r}"
+        )
+    return tuple(hidden)
 
 
 def _check_normalization(normalization: str | None) -> str | None:
@@ -205,8 +208,10 @@ class UnitSwitcher(_PerceptronSwitcher):
         **kwargs: Any,
     ) -> None:
         super().__init__(hidden, activation, normalization, **kwargs)
-        if magnitude is not None and not magnitude >= 0:
-            raise ValueError(f"Expected `magnitude` >= 0, or None. Received: magnitude={magnitude}")
+        if magnitude is not None and not (is_number(magnitude) and magnitude >= 0):
+            raise ValueError(
+                f"Expected `magnitude` >= 0, or None. Received: magnitude={magnitude!r}"
+            )
         self.magnitude = magnitude
 
     def build(self, kernel_shape: tuple[int, int]) -> None:
@@ -278,7 +283,7 @@ def get(identifier: "str | Switcher | dict[str, Any] | None") -> Switcher:
     """Return a new switcher from a registered name, a configuration or an instance.
 
     An instance serves as a pattern: each layer gets a switcher of its own with the same
-    configuration, as initialisers do.
+    configuration, as initialisers do. What a configuration describes keeps its name.
 
     Args:
         identifier: A registered name, a serialised configuration, a `Switcher`, or `None` for the
@@ -295,7 +300,8 @@ def get(identifier: "str | Switcher | dict[str, Any] | None") -> Switcher:
         return UnitSwitcher()
     if isinstance(identifier, str):
         return registry.get(identifier)()
-    if isinstance(identifier, dict):
+    is_config = isinstance(identifier, dict)
+    if is_config:
         identifier = keras.saving.deserialize_keras_object(identifier)
     if not isinstance(identifier, Switcher):
         raise TypeError(
@@ -303,5 +309,7 @@ def get(identifier: "str | Switcher | dict[str, Any] | None") -> Switcher:
             f"None. Received: switcher={identifier!r} (of type {type(identifier).__name__})"
         )
     config = identifier.get_config()
-    config.pop("name", None)
+    if not is_config:
+        config.pop("name", None)
+    # Not the revived object itself: Keras has built it already, without the layer's granularity.
     return type(identifier).from_config(config)

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import shlex
-import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -36,9 +35,12 @@ from keras_switcher.runs import (
     SUMMARY_FILE,
     RunError,
     RunFolder,
+    WriteError,
     new_run,
     replacing,
+    writing,
 )
+from keras_switcher.signals import Interrupted, StopSignals
 
 # TensorFlow takes seconds to load: the functions import what needs it, after the checks.
 if TYPE_CHECKING:
@@ -49,78 +51,80 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def train(config: Config, console: Console | None = None) -> dict[str, Any]:
+def train(
+    config: Config, console: Console | None = None, stop: StopSignals | None = None
+) -> dict[str, Any]:
     """Train a sparse network and its dense counterpart, and write the run's folder.
 
     Args:
         config: The configuration.
         console: Where to show progress and results; nowhere by default.
+        stop: The signals that stop it; none by default.
 
     Returns:
         What `summary.json` holds.
 
     Raises:
-        ConfigError: If a value of the configuration is wrong.
+        ConfigError: If a value is wrong, or the data or the model can't be as configured.
         RunError: If the folder can't be used, training diverges, or a signal stops it.
-        ValueError: If the model or the data can't be as configured.
-        OSError: If the data can't be read.
     """
     console = Console(quiet=True) if console is None else console
+    stop = StopSignals() if stop is None else stop
     folder, resumed = _open_folder(validate(config))
     if resumed and folder.is_finished:
         console.print(f"The run in {folder.path} is finished: nothing to resume.", soft_wrap=True)
         summary: dict[str, Any] = json.loads((folder.path / SUMMARY_FILE).read_text())
         return summary
+    # At once: whenever the run is stopped, it can be resumed with the same configuration.
+    folder.start(to_yaml(config))
     show_config(console, config, folder.path)
-    folder.create()
 
-    _load_tensorflow(config.run.verbose)
-    import tensorflow as tf
+    with _resumable(folder):
+        _load_tensorflow(config.run.verbose)
+        from keras_switcher.convert import strip
+        from keras_switcher.data import evaluation_batches
+        from keras_switcher.fitting import dense_model, execution, fit, switched_model
+        from keras_switcher.report import write_report
 
-    from keras_switcher.callbacks import StopSignals
-    from keras_switcher.convert import strip
-    from keras_switcher.data import evaluation_batches
-    from keras_switcher.fitting import dense_model, execution, fit, switched_model
-    from keras_switcher.report import write_report
+        with execution(config) as scope:
+            try:
+                data = _load_data(config)
+                with scope:
+                    switched = switched_model(config, data)
+            except (ValueError, OSError) as error:
+                if not resumed:
+                    folder.discard()
+                raise ConfigError(str(error)) from error
+            _show_data(console, data)
 
-    stop = StopSignals()
-    with _resumable(folder), stop.handled(), execution(config) as scope:
-        data = _load_data(config)
-        _show_data(
-            console, data, [device.device_type for device in tf.config.list_logical_devices()]
-        )
-        test = evaluation_batches(data.x_test, data.y_test, config.optimisation.batch_size)
+            # What the system refuses from here on, it refuses to write.
+            with writing(folder.path):
+                rows = fit(switched, "switched", HISTORY_FILE, config, data, folder, stop, console)
+                with replacing(folder.path / MODEL_FILE) as path:
+                    switched.save(path)
+                stripped = strip(switched)
+                with replacing(folder.path / STRIPPED_FILE) as path:
+                    stripped.save(path)
 
-        with scope:
-            switched = switched_model(config, data)
-        folder.write_text(CONFIG_FILE, to_yaml(config))
-        rows = fit(switched, "switched", HISTORY_FILE, config, data, folder, stop, console)
-        with replacing(folder.path / MODEL_FILE) as path:
-            switched.save(path)
-        stripped = strip(switched)
-        with replacing(folder.path / STRIPPED_FILE) as path:
-            stripped.save(path)
+                dense, dense_rows = None, []
+                if config.run.dense_baseline:
+                    with scope:
+                        dense = dense_model(config, data)
+                    history = f"dense_{HISTORY_FILE}"
+                    dense_rows = fit(dense, "dense", history, config, data, folder, stop, console)
 
-        dense, dense_rows = None, []
-        if config.run.dense_baseline:
-            with scope:
-                dense = dense_model(config, data)
-            dense_rows = fit(
-                dense, "dense", f"dense_{HISTORY_FILE}", config, data, folder, stop, console
-            )
-
-        # The test examples are read here and nowhere before.
-        summary = {
-            **_summary(config, data, switched, stripped, rows),
-            "test_accuracy": switched.evaluate(test, verbose=0, return_dict=True)["accuracy"],
-            "dense_test_accuracy": dense
-            and dense.evaluate(test, verbose=0, return_dict=True)["accuracy"],
-            "dense_gzip_bytes": dense and _gzip_bytes(dense),
-            "dense_seconds": dense and _seconds(dense_rows),
-        }
-        folder.write_text(SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
-        report = write_report(folder.path)
-        folder.finish()
+                # The test examples are read here and nowhere before.
+                test = evaluation_batches(data.x_test, data.y_test, config.optimisation.batch_size)
+                summary = {
+                    **_summary(config, data, switched, stripped, rows),
+                    "test_accuracy": _accuracy(switched, test),
+                    "dense_test_accuracy": None if dense is None else _accuracy(dense, test),
+                    "dense_gzip_bytes": None if dense is None else _gzip_bytes(dense),
+                    "dense_seconds": None if dense is None else _seconds(dense_rows),
+                }
+                folder.write_text(SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+                report = write_report(folder.path)
+                folder.finish()
     show_layers(console, summary)
     show_comparison(console, summary)
     console.print(f"Report: {report}", soft_wrap=True, highlight=False)
@@ -145,11 +149,12 @@ def _load_tensorflow(verbose: bool) -> None:
 
 def _open_folder(config: Config) -> tuple[RunFolder, bool]:
     """Return the run's folder, and whether the run that is there goes on."""
-    path = config.run.run_dir or new_run(config.network.model, config.data.dataset)
-    folder = RunFolder(Path(path))
+    given = config.run.run_dir
+    path = Path(given) if given else new_run(config.network.model, config.data.dataset)
+    folder = RunFolder(path)
     if not folder.has_run:
         if config.run.resume:
-            logger.info("There is no run to resume in %s: starting it.", folder.path)
+            logger.info("There is no run to resume: starting one in %s.", folder.path)
         return folder, False
     if not config.run.resume:
         raise RunError(
@@ -170,7 +175,7 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
     """Add to an error how the run can go on."""
     try:
         yield
-    except RunError as error:
+    except (Interrupted, WriteError) as error:
         if folder.has_run:
             command = f"python train.py --run-dir {shlex.quote(str(folder.path))} --resume"
             error.add_note(f"Go on with: {command}")
@@ -188,10 +193,19 @@ def _load_data(config: Config) -> "ImageData":
             f"Expected --batch-size to be at most the number of training examples, {examples}. "
             f"Received: {batch}"
         )
+    together = config.execution.steps_per_execution
+    if examples // batch % together:
+        raise ConfigError(
+            "Expected --steps-per-execution to divide the number of batches in an epoch, "
+            f"{examples // batch}. Received: {together}"
+        )
     return data
 
 
-def _show_data(console: Console, data: "ImageData", devices: list[str]) -> None:
+def _show_data(console: Console, data: "ImageData") -> None:
+    import tensorflow as tf
+
+    devices = [device.device_type for device in tf.config.list_logical_devices()]
     console.print(
         f"Data: {data.source}: {len(data.x_train):,} training, {len(data.x_validation):,} "
         f"validation, {len(data.x_test):,} test examples. Devices: {', '.join(devices)}.",
@@ -236,6 +250,11 @@ def _summary(
     }
 
 
+def _accuracy(model: "keras.Model", examples: Any) -> float:
+    accuracy: float = model.evaluate(examples, verbose=0, return_dict=True)["accuracy"]
+    return accuracy
+
+
 def _seconds(rows: list[dict[str, Any]]) -> float:
     return round(sum(row["seconds"] for row in rows), 3)
 
@@ -258,13 +277,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = sys.argv[1:] if arguments is None else arguments
     verbose = "--verbose" in flags
     errors = Console(stderr=True)
+    stop = StopSignals()
     with _messages(errors, verbose):
         try:
-            train(resolve(flags), Console())
-        except KeyboardInterrupt:
-            show_error(errors, "Stopped by SIGINT.")
-            return 128 + signal.SIGINT
-        except (RunError, ValueError, OSError) as error:
+            with stop.handled():
+                train(resolve(flags), Console(), stop)
+        except (RunError, ConfigError, OSError) as error:
             if verbose:
                 errors.print_exception()
             show_error(errors, "\n".join([str(error), *getattr(error, "__notes__", [])]))
@@ -282,6 +300,9 @@ def _messages(console: Console, verbose: bool) -> Iterator[None]:
     # TensorFlow gives the root logger a handler of its own.
     library.propagate = False
     library.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not verbose:
+        # TensorFlow Datasets warns of folders that it goes on to make.
+        logging.getLogger("absl").setLevel(logging.ERROR)
 
     def show(
         message: Warning | str,

@@ -1,0 +1,151 @@
+"""Train every combination of options, and write what the validation examples say as CSV.
+
+The test examples are left alone unless `--test` asks for them: choose by the validation accuracy,
+then read the test accuracy of the choice, once. A sweep that was stopped goes on: combinations
+that are in the file already are not trained again.
+
+    python benchmarks/sweep.py --model lenet300 --dataset mnist --epochs 20 \
+        --vary target_sparsity=0.9,0.95 --vary seed=0,1,2 --out sweep.csv
+"""
+
+import argparse
+import csv
+import itertools
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from keras_switcher.config import Config, from_values, to_values, validate
+from keras_switcher.data import ImageData, evaluation_batches, load, training_batches
+from keras_switcher.fitting import dense_model, execution, switched_model
+from keras_switcher.flags import resolve
+from keras_switcher.metrics import layer_table
+
+
+def combinations(varied: list[str]) -> list[dict[str, Any]]:
+    """Return every combination of `name=value,value` arguments."""
+    names, values = [], []
+    for argument in varied:
+        name, separator, listed = argument.partition("=")
+        if not separator:
+            raise SystemExit(f"Expected --vary name=value,value. Received: {argument}")
+        names.append(name.replace("-", "_"))
+        values.append([yaml.safe_load(value) for value in listed.split(",")])
+    return [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+
+def train(config: Config, data: ImageData, network: str, with_test: bool) -> dict[str, Any]:
+    """Train one network and return its figures."""
+    options = config.optimisation
+    start = time.perf_counter()
+    with execution(config) as scope, scope:
+        model = (switched_model if network == "switched" else dense_model)(config, data)
+        history = model.fit(
+            training_batches(
+                data.x_train,
+                data.y_train,
+                options.batch_size,
+                seed=options.seed,
+                epochs=options.epochs,
+                initial_epoch=0,
+            ),
+            steps_per_epoch=len(data.x_train) // options.batch_size,
+            epochs=options.epochs,
+            shuffle=False,
+            verbose=0,
+        ).history
+        seconds = time.perf_counter() - start
+
+        def accuracy(x: Any, y: Any) -> float:
+            batches = evaluation_batches(x, y, options.batch_size)
+            return float(model.evaluate(batches, verbose=0, return_dict=True)["accuracy"])
+
+        layers = layer_table(model) if network == "switched" else []
+        connections = sum(layer["connections"] for layer in layers)
+        return {
+            "validation_accuracy": accuracy(data.x_validation, data.y_validation),
+            "test_accuracy": accuracy(data.x_test, data.y_test) if with_test else "",
+            "loss": history["loss"][-1],
+            "sparsity": 1 - sum(layer["on"] for layer in layers) / connections if layers else 0.0,
+            "layers": " ".join(f"{1 - row['on'] / row['connections']:.4f}" for row in layers),
+            "seconds": round(seconds, 1),
+        }
+
+
+def show(rows: list[dict[str, Any]], names: list[str]) -> None:
+    """Print a line per combination, its seeds as mean and range."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        key = (*(str(row[name]) for name in names if name != "seed"), str(row["network"]))
+        groups.setdefault(key, []).append(row)
+    columns = [name for name in names if name != "seed"]
+    figures = ("validation_accuracy", "test_accuracy", "sparsity", "seconds")
+    table = Table(*columns, "network", "runs", *figures)
+    for key, runs in groups.items():
+        cells = []
+        for figure in figures:
+            values = [float(row[figure]) for row in runs if row[figure] not in ("", None)]
+            scale, unit = (1, " s") if figure == "seconds" else (100, " %")
+            spread = (
+                f" ({scale * min(values):.2f} to {scale * max(values):.2f})"
+                if len(values) > 1
+                else ""
+            )
+            cells.append(f"{scale * statistics.mean(values):.2f}{unit}{spread}" if values else "-")
+        table.add_row(*key, str(len(runs)), *cells)
+    Console(width=160).print(table)
+
+
+def main() -> None:
+    """Train, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="Every option of train.py that is not listed here sets what all runs share.",
+    )
+    parser.add_argument("--vary", action="append", default=[], metavar="NAME=VALUE,VALUE")
+    parser.add_argument("--networks", nargs="+", default=["switched"], help="switched, dense")
+    parser.add_argument("--test", action="store_true", help="read the test accuracy too")
+    parser.add_argument("--out", type=Path, required=True, help="CSV file to write or go on with")
+    args, flags = parser.parse_known_args()
+
+    rows: list[dict[str, Any]] = []
+    if args.out.exists():
+        with args.out.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    varied = combinations(args.vary)
+    names = list(varied[0])
+    loaded: dict[Any, ImageData] = {}
+    for chosen, network in itertools.product(varied, args.networks):
+        values = {key: str(value) for key, value in chosen.items()} | {"network": network}
+        if any(all(row.get(key) == value for key, value in values.items()) for row in rows):
+            continue
+        named = [f"--{key}={chosen[key]}" for key in ("model", "dataset") if key in chosen]
+        config = validate(from_values({**to_values(resolve([*flags, *named])), **chosen}))
+        options = config.data
+        key = (options.dataset, options.data_dir, options.limit, options.validation)
+        if key not in loaded:
+            loaded[key] = load(*key)
+        keras.utils.clear_session()
+        figures = train(config, loaded[key], network, args.test)
+        rows.append({**values, **{name: str(value) for name, value in figures.items()}})
+        print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
+        temporary = args.out.with_suffix(".partial")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(args.out)
+    show(rows, names)
+
+
+if __name__ == "__main__":
+    main()

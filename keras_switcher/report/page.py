@@ -1,0 +1,211 @@
+"""The page of the report: what stands on it, in which order."""
+
+import importlib.resources
+import platform
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_switcher
+from keras_switcher.report.connections import Connections, connections_of
+from keras_switcher.report.curves import training_figures
+from keras_switcher.report.masks import density_figure, pixel_figures, units_figure
+from keras_switcher.report.run_files import RunFiles
+from keras_switcher.report.tables import comparison_table, epoch_table, layer_table
+from keras_switcher.report.wording import counted, difference, percent
+from keras_switcher.runs import CONFIG_FILE
+
+
+def page(run: RunFiles) -> str:
+    """Return the report of a run.
+
+    Args:
+        run: What the run left in its folder.
+
+    Returns:
+        A whole HTML document, which loads nothing; the same input gives the same text.
+    """
+    summary = run.summary
+    title = escape(f"{summary['model']} on {summary['dataset']}")
+    style = importlib.resources.files(__package__).joinpath("report.css").read_text("utf-8")
+    connections = connections_of(run.model)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}: sparse training report</title>
+<style>
+{style}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+<p class="lead">{_lead(summary)}</p>
+{_notice(run)}</header>
+<main>
+{_headline(summary)}
+<section aria-labelledby="training">
+<h2 id="training">Training</h2>
+{_training(run)}
+</section>
+<div class="pair">
+<section aria-labelledby="comparison">
+<h2 id="comparison">Dense against sparse</h2>
+<div class="card">{comparison_table(summary)}</div>
+</section>
+<section aria-labelledby="layers">
+<h2 id="layers">Switched layers</h2>
+<div class="card">{layer_table(summary, connections)}</div>
+</section>
+</div>
+<section aria-labelledby="masks">
+<h2 id="masks">Masks</h2>
+{_masks(connections)}
+</section>
+<section aria-labelledby="again">
+<h2 id="again">The same run again</h2>
+{_again(run.config_text)}
+</section>
+</main>
+</body>
+</html>
+"""
+
+
+def _lead(summary: Mapping[str, Any]) -> str:
+    return escape(
+        f"{summary['train_examples']:,} training, {summary['validation_examples']:,} validation "
+        f"and {summary['test_examples']:,} test examples; source: {summary['dataset_source']}. "
+        f"Granularity {summary['granularity']}, {counted(summary['epochs'], 'epoch')}, "
+        f"seed {summary['seed']}."
+    )
+
+
+def _notice(run: RunFiles) -> str:
+    """Say so if the run did not use the whole data set."""
+    source, limit = run.summary["dataset_source"], run.config.get("limit")
+    reasons = [f"its images are {source}"] if "embedded" in source.lower() else []
+    if limit is not None:
+        reasons.append(f"it used only the first {limit} examples for training and for the test")
+    if not reasons:
+        return ""
+    reason = escape("; ".join(reasons))
+    return (
+        '<p class="notice" role="note"><strong>Not the full data set.</strong> This run is small: '
+        f"{reason}. Its accuracy can't be compared with results on the full data set.</p>\n"
+    )
+
+
+def _headline(summary: Mapping[str, Any]) -> str:
+    accuracy, sparsity, target = (
+        summary[name] for name in ("test_accuracy", "fc_sparsity", "target_sparsity")
+    )
+    dense = summary["dense_test_accuracy"]
+    parameters = summary["parameters"]
+    left = parameters - sum(row["connections"] - row["on"] for row in summary["layers"])
+    cards = (
+        (
+            "Test accuracy",
+            percent(accuracy),
+            f"on {counted(summary['test_examples'], 'test example')}"
+            if dense is None
+            else f"{difference(accuracy, dense)} the dense network ({percent(dense)})",
+        ),
+        (
+            "FC sparsity",
+            percent(sparsity),
+            "of the switched connections; no target was set"
+            if target is None
+            else f"{difference(sparsity, target)} the target ({percent(target)})",
+        ),
+        ("Model sparsity", percent(summary["model_sparsity"]), "of all parameters of the network"),
+        (
+            "Parameters left",
+            f"{left:,}",
+            f"of {parameters:,}: {parameters / max(1, left):.1f} times fewer",
+        ),
+    )
+    return (
+        '<dl class="figures">\n'
+        + "\n".join(
+            f'<div class="card"><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
+            f'<dd class="aside">{escape(aside)}</dd></div>'
+            for label, value, aside in cards
+        )
+        + "\n</dl>"
+    )
+
+
+def _training(run: RunFiles) -> str:
+    summary = run.summary
+    figures = "\n".join(training_figures(run.history, summary["target_sparsity"]))
+    return f"""<div class="curves">
+{figures}
+</div>
+<p class="note">Validation accuracy after the last epoch: \
+{percent(summary["validation_accuracy"])}, on \
+{counted(summary["validation_examples"], "example")} that are neither trained on nor in the test. \
+The test examples are read only after training.</p>
+<details><summary>Every epoch as a table</summary>
+{epoch_table(run.history)}</details>"""
+
+
+def _masks(connections: Sequence[Connections]) -> str:
+    parts: list[str] = []
+    for layer in connections:
+        wide = ""
+        if layer.whole_units:
+            picture = units_figure(layer.mask[0])
+        elif layer.image_shape and not any('class="pixels"' in part for part in parts):
+            wide, picture = " wide", pixel_figures(layer.mask, layer.image_shape)
+        else:
+            picture = density_figure(layer.mask)
+        parts.append(
+            f'<article class="card{wide}"><h3>{escape(layer.name)}</h3>\n'
+            f'<p class="muted">{_units_text(layer)}</p>\n{picture}</article>'
+        )
+    return '<div class="masks">\n' + "\n".join(parts) + "\n</div>"
+
+
+def _units_text(layer: Connections) -> str:
+    incoming = layer.mask.sum(axis=0)
+    inputs, units = layer.mask.shape
+    if layer.whole_units:
+        on = int((incoming > 0).sum())
+        text = f"{counted(units, 'unit')}; {on:,} of them read all {inputs:,} inputs."
+    else:
+        text = (
+            f"{counted(units, 'unit')}; the median reads {int(np.median(incoming)):,} of "
+            f"{inputs:,} inputs (range {int(incoming.min()):,} to {int(incoming.max()):,})."
+        )
+    if layer.without_input.any():
+        text += f" {counted(int(layer.without_input.sum()), 'unit')} without an input."
+    if layer.unread is not None and layer.unread.any():
+        text += f" {counted(int(layer.unread.sum()), 'unit')} without a reader."
+    return text
+
+
+def _again(config_text: str) -> str:
+    versions = ", ".join(
+        f"{name} {version}"
+        for name, version in (
+            ("keras_switcher", keras_switcher.__version__),
+            ("Keras", keras.version()),
+            ("TensorFlow", tf.__version__),
+            ("NumPy", np.__version__),
+            ("Python", platform.python_version()),
+        )
+    )
+    return f"""<pre tabindex="0"><code>python train.py \\
+  --config RUN/{CONFIG_FILE} \\
+  --run-dir NEW</code></pre>
+<p><code>RUN</code> is this run's folder, <code>NEW</code> the folder of the new one. Software \
+when this report was written: {escape(versions)}.</p>
+<details><summary>The whole configuration: {CONFIG_FILE}</summary>
+<pre tabindex="0"><code>{escape(config_text)}</code></pre></details>"""

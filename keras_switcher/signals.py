@@ -1,0 +1,63 @@
+"""Ctrl-C and SIGTERM: a run ends at a point from which it can go on."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from keras_switcher.runs import RunError
+
+
+class Interrupted(RunError):
+    """The run was asked to stop by a signal.
+
+    Args:
+        signal_number: The signal, SIGINT or SIGTERM.
+    """
+
+    def __init__(self, signal_number: int):
+        super().__init__(f"Stopped by {signal.Signals(signal_number).name}.")
+        self.exit_status = 128 + signal_number
+
+
+class StopSignals:
+    """Turns the two signals into `Interrupted`: at once, or while a `fit` lasts, between batches.
+
+    A second signal ends even a `fit` at once.
+    """
+
+    def __init__(self) -> None:
+        self._deferred = False
+        self._received: int | None = None
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle the two signals as long as the block lasts; for the main thread only."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Put signals off until `check` is called or the block ends."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        self.check()
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come."""
+        if self._received is not None:
+            raise Interrupted(self._received)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._deferred or self._received is not None:
+            raise Interrupted(number)
+        self._received = number

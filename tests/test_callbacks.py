@@ -1,0 +1,215 @@
+import io
+import math
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+from small import compiled, everything, network, separable
+
+from keras_switcher.callbacks import (
+    Diverged,
+    EpochRows,
+    ProgressBar,
+    SaveCheckpoints,
+    StopOnDivergence,
+    StopOnSignal,
+    epoch_line,
+    restore,
+    variables,
+)
+from keras_switcher.runs import CheckpointError, Checkpoints, RunFolder
+from keras_switcher.signals import Interrupted, StopSignals
+
+X, Y = separable(64)
+
+
+def test_variables_are_all_that_changes_each_once():
+    model = compiled(network())
+    found = variables(model)
+
+    assert len({id(v) for v in found}) == len(found)
+    assert {id(v) for v in model.variables} <= {id(v) for v in found}
+    for optimizer in (model.optimizer, model.switcher_optimizer):
+        assert {id(v) for v in optimizer.variables} <= {id(v) for v in found}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model trained for two epochs, and its checkpoints."""
+    model = compiled(network())
+    folder = RunFolder(tmp_path)
+    checkpoints = Checkpoints(tmp_path, "x")
+    rows = EpochRows([])
+    model.fit(
+        X,
+        Y,
+        epochs=2,
+        validation_data=(X, Y),
+        verbose=0,
+        callbacks=[rows, SaveCheckpoints(checkpoints, rows, {"network": "x"}, folder, "h.csv")],
+    )
+    return model, checkpoints
+
+
+def test_rows_checkpoints_and_history(saved, tmp_path):
+    model, checkpoints = saved
+    rows = checkpoints.load().rows
+
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert list(rows[0]) == [
+        *("epoch", "phase", "loss", "accuracy", "sparsity", "val_loss", "val_accuracy"),
+        *("learning_rate", "seconds"),
+    ]
+    assert rows[-1]["phase"] == model.phase == "settle"
+    assert rows[-1]["sparsity"] == pytest.approx(model.sparsity)
+    assert (tmp_path / "h.csv").read_text().splitlines()[0] == ",".join(rows[0])
+    assert len((tmp_path / "h.csv").read_text().splitlines()) == 3
+
+
+def test_restore_brings_back_everything(saved):
+    model, checkpoints = saved
+    other = compiled(network(seed=1))
+
+    restore(other, checkpoints.load(), {"network": "x"})
+
+    for value, expected in zip(variables(other), variables(model), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    assert other.phase == "settle"
+    assert len(everything(other)) > 0
+
+
+def test_restore_refuses_another_run_and_another_network(saved):
+    model, checkpoints = saved
+    before = [np.array(v) for v in variables(model)]
+
+    with pytest.raises(CheckpointError) as error:
+        restore(model, checkpoints.load(), {"network": "y"})
+    assert "Expected network 'x', as in the checkpoint. Received: 'y'" in str(error.value)
+    with pytest.raises(CheckpointError, match="of another network"):
+        restore(compiled(network(units=(16, 9))), checkpoints.load(), {"network": "x"})
+
+    for value, expected in zip(variables(model), before, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_loss_that_is_not_finite_ends_training():
+    model = compiled(network())
+    x = X.copy()
+    x[40] = math.inf
+
+    with pytest.raises(Diverged, match=r"in epoch 1, batch 2\..*lower --learning-rate") as error:
+        model.fit(x, Y, batch_size=32, shuffle=False, verbose=0, callbacks=[StopOnDivergence()])
+    assert error.value.exit_status == 1
+
+
+def test_validation_loss_that_is_not_finite_ends_training_without_a_checkpoint(tmp_path):
+    model = compiled(network())
+    rows = EpochRows([])
+    checkpoints = Checkpoints(tmp_path, "x")
+    save = SaveCheckpoints(checkpoints, rows, {}, RunFolder(tmp_path), "h.csv")
+
+    with pytest.raises(Diverged, match="validation loss is nan after epoch 1"):
+        model.fit(
+            X,
+            Y,
+            validation_data=(np.full_like(X, math.nan), Y),
+            verbose=0,
+            callbacks=[StopOnDivergence(), rows, save],
+        )
+    assert checkpoints.load() is None
+
+
+def test_weight_that_is_not_finite_is_never_saved(tmp_path):
+    model = compiled(network())
+    checkpoints = Checkpoints(tmp_path, "x")
+    save = SaveCheckpoints(checkpoints, EpochRows([]), {}, RunFolder(tmp_path), "h.csv")
+    save.set_model(model)
+    save.on_epoch_end(0)
+    model.switcher_optimizer.variables[-1].assign(
+        np.full(model.switcher_optimizer.variables[-1].shape, np.nan)
+    )
+
+    with pytest.raises(Diverged, match="is not finite after epoch 2"):
+        save.on_epoch_end(1)
+    assert checkpoints.load().epoch == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_a_fit_after_the_batch(number):
+    stop = StopSignals()
+    batches = []
+
+    class Kill(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 1:
+                os.kill(os.getpid(), number)
+
+        def on_train_batch_end(self, batch, logs=None):
+            batches.append(batch)
+
+    handler = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=number.name) as error, stop.handled(), stop.deferred():
+        compiled(network()).fit(
+            X, Y, batch_size=16, verbose=0, callbacks=[Kill(), StopOnSignal(stop)]
+        )
+    assert batches == [0, 1]
+    assert error.value.exit_status == 128 + number
+    assert signal.getsignal(number) is handler
+
+
+def test_signal_outside_of_a_fit_and_a_second_one_act_at_once():
+    stop = StopSignals()
+    with pytest.raises(Interrupted), stop.handled():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("not reached")
+
+    stop = StopSignals()
+    with pytest.raises(Interrupted, match="SIGINT"), stop.handled(), stop.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not reached")
+
+    stop = StopSignals()
+    with pytest.raises(Interrupted, match="SIGTERM"), stop.handled():
+        with stop.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached = True
+        raise AssertionError("not reached")
+    assert reached
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress(is_terminal):
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=is_terminal, width=100)
+    rows = EpochRows([{"epoch": 1}])
+    progress = ProgressBar(console, "switched", 3, rows)
+
+    with progress.shown():
+        compiled(network()).fit(
+            X, Y, epochs=3, initial_epoch=1, batch_size=16, verbose=0, callbacks=[rows, progress]
+        )
+
+    text = written.getvalue()
+    assert text.count("accuracy ") == 2
+    assert "2/3  " in text
+    assert "3/3  " in text
+    # The bar counts the epochs that another process did.
+    assert ("12/12" in text) == is_terminal
+    assert ("switched 3/3 loss" in text) == is_terminal
+    assert ("\x1b" in text) == is_terminal
+
+
+def test_line_of_an_epoch():
+    row = {
+        **{"epoch": 3, "phase": "warmup", "loss": 0.12345, "accuracy": 0.5, "sparsity": 0.951},
+        **{"val_loss": 1.0, "val_accuracy": 1.0, "learning_rate": 1.0, "seconds": 2.04},
+    }
+
+    assert epoch_line(row, 40) == (
+        " 3/40  warmup     loss 0.1235  accuracy  50.00 %  validation 100.00 %  "
+        "sparsity  95.10 %  2.0 s"
+    )

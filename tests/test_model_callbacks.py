@@ -1,0 +1,371 @@
+import csv
+
+import keras
+import numpy as np
+import pytest
+from small import (
+    CLASSES,
+    INPUTS,
+    arrays,
+    assert_identical,
+    compiled,
+    everything,
+    network,
+    separable,
+    switches,
+)
+
+from keras_switcher import Alternation, SwitchedDense, SwitchedModel, Switcher, switch, switchers
+
+X, Y = separable()
+FIT = {"x": X, "y": Y, "batch_size": 32, "shuffle": False, "verbose": 0}
+
+
+@keras.saving.register_keras_serializable("test_model_callbacks")
+class OwnCall(SwitchedModel):
+    """A subclass whose own code makes the forward pass."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = SwitchedDense(16, "relu")
+        self.last = SwitchedDense(CLASSES)
+
+    def call(self, inputs):
+        return self.last(self.hidden(inputs))
+
+
+@keras.saving.register_keras_serializable("test_model_callbacks")
+class Plain(keras.Model):
+    """A subclassed model of plain layers."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.blocks = [keras.layers.Dense(16, "relu"), keras.layers.BatchNormalization()]
+        self.last = keras.layers.Dense(CLASSES)
+
+    def call(self, inputs, training=None):
+        for block in self.blocks:
+            inputs = block(inputs)
+        return self.last(inputs)
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+@switchers.register("countable")
+class CountableSwitcher(Switcher):
+    """Ranks by magnitude and counts how often it runs."""
+
+    runs = 0
+
+    def call(self, kernel):
+        CountableSwitcher.runs += 1
+        return keras.ops.abs(kernel)
+
+
+def functional():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((INPUTS,))
+    x = keras.layers.Dense(10, "relu")(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    x = SwitchedDense(16, "relu", granularity="block4", switcher="connection")(x)
+    return SwitchedModel(inputs, SwitchedDense(CLASSES, gate="relu_tanh")(x))
+
+
+def subclassed():
+    keras.utils.set_random_seed(0)
+    model = OwnCall()
+    model(X)
+    return model
+
+
+def switched_network():
+    keras.utils.set_random_seed(0)
+    model = Plain()
+    model(X)
+    return switch(model, granularity="block4")
+
+
+KINDS = {"functional": functional, "subclassed": subclassed, "network": switched_network}
+
+
+class Interruption(Exception):
+    """Stands for a killed process."""
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Interrupts training at a batch of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.at, self.epoch = epoch, None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.epoch == self.at and batch == 1:
+            raise Interruption
+
+
+class Snapshots(keras.callbacks.Callback):
+    """Keeps the weights of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.weights.append(arrays(self.model.weights))
+
+
+@pytest.mark.parametrize("best", [0, 1, 2])
+def test_early_stopping_restores_weights_and_switches_of_the_best_epoch(best):
+    class Score(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["score"] = -abs(epoch - best)
+
+    snapshots = Snapshots()
+    stopping = keras.callbacks.EarlyStopping(
+        "score", mode="max", patience=2, restore_best_weights=True
+    )
+    model = compiled(network(), alternation=Alternation(task_steps=1))
+    history = model.fit(epochs=6, callbacks=[snapshots, _Merged(Score(), stopping)], **FIT)
+    assert len(history.epoch) == best + 3
+    assert_identical(arrays(model.weights), snapshots.weights[best])
+    others = [w for epoch, w in enumerate(snapshots.weights) if epoch != best]
+    assert all(not np.array_equal(w[0], snapshots.weights[best][0]) for w in others)
+
+
+class _Merged(keras.callbacks.Callback):
+    """Lets one callback write logs that another reads: Keras gives each its own copy."""
+
+    def __init__(self, writer, reader):
+        super().__init__()
+        self.writer, self.reader = writer, reader
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.reader.set_model(model)
+
+    def on_train_begin(self, logs=None):
+        self.reader.on_train_begin(logs)
+
+    def on_train_end(self, logs=None):
+        self.reader.on_train_end(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = dict(logs)
+        self.writer.on_epoch_end(epoch, logs)
+        self.reader.on_epoch_end(epoch, logs)
+
+
+def test_early_stopping_may_watch_the_validation_loss_of_a_class_weighted_training():
+    model = compiled(network())
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=1, min_delta=100.0)
+    history = model.fit(
+        epochs=5,
+        class_weight={0: 2.0, 1: 1.0, 2: 1.0, 3: 0.5},
+        validation_data=(X, Y),
+        callbacks=[stopping],
+        **FIT,
+    )
+    assert len(history.epoch) == 2
+    assert {"val_loss", "val_accuracy", "val_sparsity"} <= set(history.history)
+
+
+def test_checkpoint_of_a_whole_model_is_masked_and_complete(tmp_path):
+    path = tmp_path / "whole.keras"
+    model = compiled(network())
+    model.fit(epochs=3, callbacks=[keras.callbacks.ModelCheckpoint(path)], **FIT)
+    loaded = keras.saving.load_model(path)
+    assert_identical(everything(loaded), everything(model))
+    assert loaded.sparsity == pytest.approx(0.5, abs=0.005)
+
+
+def test_checkpoint_of_weights_holds_the_switches(tmp_path):
+    path = tmp_path / "only.weights.h5"
+    checkpoint = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
+    model = compiled(network())
+    model.fit(epochs=3, callbacks=[checkpoint], **FIT)
+    fresh = network(seed=1)
+    fresh.load_weights(path)
+    assert_identical(arrays(fresh.weights), arrays(model.weights))
+    np.testing.assert_array_equal(fresh.predict(X, verbose=0), model.predict(X, verbose=0))
+
+
+def test_best_checkpoint_may_follow_the_sparsity(tmp_path):
+    path = tmp_path / "best.keras"
+    checkpoint = keras.callbacks.ModelCheckpoint(
+        path, monitor="val_sparsity", mode="max", save_best_only=True
+    )
+    model = compiled(network())
+    model.fit(epochs=3, validation_data=(X, Y), callbacks=[checkpoint], **FIT)
+    assert keras.saving.load_model(path).sparsity == model.sparsity
+
+
+# Epochs of 4 steps: interrupted in warm-up, in the alternate phase, and once settled.
+@pytest.mark.parametrize(
+    ("kind", "interrupted"),
+    [("functional", 1), ("functional", 2), ("functional", 4), ("subclassed", 2), ("network", 2)],
+)
+def test_interrupted_training_ends_as_if_it_had_not_been_interrupted(tmp_path, kind, interrupted):
+    options = {"alternation": Alternation(task_steps=1, warmup=0.3, settle=0.3)}
+    whole = compiled(KINDS[kind](), **options)
+    whole.fit(epochs=5, **FIT)
+
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    first = compiled(KINDS[kind](), **options)
+    with pytest.raises(Interruption):
+        first.fit(epochs=5, callbacks=[backup, Interrupt(interrupted)], **FIT)
+
+    again = compiled(KINDS[kind](), **options)
+    snapshots = Snapshots()
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    again.fit(epochs=5, callbacks=[snapshots, backup], **FIT)
+    assert len(snapshots.weights) == 5 - interrupted
+    assert again.phase == whole.phase == "settle"
+    assert_identical(everything(again), everything(whole))
+
+
+def test_csv_logger_writes_the_sparsity_of_each_epoch(tmp_path):
+    path = tmp_path / "history.csv"
+    model = compiled(network())
+    history = model.fit(
+        epochs=3, validation_data=(X, Y), callbacks=[keras.callbacks.CSVLogger(path)], **FIT
+    )
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3
+    for name in ("sparsity", "val_sparsity"):
+        assert [float(row[name]) for row in rows] == pytest.approx(history.history[name])
+
+
+def test_tensorboard_writes_the_sparsity(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    compiled(network()).fit(epochs=3, callbacks=[keras.callbacks.TensorBoard(tmp_path)], **FIT)
+    events = EventAccumulator(str(tmp_path / "train"))
+    events.Reload()
+    assert "epoch_sparsity" in events.Tags()["tensors"]
+    assert len(events.Tensors("epoch_sparsity")) == 3
+
+
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_terminate_on_nan_stops_a_training_that_has_failed(run_eagerly):
+    bad = X.copy()
+    bad[40, 0] = np.nan
+    model = compiled(network(), run_eagerly=run_eagerly)
+    history = model.fit(**{**FIT, "x": bad}, epochs=3, callbacks=[keras.callbacks.TerminateOnNaN()])
+    assert int(model.optimizer.iterations) == 2
+    assert history.epoch == [0]
+
+
+def test_callbacks_may_be_one_callback():
+    snapshots = Snapshots()
+    model = compiled(network())
+    model.fit(epochs=3, callbacks=snapshots, **FIT)
+    assert len(snapshots.weights) == 3
+    assert model.sparsity == pytest.approx(0.5, abs=0.005)
+
+
+def test_callbacks_may_be_a_callback_list():
+    snapshots = Snapshots()
+    callbacks = keras.callbacks.CallbackList([snapshots], add_history=True)
+    model = compiled(network())
+    history = model.fit(epochs=3, callbacks=callbacks, **FIT)
+    assert len(snapshots.weights) == 3
+    assert len(history.history["sparsity"]) == 3
+    assert model.phase == "settle"
+    assert model.sparsity == pytest.approx(0.5, abs=0.005)
+    assert len(callbacks.callbacks) == 2
+
+
+OPTIONS = {
+    "optimizer": keras.optimizers.Adam(0.02, beta_1=0.8),
+    "switcher_optimizer": keras.optimizers.RMSprop(0.03),
+    "target_sparsity": 0.7,
+    "alternation": Alternation(2, 3, warmup=0.0, settle=0.3),
+    "multiplier_rate": 0.2,
+    "reuse_features": False,
+}
+
+
+def compiled_with_own_optimizers(model):
+    """Compile with `OPTIONS`, but optimisers of the model's own: one can't train two models."""
+    options = dict(OPTIONS)
+    for name in ("optimizer", "switcher_optimizer"):
+        options[name] = type(options[name]).from_config(options[name].get_config())
+    return compiled(model, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settled"),
+    [("functional", False), ("functional", True), ("subclassed", False), ("network", False)],
+)
+def test_saved_model_comes_back_complete_and_trains_on_with_the_same_numbers(
+    tmp_path, kind, settled
+):
+    model = compiled_with_own_optimizers(KINDS[kind]())
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(model, "stop_training", epoch == 1 and not settled)
+    )
+    model.fit(epochs=5, callbacks=[stop], **FIT)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+
+    assert isinstance(loaded, SwitchedModel)
+    assert loaded.phase == model.phase == ("settle" if settled else "alternate")
+    assert_identical(everything(loaded), everything(model))
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
+    for name in ("target_sparsity", "alternation", "multiplier_rate", "reuse_features"):
+        assert getattr(loaded, name) == getattr(model, name) == OPTIONS[name]
+    for name in ("optimizer", "switcher_optimizer"):
+        one, other = getattr(loaded, name), getattr(model, name)
+        assert type(one) is type(other)
+        assert one.get_config() == other.get_config()
+
+    logs = [m.fit(epochs=5, initial_epoch=2, **FIT).history for m in (model, loaded)]
+    assert logs[0] == logs[1]
+    assert_identical(everything(loaded), everything(model))
+
+
+def test_saved_model_predicts_masked_without_running_the_switcher(tmp_path):
+    CountableSwitcher.runs = 0
+    model = compiled(network(switcher="countable"), target_sparsity=0.8)
+    model.fit(epochs=3, **FIT)
+    assert CountableSwitcher.runs > 0
+    expected = model.predict(X, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    CountableSwitcher.runs = 0
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), expected)
+    loaded.evaluate(X, Y, verbose=0)
+    assert CountableSwitcher.runs == 0
+    for weights in loaded.switcher_variables:
+        weights.assign(keras.ops.full(weights.shape, np.nan))
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), expected)
+    x = X
+    for layer in loaded.switched_layers():
+        mask = layer.granularity.expand(layer.switches, tuple(layer.kernel.shape))
+        x = layer.activation(x @ (np.array(layer.kernel) * np.array(mask)) + layer.bias)
+        x = np.array(x)
+    np.testing.assert_allclose(x, expected, atol=1e-5)
+
+
+def test_model_saved_before_compile_comes_back_with_its_switches(tmp_path):
+    model = network()
+    layer = model.switched_layers()[0]
+    layer.switches.assign(np.eye(*layer.switches.shape))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert_identical(switches(loaded), switches(model))
+    assert loaded.sparsity == model.sparsity > 0
+
+
+def test_clone_of_a_switched_model_is_one_with_new_weights():
+    model = network(granularity="block4")
+    clone = keras.models.clone_model(model)
+    assert isinstance(clone, SwitchedModel)
+    assert [s.shape for s in switches(clone)] == [s.shape for s in switches(model)]
+    assert not np.array_equal(clone.task_variables[0], model.task_variables[0])

