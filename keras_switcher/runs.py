@@ -27,6 +27,7 @@ STRIPPED_FILE = "stripped.keras"
 HISTORY_FILE = "history.csv"
 CHECKPOINTS = "checkpoints"
 
+_GONE = ".finished"
 _FORMAT = b"keras_switcher checkpoint 1 "
 
 
@@ -168,14 +169,17 @@ class RunFolder:
             RunError: If it can't be written.
         """
         try:
-            (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        except NotADirectoryError:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (NotADirectoryError, FileExistsError):
             raise RunError(
                 f"Can't make the folder {self.path}: part of its path is a file."
             ) from None
         except OSError as error:
             raise RunError(f"Can't write the folder {self.path}: {error.strerror}.") from error
+        # The configuration first: with nothing else, a run can go on.
         self.write_text(CONFIG_FILE, config)
+        with writing(self.path):
+            (self.path / CHECKPOINTS).mkdir(exist_ok=True)
 
     def discard(self) -> None:
         """Take back what `start` did, for a run that could not begin."""
@@ -201,11 +205,14 @@ class RunFolder:
     def finish(self) -> None:
         """Mark the run as finished: its checkpoints go."""
         # One rename takes them away; deleting them file by file could stop half-way.
-        gone = self.path / ".finished"
-        shutil.rmtree(gone, ignore_errors=True)
+        self.tidy()
         with writing(self.path):
-            os.replace(self.path / CHECKPOINTS, gone)
-        shutil.rmtree(gone, ignore_errors=True)
+            os.replace(self.path / CHECKPOINTS, self.path / _GONE)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove the checkpoints of a run that was killed while it removed them."""
+        shutil.rmtree(self.path / _GONE, ignore_errors=True)
 
 
 @dataclasses.dataclass(frozen=True)

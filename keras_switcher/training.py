@@ -72,6 +72,7 @@ def train(
     stop = StopSignals() if stop is None else stop
     folder, resumed = _open_folder(validate(config))
     if resumed and folder.is_finished:
+        folder.tidy()
         console.print(f"The run in {folder.path} is finished: nothing to resume.", soft_wrap=True)
         summary: dict[str, Any] = json.loads((folder.path / SUMMARY_FILE).read_text())
         return summary
