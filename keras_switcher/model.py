@@ -1,10 +1,8 @@
 """`SwitchedModel`: a Keras model whose training step alternates between two networks."""
 
-import functools
 import logging
 from typing import Any
 
-import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -12,54 +10,18 @@ from keras import ops
 
 from keras_switcher import features, gates
 from keras_switcher.alternation import SETTLE, Alternation, AlternationState
+from keras_switcher.functional import functional_base, functional_class, is_functional_call
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.metrics import Sparsity
 from keras_switcher.objective import check_target, choose_on, next_multiplier, next_offset
 from keras_switcher.schedule import PhaseSchedule
 from keras_switcher.switchers import PACKAGE
+from keras_switcher.weights import holds_switched_layers, load_dense_weights
 
 logger = logging.getLogger(__name__)
 
 # The logits of a layer have mean 0 and variance 1: with this offset nearly all are positive.
 _OPEN = 3.0
-
-
-def _is_functional_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Return whether `Model(*args, **kwargs)` names the inputs and outputs of a graph."""
-    return len(args) == 2 or "outputs" in kwargs and (len(args) == 1 or "inputs" in kwargs)
-
-
-@functools.cache
-def _functional_base() -> type[keras.Model]:
-    tensor = keras.Input((1,))
-    return type(keras.Model(tensor, tensor))
-
-
-_functional_classes: dict[type[Any], type[Any]] = {}
-
-
-def _functional(cls: type[Any]) -> type[Any]:
-    """Return the class of the functional instances of `cls`.
-
-    Keras would put `Functional` among the bases of `SwitchedModel` itself when the first functional
-    instance is made, and so break every subclass with a `call` of its own.
-    """
-    if cls in _functional_classes:
-        return _functional_classes[cls]
-    namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    functional = _functional_classes[cls] = type(cls.__name__, (cls, _functional_base()), namespace)
-    package, separator, name = keras.saving.get_registered_name(cls).rpartition(">")
-    if separator:
-        # A saved file names the registered class; it is the functional one that can be revived
-        # from a graph.
-        keras.saving.register_keras_serializable(package, name)(functional)
-    return functional
-
-
-def _holds_switched_layers(filepath: Any) -> bool:
-    """Return whether a `.weights.h5` file was saved from a model with switched layers."""
-    with h5py.File(filepath) as file:
-        return file.visit(lambda name: True if "switched_dense" in name else None) is not None
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -99,8 +61,8 @@ class SwitchedModel(keras.Model):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "SwitchedModel":
-        if _is_functional_call(args, kwargs) and not issubclass(cls, _functional_base()):
-            cls = _functional(cls)
+        if is_functional_call(args, kwargs) and not issubclass(cls, functional_base()):
+            cls = functional_class(cls)
         return super().__new__(cls, *args, **kwargs)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -262,22 +224,10 @@ class SwitchedModel(keras.Model):
             skip_mismatch: As for `keras.Model.load_weights`.
             **kwargs: As for `keras.Model.load_weights`.
         """
-        if not str(filepath).endswith(".weights.h5") or _holds_switched_layers(filepath):
+        if str(filepath).endswith(".weights.h5") and not holds_switched_layers(filepath):
+            load_dense_weights(self, filepath, skip_mismatch=skip_mismatch, **kwargs)
+        else:
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
-            return
-        # Keras finds the weights of a layer by the name of its class. What `strip` returns has the
-        # classes, and otherwise the order, of the file's model.
-        from keras_switcher.convert import strip
-
-        plain = strip(self)
-        switching = [*self.alternation_state.weights, *self.switcher_variables]
-        switching += [layer.switches for layer in self.switched_layers()]
-        ours = [v for v in self.weights if not any(v is w for w in switching)]
-        for source, target in zip(plain.weights, ours, strict=True):
-            source.assign(target)
-        plain.load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
-        for source, target in zip(plain.weights, ours, strict=True):
-            target.assign(source)
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
         """Train as `keras.Model.fit` does, through the phases that `alternation` sets.
@@ -447,4 +397,5 @@ class SwitchedModel(keras.Model):
         self.alternation_state.settled.assign(1)
 
 
-_functional(SwitchedModel)
+# A saved file may be loaded before any instance is made.
+functional_class(SwitchedModel)

@@ -1,0 +1,224 @@
+"""Copies of models in which some layers are replaced by others, with their weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+from keras.layers import Layer
+
+from keras_switcher.layers import SwitchedDense
+
+
+def converted_functional(
+    model: keras.Model, convert: Callable[[Layer], Layer | None]
+) -> keras.Model:
+    """Clone a graph of layers, with its weights, replacing the layers that `convert` replaces."""
+    # A plain graph over the same layers: a compiled or custom model would compile its clone.
+    if isinstance(model, keras.Sequential):
+        plain = keras.Model(model.inputs[0], model.outputs[0])
+    else:
+        plain = keras.Model(model.input, model.output)
+    pairs: list[tuple[Layer, Layer]] = []
+    nested: list[tuple[Layer, Layer, dict[int, Layer]]] = []
+
+    def clone(layer: Layer) -> Layer:
+        if not isinstance(layer, Layer):
+            # An operation on tensors, such as `x * 2`: no layer, and without weights.
+            return type(layer).from_config(layer.get_config())
+        new = convert(layer)
+        if new is None and any(convert(inner) for _, inner in walk(layer)):
+            new, converted = converted_attributes(layer, convert)
+            nested.append((layer, new, converted))
+            return new
+        if new is None:
+            new = type(layer).from_config(layer.get_config())
+        pairs.append((layer, new))
+        return new
+
+    copy = keras.models.clone_model(plain, clone_function=clone, recursive=True)
+    for old, new in pairs:
+        if new.built or not old.built:
+            _assign(old, new)
+    for old, new, converted in nested:
+        copy_weights(old, new, converted)
+    return copy
+
+
+def converted_attributes(
+    layer: Layer, convert: Callable[[Layer], Layer | None]
+) -> tuple[Layer, dict[int, Layer]]:
+    """Copy a layer by its configuration and replace layers that stand in its attributes.
+
+    Returns:
+        The copy, not built yet, and which layer of it stands for which of the original, by
+        the original's identity.
+    """
+    try:
+        copy = type(layer).from_config(layer.get_config())
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            f"Can't copy '{layer.name}', a {type(layer).__name__}: it does not come back from its "
+            "own configuration. Implement get_config() so that from_config(get_config()) makes "
+            f"the same model. The error was: {error}"
+        ) from error
+    originals, copies = dict(walk(layer)), dict(walk(copy))
+    replacements: dict[int, Layer] = {}
+    for path, original in originals.items():
+        new = convert(original)
+        if new is None:
+            continue
+        if path not in copies:
+            raise ValueError(
+                f"Can't reach layer '{original.name}' at '{path}' in a new {type(layer).__name__}: "
+                "it is not created in __init__. Create it there, or leave it out by `layers`."
+            )
+        # A layer shared by two attributes is replaced by one layer.
+        replacements.setdefault(id(copies[path]), new)
+    replace(copy, replacements)
+    copies = dict(walk(copy))
+    return copy, {id(old): copies[path] for path, old in originals.items() if path in copies}
+
+
+def build_like(copy: keras.Model, model: keras.Model) -> None:
+    """Build a copy of a subclassed model for the inputs that the model was built for."""
+    copy.build_from_config(model.get_build_config())
+    # Keras builds the layers inside, and leaves this mark to whoever loads a file.
+    copy.built = True
+
+
+def _own_variables(layer: Layer) -> list[Any]:
+    """Return the weights of a layer that belong to none of the layers inside it."""
+    inner = {id(v) for _, child in _children(layer) for v in child.weights}
+    return [v for v in layer.weights if id(v) not in inner]
+
+
+def _assign(old: Layer, new: Layer) -> None:
+    """Copy the weights of one layer, masked if it was switched and is not any more."""
+    if isinstance(old, keras.layers.Dense) and type(old) is not type(new):
+        kernel = old.masked_kernel() if isinstance(old, SwitchedDense) else old.kernel
+        new.kernel.assign(ops.cast(kernel, new.kernel.dtype))
+        if old.bias is not None:
+            new.bias.assign(old.bias)
+        return
+    new.set_weights(old.get_weights())
+
+
+def copy_weights(old: Layer, new: Layer, converted: dict[int, Layer]) -> None:
+    """Copy all weights between two layers whose attributes correspond."""
+    for _, original in walk(old):
+        counterpart = converted.get(id(original))
+        if counterpart is None or not original.built:
+            continue
+        if isinstance(original, keras.layers.Dense) and type(original) is not type(counterpart):
+            _assign(original, counterpart)
+            continue
+        for source, target in zip(
+            _own_variables(original), _own_variables(counterpart), strict=True
+        ):
+            target.assign(source)
+    for source, target in zip(_own_variables(old), _own_variables(new), strict=True):
+        target.assign(source)
+
+
+def _keras_attributes() -> set[str]:
+    """Return the names of the attributes that Keras itself gives to layers and models."""
+    tensor = keras.Input((1,))
+    examples = (
+        keras.layers.Layer(),
+        keras.Model(),
+        keras.Sequential(),
+        keras.Model(tensor, tensor),
+    )
+    return {name for example in examples for name in vars(example)}
+
+
+def _entries(layer: Layer) -> list[tuple[Any, Any, str, Layer]]:
+    """Return where layers stand in a layer's attributes: (container, key, path, layer)."""
+    found = []
+
+    def visit(container: Any, key: Any, path: str, value: Any) -> None:
+        if isinstance(value, Layer):
+            found.append((container, key, path, value))
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                visit(value, index, f"{path}/{index}", item)
+        elif isinstance(value, dict):
+            for name, item in value.items():
+                visit(value, name, f"{path}/{name}", item)
+
+    ours = _keras_attributes()
+    for name, value in list(vars(layer).items()):
+        if name not in ours:
+            visit(layer, name, name, value)
+    return found
+
+
+def _is_graph(layer: Layer) -> bool:
+    """Return whether a layer is a model whose layers stand in no attribute."""
+    return isinstance(layer, keras.Model) and (
+        isinstance(layer, keras.Sequential) or bool(getattr(layer, "inputs", None))
+    )
+
+
+def _children(layer: Layer) -> list[tuple[str, Layer]]:
+    """Return the layers directly inside a layer, each with its path."""
+    if _is_graph(layer):
+        return [(f"layers/{index}", child) for index, child in enumerate(layer.layers)]
+    return [(path, child) for _, _, path, child in _entries(layer)]
+
+
+def walk(layer: Layer) -> list[tuple[str, Layer]]:
+    """Return all layers inside a layer, at any depth, with their paths."""
+    found, seen = [], {id(layer)}
+    stack = [("", layer)]
+    while stack:
+        prefix, current = stack.pop()
+        for path, child in _children(current):
+            if id(child) in seen:
+                continue
+            seen.add(id(child))
+            full = f"{prefix}/{path}" if prefix else path
+            found.append((full, child))
+            if not isinstance(child, SwitchedDense):
+                stack.append((full, child))
+    return found
+
+
+def replace(layer: Layer, replacements: dict[int, Layer]) -> None:
+    """Put other layers in the place of some that stand in attributes, at any depth."""
+    replacements = dict(replacements)
+
+    def has_replaced(parent: Layer) -> bool:
+        return any(id(child) in replacements for _, child in walk(parent))
+
+    def clone(inner: Layer) -> Layer:
+        if id(inner) in replacements or not isinstance(inner, Layer) or not has_replaced(inner):
+            return replacements.get(id(inner), inner)
+        # The layers of a graph are built, and take no other layers in their attributes any more.
+        return converted_attributes(inner, lambda child: replacements.get(id(child)))[0]
+
+    # Children come after their parents: a nested model may have a nested model replaced.
+    for _, child in reversed(walk(layer)):
+        if _is_graph(child) and has_replaced(child):
+            replacements[id(child)] = keras.models.clone_model(child, clone_function=clone)
+    # What is in a replaced model stays as it is: its layers may be built.
+    replaced = {id(c) for _, m in walk(layer) if id(m) in replacements for _, c in walk(m)}
+    for parent in [layer, *(child for _, child in walk(layer) if id(child) not in replaced)]:
+        for container, key, path, old in _entries(parent):
+            new = replacements.get(id(old))
+            if new is None:
+                continue
+            if isinstance(container, tuple):
+                raise ValueError(
+                    f"Can't replace layer '{old.name}': it stands in a tuple, at '{path}' of "
+                    f"'{parent.name}'. Hold it in a list."
+                )
+            if isinstance(container, Layer):
+                setattr(container, key, new)
+            else:
+                container[key] = new
+                parent._tracker.track(new)
+            # Keras keeps the replaced layer in the list of sublayers; there is no public way out.
+            if any(child is old for child in parent._layers):
+                parent._tracker.untrack(old)
