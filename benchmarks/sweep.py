@@ -24,8 +24,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from keras_switcher.batches import evaluation_batches, training_batches
 from keras_switcher.config import Config, from_values, to_values, validate
-from keras_switcher.data import ImageData, evaluation_batches, load, training_batches
+from keras_switcher.data import ImageData, load
 from keras_switcher.fitting import dense_model, execution, switched_model
 from keras_switcher.flags import resolve
 from keras_switcher.metrics import layer_table

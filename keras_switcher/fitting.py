@@ -14,6 +14,7 @@ from rich.console import Console
 
 from keras_switcher import models, switchers
 from keras_switcher.alternation import Alternation
+from keras_switcher.batches import evaluation_batches, training_batches
 from keras_switcher.callbacks import (
     EpochRows,
     ProgressBar,
@@ -24,7 +25,7 @@ from keras_switcher.callbacks import (
 )
 from keras_switcher.config import Config, influences
 from keras_switcher.convert import switch
-from keras_switcher.data import ImageData, evaluation_batches, training_batches
+from keras_switcher.data import ImageData
 from keras_switcher.runs import CHECKPOINTS, Checkpoints, RunError, RunFolder, WriteError
 from keras_switcher.signals import StopSignals
 

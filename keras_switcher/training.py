@@ -82,8 +82,8 @@ def train(
 
     with _resumable(folder):
         _load_tensorflow(config.run.verbose)
+        from keras_switcher.batches import evaluation_batches
         from keras_switcher.convert import strip
-        from keras_switcher.data import evaluation_batches
         from keras_switcher.fitting import dense_model, execution, fit, switched_model
         from keras_switcher.report import write_report
 

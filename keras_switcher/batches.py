@@ -1,0 +1,135 @@
+"""The batches that training and evaluation read from arrays of examples."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from keras_switcher.checks import is_integer
+
+
+def training_batches(
+    x: np.ndarray,
+    y: np.ndarray,
+    batch_size: int,
+    *,
+    seed: int,
+    epochs: int,
+    initial_epoch: int = 0,
+) -> tf.data.Dataset:
+    """Shuffled batches of several epochs, in one data set without a seam.
+
+    The order of an epoch is a function of the seed and the epoch's number alone: a run resumed at
+    epoch e sees the batches that the uninterrupted run saw from there. Each epoch has
+    `len(x) // batch_size` full batches; the examples left over differ from epoch to epoch.
+
+    Args:
+        x: Images, (examples, ...).
+        y: Integer labels, (examples,).
+        batch_size: Examples in a batch.
+        seed: Seed of the order.
+        epochs: Number of the epoch to stop before, as in `fit`.
+        initial_epoch: Number of the epoch to start at, as in `fit`.
+
+    Returns:
+        A `tf.data.Dataset` of (images, int32 labels), for `fit` with
+        `steps_per_epoch=len(x) // batch_size`.
+
+    Raises:
+        ValueError: If the batch size is below 1 or above the number of examples, or the epochs
+            are negative or in the wrong order.
+
+    Example:
+        ```python
+        batches = training_batches(x, y, 128, seed=0, epochs=20, initial_epoch=5)
+        model.fit(batches, steps_per_epoch=len(x) // 128, epochs=20, initial_epoch=5)
+        ```
+    """
+    examples = _check_batches(x, y, batch_size)
+    if batch_size > examples:
+        raise ValueError(
+            "`batch_size` must not exceed the number of training examples; choose a smaller "
+            f"batch or more data. Received: batch_size={batch_size}, {examples} examples"
+        )
+    if not (is_integer(initial_epoch) and is_integer(epochs) and 0 <= initial_epoch <= epochs):
+        raise ValueError(
+            "`initial_epoch` and `epochs` must be integers with 0 <= initial_epoch <= epochs. "
+            f"Received: initial_epoch={initial_epoch!r}, epochs={epochs!r}"
+        )
+    if not is_integer(seed):
+        raise ValueError(f"`seed` must be an integer. Received: seed={seed!r}")
+    steps = examples // batch_size
+    take = _examples_on_cpu(x, y)
+
+    def order(epoch: tf.Tensor) -> tf.data.Dataset:
+        shuffled = tf.random.experimental.stateless_shuffle(
+            tf.range(examples), seed=tf.stack([tf.constant(seed, tf.int64), epoch]), alg="philox"
+        )
+        return tf.data.Dataset.from_tensor_slices(
+            tf.reshape(shuffled[: steps * batch_size], (steps, batch_size))
+        )
+
+    batches = tf.data.Dataset.range(initial_epoch, epochs).flat_map(order).map(take)
+    batches = batches.apply(
+        tf.data.experimental.assert_cardinality((epochs - initial_epoch) * steps)
+    )
+    return _in_background(batches)
+
+
+def evaluation_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> tf.data.Dataset:
+    """Every example once, in order, in batches; the last one may be smaller.
+
+    Args:
+        x: Images, (examples, ...).
+        y: Integer labels, (examples,).
+        batch_size: Examples in a batch.
+
+    Returns:
+        A `tf.data.Dataset` of (images, int32 labels).
+
+    Raises:
+        ValueError: If the batch size is below 1, or there are no examples.
+    """
+    examples = _check_batches(x, y, batch_size)
+    batches = tf.data.Dataset.range(examples).batch(batch_size).map(_examples_on_cpu(x, y))
+    return _in_background(batches)
+
+
+def _check_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> int:
+    if len(x) != len(y) or len(x) == 0:
+        raise ValueError(
+            "Batches need as many labels as images, and at least one. "
+            f"Received: {len(x)} images, {len(y)} labels"
+        )
+    if not is_integer(batch_size) or batch_size < 1:
+        raise ValueError(
+            f"`batch_size` must be a positive integer. Received: batch_size={batch_size!r}"
+        )
+    return len(x)
+
+
+def _examples_on_cpu(
+    x: np.ndarray, y: np.ndarray
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    # The mapped function captures these two tensors by reference: they are no constants of a
+    # graph (whose limit is 2 GiB), and no epoch copies them. One gather makes a whole batch.
+    with tf.device("CPU:0"):
+        images = tf.constant(x)
+        labels = tf.constant(np.asarray(y, np.int32))
+
+    def take(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.gather(images, indices), tf.gather(labels, indices)
+
+    return take
+
+
+def _in_background(batches: tf.data.Dataset) -> tf.data.Dataset:
+    # A batch takes a fraction of a training step: one thread is enough, and leaves the other
+    # cores to the step.
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = 1
+    # Nothing here is a file: workers of a distribution strategy share out the batches.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.prefetch(2).with_options(options)
