@@ -1,5 +1,6 @@
 """The two networks of a run, made as configured and trained from their last checkpoint."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -52,7 +53,7 @@ def execution(config: Config) -> Iterator[AbstractContextManager[Any]]:
 
 def switched_model(config: Config, data: ImageData) -> keras.Model:
     """Build and compile the network with switched layers."""
-    options, phases = config.switching, config.alternation
+    options = config.switching
     model = switch(
         _network(config, data),
         switcher=switchers.registry.get(options.switcher)(hidden=options.switcher_hidden),
@@ -63,13 +64,7 @@ def switched_model(config: Config, data: ImageData) -> keras.Model:
         optimizer=_optimizer(config, data),
         switcher_optimizer=keras.optimizers.Adam(config.optimisation.switcher_learning_rate),
         target_sparsity=options.target_sparsity,
-        alternation=Alternation(
-            task_steps=phases.task_steps,
-            switcher_steps=phases.switcher_steps,
-            warmup=phases.warmup,
-            settle=phases.settle,
-            ramp=phases.ramp,
-        ),
+        alternation=Alternation(**dataclasses.asdict(config.alternation)),
         **_compile_options(config),
     )
     return model
