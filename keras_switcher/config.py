@@ -330,6 +330,17 @@ def validate(config: Config) -> Config:
             "Expected --no-deterministic with --jit: XLA has no deterministic form of every "
             "operation. Received: jit=True, deterministic=True"
         )
+    if config.execution.strategy == "mirrored" and config.execution.jit:
+        raise ConfigError(
+            "Expected --no-jit with --strategy mirrored: Keras does not combine them (keras#17187). "
+            "Received: jit=True, strategy=mirrored"
+        )
+    if config.execution.strategy == "mirrored" and config.execution.steps_per_execution > 1:
+        raise ConfigError(
+            "Expected --steps-per-execution 1 with --strategy mirrored: with more than one device "
+            "`fit` of Keras 3.15 fails in its loop over the steps. "
+            f"Received: {config.execution.steps_per_execution}"
+        )
     return config
 
 

@@ -274,3 +274,16 @@ def test_changes_names_what_numbers_depend_on_and_nothing_else():
 def test_every_option_is_documented():
     for group in dataclasses.fields(Config):
         assert getattr(Config(), group.name).__doc__.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jit": True, "deterministic": False}, "--no-jit with --strategy mirrored"),
+        ({"steps_per_execution": 4}, "--steps-per-execution 1 with --strategy mirrored"),
+    ],
+)
+def test_mirrored_excludes_what_keras_can_not_combine_with_it(options, message):
+    validate(from_values({**options, "strategy": "none"}))
+    with pytest.raises(ConfigError, match=message):
+        validate(from_values({**options, "strategy": "mirrored"}))
