@@ -332,7 +332,7 @@ def validate(config: Config) -> Config:
         )
     if config.execution.strategy == "mirrored" and config.execution.jit:
         raise ConfigError(
-            "Expected --no-jit with --strategy mirrored: Keras does not combine them (keras#17187). "
+            "Expected --no-jit with --strategy mirrored: Keras can't do both (keras#17187). "
             "Received: jit=True, strategy=mirrored"
         )
     if config.execution.strategy == "mirrored" and config.execution.steps_per_execution > 1:

@@ -62,6 +62,7 @@ def test_values_round_trip():
 
     assert to_values(config) == OTHER
     assert all(OTHER[name] != default for name, default in to_values(Config()).items())
+    config = from_values({**OTHER, "strategy": "none"})
     assert validate(config) is config
 
 
