@@ -21,6 +21,12 @@ class Split:
     head: keras.Model
 
 
+def nodes(operation: Any) -> list[Any]:
+    """Return the symbolic calls of a layer or operation, of which Keras has no public list."""
+    calls: list[Any] = operation._inbound_nodes
+    return calls
+
+
 def split(model: keras.Model) -> Split | None:
     """Cut a functional model at the inputs of its first switched layers.
 
@@ -43,7 +49,7 @@ def split(model: keras.Model) -> Split | None:
     def producer(tensor: Any) -> Any:
         # The graph of a functional model is reachable through this attribute alone.
         operation, node_index, _ = tensor._keras_history
-        return operation, operation._inbound_nodes[node_index]
+        return operation, nodes(operation)[node_index]
 
     def depends_on_switches(tensor: Any) -> bool:
         # Depth first without recursion: a deep network exceeds Python's stack.

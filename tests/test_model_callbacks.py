@@ -15,7 +15,7 @@ from small import (
     switches,
 )
 
-from keras_switcher import Alternation, SwitchedDense, SwitchedModel, Switcher, switch, switchers
+from keras_switcher import Alternation, SwitchedDense, SwitchedModel, Switcher, switch
 
 X, Y = separable()
 FIT = {"x": X, "y": Y, "batch_size": 32, "shuffle": False, "verbose": 0}
@@ -52,7 +52,7 @@ class Plain(keras.Model):
         return {"name": self.name}
 
 
-@switchers.register("countable")
+@keras.saving.register_keras_serializable("tests")
 class CountableSwitcher(Switcher):
     """Ranks by magnitude and counts how often it runs."""
 

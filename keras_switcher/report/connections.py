@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_switcher.features import nodes
 from keras_switcher.layers import SwitchedDense, switched_layers
 
 # Layers that leave each pixel in its place, and layers that leave each unit in its place.
@@ -97,7 +98,7 @@ def _tensors(operation: Any, which: str) -> list[Any] | None:
     """Return an operation's symbolic inputs or outputs; `None` if it has not one set of them."""
     # Models have tensors of their own, inside, which are not those they are called on. Of an
     # operation called several times, Keras gives the first ones; only its nodes tell.
-    if isinstance(operation, keras.Model) or len(operation._inbound_nodes) != 1:
+    if isinstance(operation, keras.Model) or len(nodes(operation)) != 1:
         return None
     return keras.tree.flatten(getattr(operation, which))
 
