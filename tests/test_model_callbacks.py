@@ -332,7 +332,7 @@ def test_saved_model_comes_back_complete_and_trains_on_with_the_same_numbers(
 
 def test_saved_model_predicts_masked_without_running_the_switcher(tmp_path):
     CountableSwitcher.runs = 0
-    model = compiled(network(switcher="countable"), target_sparsity=0.8)
+    model = compiled(network(switcher=CountableSwitcher()), target_sparsity=0.8)
     model.fit(epochs=3, **FIT)
     assert CountableSwitcher.runs > 0
     expected = model.predict(X, verbose=0)
