@@ -14,6 +14,8 @@ from keras_switcher.copying import (
     replace,
     walk,
 )
+from keras_switcher.features import output_layers
+from keras_switcher.granularity import get as get_granularity
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.model import SwitchedModel
 from keras_switcher.switchers import PACKAGE
@@ -40,7 +42,8 @@ def switch(
             make a copy of itself by `from_config(get_config())`, and create its layers in
             `__init__`; the result wraps the copy.
         layers: Which `Dense` layers: `None` for all, a name, several names, or a function that
-            takes a layer and returns whether to switch it.
+            takes a layer and returns whether to switch it. With granularity `unit`, all means all
+            but the output layers of a graph: a unit of theirs is a class or another output.
         switcher: As for `SwitchedDense`.
         gate: As for `SwitchedDense`.
         granularity: As for `SwitchedDense`.
@@ -60,7 +63,8 @@ def switch(
     ```
     """
     _check_model(model, "switch")
-    chosen = _chosen_layers(model, layers)
+    kept = output_layers(model) if get_granularity(granularity).size is None else []
+    chosen = _chosen_layers(model, layers, kept)
 
     def convert(layer: Layer) -> Layer | None:
         if id(layer) not in chosen:
@@ -199,12 +203,26 @@ def _is_functional(model: keras.Model) -> bool:
     return bool(getattr(model, "inputs", None)) and bool(getattr(model, "outputs", None))
 
 
-def _chosen_layers(model: keras.Model, layers: Choice) -> set[int]:
-    """Return the identities of the layers to switch, after checking that each can be."""
+def _chosen_layers(model: keras.Model, layers: Choice, kept: list[Layer]) -> set[int]:
+    """Return the identities of the layers to switch, after checking that each can be.
+
+    Args:
+        model: The model.
+        layers: The user's choice.
+        kept: The layers that `None` leaves out.
+    """
     candidates = [layer for _, layer in walk(model) if isinstance(layer, keras.layers.Dense)]
     names = {layer.name for layer in candidates}
     if layers is None:
-        chosen = [layer for layer in candidates if type(layer) is keras.layers.Dense]
+        out = {id(layer) for layer in kept}
+        plain = [layer for layer in candidates if type(layer) is keras.layers.Dense]
+        chosen = [layer for layer in plain if id(layer) not in out]
+        if plain and not chosen:
+            raise ValueError(
+                f"The only Dense layers of model '{model.name}' are its output layers, whose units "
+                "are its outputs: with granularity 'unit' there is nothing to switch off. Take "
+                f"another granularity, or name them by `layers`. Received: {sorted(names)}"
+            )
     elif callable(layers):
         chosen = [layer for layer in candidates if layers(layer)]
     else:

@@ -27,6 +27,42 @@ def nodes(operation: Any) -> list[Any]:
     return calls
 
 
+def producer(tensor: Any) -> tuple[Any, Any]:
+    """Return the operation that makes a symbolic tensor, and the call in which it does."""
+    # The graph of a functional model is reachable through this attribute alone.
+    operation, node_index, _ = tensor._keras_history
+    return operation, nodes(operation)[node_index]
+
+
+def output_layers(model: keras.Model) -> list[keras.layers.Dense]:
+    """Return the `Dense` layers whose units are outputs of a graph of layers.
+
+    Between them and the output may stand layers without a matrix of weights, such as a softmax or
+    a normalisation.
+
+    Args:
+        model: A built model; of a subclassed one nothing is known, and the result is empty.
+    """
+    if not getattr(model, "outputs", None):
+        return []
+    found: list[keras.layers.Dense] = []
+    stack = list(model.outputs)
+    seen: set[int] = set()
+    while stack:
+        tensor = stack.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        operation, node = producer(tensor)
+        if isinstance(operation, keras.layers.Dense):
+            found.append(operation)
+        elif isinstance(operation, keras.Model) and output_layers(operation):
+            found += output_layers(operation)
+        elif all(len(weight.shape) < 2 for weight in getattr(operation, "weights", ())):
+            stack += node.input_tensors
+    return found
+
+
 def split(model: keras.Model) -> Split | None:
     """Cut a functional model at the inputs of its first switched layers.
 
@@ -45,11 +81,6 @@ def split(model: keras.Model) -> Split | None:
     switched: dict[int, bool] = {}
     cut: dict[int, Any] = {}
     above: set[int] = set()
-
-    def producer(tensor: Any) -> Any:
-        # The graph of a functional model is reachable through this attribute alone.
-        operation, node_index, _ = tensor._keras_history
-        return operation, nodes(operation)[node_index]
 
     def depends_on_switches(tensor: Any) -> bool:
         # Depth first without recursion: a deep network exceeds Python's stack.

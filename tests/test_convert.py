@@ -568,3 +568,33 @@ def test_saved_stripped_files_load_where_this_package_can_not_be_imported(tmp_pa
         outputs = np.load(f"{path}.out.npz")
         for name, value in zip(sorted(outputs.files), values, strict=True):
             np.testing.assert_allclose(outputs[name], value, rtol=1e-6, atol=1e-6)
+
+
+def test_units_of_the_output_are_not_switched_off():
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(5, "relu", name="hidden")(inputs)
+    x = keras.layers.Dense(4, "relu", name="deep")(x)
+    classes = keras.layers.BatchNormalization()(keras.layers.Dense(3, name="classes")(x))
+    classes = keras.layers.Softmax()(classes)
+    other = keras.layers.Dense(2, name="other")(keras.layers.BatchNormalization()(x))
+    model = keras.Model(inputs, [classes, other])
+
+    def names(**options):
+        return sorted(layer.name for layer in switch(model, **options).switched_layers())
+
+    assert names(granularity="unit") == ["deep", "hidden"]
+    assert names(granularity="block4") == ["classes", "deep", "hidden", "other"]
+    assert names(granularity="unit", layers="other") == ["other"]
+
+
+def test_outputs_of_a_nested_model_are_not_switched_off():
+    inner = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4), keras.layers.Dense(3)])
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5), inner])
+    switched = switch(model, granularity="unit").switched_layers()
+    assert sorted(tuple(layer.kernel.shape) for layer in switched) == [(5, 4), (6, 5)]
+
+
+def test_a_model_with_nothing_but_outputs_can_not_be_switched_by_the_unit():
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, name="only")])
+    with pytest.raises(ValueError, match=r"only Dense layers.*output layers.*Received: \['only'\]"):
+        switch(model, granularity="unit")
