@@ -162,7 +162,7 @@ def test_run_without_target_and_dense_baseline(functional, tmp_path):
 def test_whole_units_are_shown_as_cells(tmp_path):
     text = report(tmp_path, sparse_model(granularity="unit"))
     alts = [image["alt"] for image in Page(text).all("img")]
-    assert alts == ["2 of 8 units on.", "1 of 3 units on."]
+    assert alts == ["2 of 8 units on."]  # the output layer is not switched
     assert "8 units; 2 of them read all 20 inputs." in text
 
 
