@@ -50,7 +50,9 @@ format: setup ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-lock: setup ## write requirements.lock from pyproject.toml (ARGS=--upgrade for newer versions)
+lock: ## write requirements.lock from pyproject.toml (ARGS=--upgrade for newer versions)
+	@# A set-up from a lock that can't be installed would fail, and could not be mended by this.
+	@test -x $(BIN)/uv || $(MAKE) setup
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --extra tune --group dev --custom-compile-command "make lock" \
 	  --output-file requirements.lock $(ARGS) pyproject.toml

@@ -1,31 +1,22 @@
 """The command `train.py`: from flags to a trained, sparse and stripped model in a run's folder."""
 
 import gzip
-import importlib
 import json
 import logging
 import math
-import os
 import shlex
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 
 from keras_switcher.checks import ConfigError
+from keras_switcher.commands import load_tensorflow, shown_messages
 from keras_switcher.config import Config, changes, from_values, to_yaml, validate
-from keras_switcher.display import (
-    show_comparison,
-    show_config,
-    show_error,
-    show_layers,
-    show_warning,
-)
+from keras_switcher.display import show_comparison, show_config, show_error, show_layers
 from keras_switcher.flags import read_yaml, resolve
 from keras_switcher.runs import (
     CONFIG_FILE,
@@ -81,7 +72,7 @@ def train(
     show_config(console, config, folder.path)
 
     with _resumable(folder):
-        _load_tensorflow(config.run.verbose)
+        load_tensorflow(config.run.verbose)
         from keras_switcher.batches import evaluation_batches
         from keras_switcher.convert import strip
         from keras_switcher.fitting import dense_model, execution, fit, switched_model
@@ -130,22 +121,6 @@ def train(
     show_comparison(console, summary)
     console.print(f"Report: {report}", soft_wrap=True, highlight=False)
     return summary
-
-
-def _load_tensorflow(verbose: bool) -> None:
-    """Import TensorFlow without the lines that it writes on machines without a GPU."""
-    if verbose or "tensorflow" in sys.modules:
-        return
-    # They come before any of its own settings can keep them back. What goes wrong, raises.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        importlib.import_module("tensorflow")
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _open_folder(config: Config) -> tuple[RunFolder, bool]:
@@ -279,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbose = "--verbose" in flags
     errors = Console(stderr=True)
     stop = StopSignals()
-    with _messages(errors, verbose):
+    with shown_messages(errors, verbose):
         try:
             with stop.handled():
                 train(resolve(flags), Console(), stop)
@@ -289,38 +264,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show_error(errors, "\n".join([str(error), *getattr(error, "__notes__", [])]))
             return error.exit_status if isinstance(error, RunError) else 2
     return 0
-
-
-@contextmanager
-def _messages(console: Console, verbose: bool) -> Iterator[None]:
-    """Show the library's log and warnings on a console."""
-    library = logging.getLogger("keras_switcher")
-    handler = RichHandler(console=console, show_time=False, show_path=False)
-    level, propagates = library.level, library.propagate
-    library.addHandler(handler)
-    # TensorFlow gives the root logger a handler of its own.
-    library.propagate = False
-    library.setLevel(logging.DEBUG if verbose else logging.INFO)
-    if not verbose:
-        # TensorFlow Datasets warns of folders that it goes on to make.
-        logging.getLogger("absl").setLevel(logging.ERROR)
-
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        if issubclass(category, UserWarning):
-            show_warning(console, str(message))
-
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = show
-            yield
-    finally:
-        library.removeHandler(handler)
-        library.setLevel(level)
-        library.propagate = propagates
