@@ -1,0 +1,1 @@
+"""Deployment: from a trained model to TFLite files without its switched-off connections."""

@@ -1,0 +1,241 @@
+"""From a source to its files: compacted, converted, stored, described; nothing is measured yet."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from . import flatbuffer, metadata
+from .compact import Compacted, compact
+from .convert import Precision, convert, output_names
+from .csr import Storage, block_density
+from .options import ExportOptions
+from .source import Source
+from .sparsify import builtin, store, weights
+from .storage import Goal, choose
+from .validate import validate
+
+logger = logging.getLogger("keras_switcher.export")
+
+# What the models of `keras_switcher.models` take; scaling is a layer of theirs.
+PREPROCESSING = "none: as the Keras model takes them, such as pixels from 0 to 255"
+# Training examples from which the ranges of int8 activations are read.
+_CALIBRATION = 200
+# Which share of the weights in blocks with a non-zero must be non-zeros for blocks to be a pattern.
+_FILL = 0.75
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Artifact:
+    """A file before it is written.
+
+    Args:
+        file: Its name.
+        kind: What it is: `dense`, `sparse`, `compact`, `int8`, `float16`; or
+            `experimental_sparsity`, which is measured beside them and not left.
+        precision: What it computes in.
+        content: Its content.
+        purpose: What it is for, in a few words.
+    """
+
+    file: str
+    kind: str
+    precision: Precision
+    content: bytes
+    purpose: str
+
+
+def artifacts(source: Source, options: ExportOptions) -> tuple[list[Artifact], Compacted]:
+    """Make the files of an export.
+
+    Args:
+        source: The model and its examples.
+        options: The command's options.
+
+    Returns:
+        The files, each validated, and what compacting did.
+
+    Raises:
+        ExportError: If the model can't be exported so.
+    """
+    compacted = compact(source.model)
+    build = _Builder(source, options)
+    made = [
+        build.dense(source.model),
+        build.sparse(),
+        build.compacted(compacted.model),
+    ]
+    if options.quantize != "none":
+        made.append(build.int8())
+    if options.float16:
+        made.append(build.float16(compacted.model))
+    return made, compacted
+
+
+def experimental_sparsity(source: Source, options: ExportOptions) -> Artifact:
+    """Make what the converter itself makes of the model's zeros, for comparison."""
+    content = convert(source.model, batch=options.batch, experimental_sparsity=True)
+    return Artifact(
+        "EXPERIMENTAL_SPARSITY",
+        "experimental_sparsity",
+        Precision.FLOAT32,
+        content,
+        "the converter's own, for comparison",
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Builder:
+    source: Source
+    options: ExportOptions
+
+    def dense(self, model: keras.Model) -> Artifact:
+        content = self._written(self._converted(model))
+        return Artifact(
+            "model_dense.tflite", "dense", Precision.FLOAT32, content, "baseline: zeros kept"
+        )
+
+    def compacted(self, model: keras.Model) -> Artifact:
+        content = self._written(self._converted(model))
+        return Artifact(
+            "model_compact.tflite",
+            "compact",
+            Precision.FLOAT32,
+            content,
+            "no sparse tensors: GPU and NPU delegates",
+        )
+
+    def sparse(self) -> Artifact:
+        # Blocks of 16 inputs are blocks of 4, which is what float32 kernels read.
+        group = min(4, block_of(self.source.model))
+        stored = self._stored(self._converted(self._compacted(group)))
+        if has_idle_gather(stored):
+            stored = self._stored(self._converted(self._compacted(group, gather=False)))
+        content = self._written(stored)
+        return Artifact("model_sparse.tflite", "sparse", Precision.FLOAT32, content, "CPU, float32")
+
+    def int8(self) -> Artifact:
+        precision = Precision(self.options.quantize)
+        group = 16 if block_of(self.source.model) == 16 else 1
+        read = self._converted(self._compacted(group), precision)
+        content = self._written(self._stored(read))
+        return Artifact("model_int8.tflite", "int8", precision, content, "CPU, smallest")
+
+    def float16(self, model: keras.Model) -> Artifact:
+        content = self._written(self._converted(model, Precision.FLOAT16))
+        return Artifact(
+            "model_float16.tflite",
+            "float16",
+            Precision.FLOAT16,
+            content,
+            "no sparse tensors: GPU delegates, half the bytes",
+        )
+
+    def _compacted(self, group: int, *, gather: bool = True) -> keras.Model:
+        return compact(self.source.model, group=group, gather=gather).model
+
+    def _stored(self, read: Any) -> Any:
+        chosen = choose(weights(read), Goal(self.options.optimize), self.options.thresholds)
+        return store(read, chosen, joined_bytes=self.options.thresholds.joined_bytes)
+
+    def _converted(self, model: keras.Model, precision: Precision = Precision.FLOAT32) -> Any:
+        representative = None
+        if precision is Precision.INT8:
+            representative = list(calibration(self.source, self.options.batch))
+        content = convert(model, precision, batch=self.options.batch, representative=representative)
+        return flatbuffer.read(content)
+
+    def _written(self, model: Any) -> bytes:
+        metadata.describe(model, facts(self.source))
+        content = metadata.with_labels(flatbuffer.write(model), labels(self.source))
+        validate(content)
+        return content
+
+
+def has_idle_gather(model: Any) -> bool:
+    """Return whether a gather leaves out what sparse layers alone would have read.
+
+    Zeros cost a sparse layer nothing, so that it is faster without.
+
+    Args:
+        model: A `ModelT`.
+    """
+    graph = model.subgraphs[0]
+    sparse = {
+        weight.tensor
+        for weight in weights(model)
+        if weight.storage not in (Storage.DENSE, Storage.DENSIFY)
+    }
+    gathered = [
+        operator.outputs[0]
+        for operator in graph.operators
+        if builtin(model, operator) == schema.BuiltinOperator.GATHER
+    ]
+    readers = [op for op in graph.operators if set(gathered) & set(op.inputs)]
+    return bool(gathered) and all(sparse & set(reader.inputs) for reader in readers)
+
+
+def calibration(source: Source, batch: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield batches of training examples, as `convert` wants them; none if there are none."""
+    train = source.examples.train or {}
+    count = min((len(values) for values in train.values()), default=0)
+    for start in range(0, min(count, _CALIBRATION) - batch + 1, batch):
+        yield {
+            name: values[start : start + batch].astype(np.float32) for name, values in train.items()
+        }
+
+
+def facts(source: Source) -> dict[str, Any]:
+    """Return what every file says of itself."""
+    kept = ("dataset", "test_accuracy", "fc_sparsity", "granularity")
+    return {
+        "model": source.name,
+        "inputs": {
+            tensor.name: {
+                "shape": list(tensor.shape[1:]),
+                "values": PREPROCESSING,
+            }
+            for tensor in source.model.inputs
+        },
+        "outputs": output_names(source.model),
+        "labels": metadata.LABELS_FILE,
+        **{name: source.summary[name] for name in kept if name in source.summary},
+    }
+
+
+def labels(source: Source) -> list[str]:
+    """Return the names of the classes: their numbers, where no names are known."""
+    names = source.summary.get("class_names")
+    if names:
+        return [str(name) for name in names]
+    return [str(number) for number in range(source.model.outputs[0].shape[-1] or 0)]
+
+
+def block_of(model: keras.Model) -> int:
+    """Return how many consecutive inputs of a unit are on or off together: 16, 4 or 1."""
+    kernels = sparse_kernels(model)
+    for block in (16, 4):
+        stored = [_in_blocks(kernel, block) for kernel in kernels]
+        values = sum(np.count_nonzero(kernel) for kernel in kernels)
+        room = sum(block_density(padded, block) * padded.size for padded in stored)
+        if room and values / room >= _FILL:
+            return block
+    return 1
+
+
+def sparse_kernels(model: keras.Model) -> list[np.ndarray]:
+    """Return the kernels of dense layers most of whose weights are zero, (units, inputs)."""
+    kernels = [
+        np.asarray(layer.kernel).T
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Dense)
+    ]
+    return [kernel for kernel in kernels if 2 * np.count_nonzero(kernel) < kernel.size]
+
+
+def _in_blocks(kernel: np.ndarray, block: int) -> np.ndarray:
+    return np.pad(kernel, ((0, 0), (0, -kernel.shape[1] % block)))

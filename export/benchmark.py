@@ -1,0 +1,124 @@
+"""`python -m export benchmark FILE...`: what any TFLite files weigh and how fast they run here."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from keras_switcher.runs import replacing
+
+from . import runtime
+from .display import megabytes, microseconds
+from .errors import InvalidFile
+from .figures import figures
+from .options import BenchmarkOptions
+from .validate import validate
+
+
+def benchmark(options: BenchmarkOptions, console: Console) -> dict[str, Any]:
+    """Measure files and show them side by side.
+
+    Args:
+        options: The command's options.
+        console: Where to show the table.
+
+    Returns:
+        What `--json` writes.
+
+    Raises:
+        InvalidFile: If a file can't be read, is no TFLite model, or could make the runtime read
+            out of bounds.
+        RuntimeFailure: If the runtime refuses a file, crashes or hangs.
+        WriteError: If the JSON file can't be written.
+    """
+    read = {path: figures(_validated(path)) for path in options.files}
+    configurations = [(n, delegate) for n in options.threads for delegate in (True, False)]
+    with console.status("Measuring"):
+        measured = runtime.measure(
+            options.files,
+            configurations=configurations,
+            processes=options.processes,
+            timeout=options.timeout,
+        )
+    entries = [
+        {
+            "file": str(path),
+            "bytes": found.bytes,
+            "gzip_bytes": found.gzip_bytes,
+            "nonzeros": found.nonzeros,
+            "weights": found.weights,
+            "storage": {name: str(kind) for name, kind in found.storages.items()},
+            "measurements": [
+                {
+                    "threads": one.latency.threads,
+                    "delegate": one.latency.delegate,
+                    "clock": one.latency.clock,
+                    "median_us": round(one.latency.median_us, 2),
+                    "p90_us": round(one.latency.p90_us, 2),
+                    "heap_bytes": one.memory.heap_bytes,
+                    "peak_bytes": one.memory.peak_bytes,
+                }
+                for one in measured[path]
+            ],
+        }
+        for path, found in read.items()
+    ]
+    content = {"machine": machine(), "files": entries}
+    _show(console, entries)
+    if options.json is not None:
+        with replacing(options.json) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return content
+
+
+def machine() -> dict[str, Any]:
+    """Return on what latencies were measured."""
+    return {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
+
+
+def _validated(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidFile(f"Could not read {path}: {error.strerror}.") from error
+    try:
+        validate(content)
+    except InvalidFile as error:
+        raise InvalidFile(f"{path}: {error}") from error
+    return content
+
+
+def _show(console: Console, entries: list[dict[str, Any]]) -> None:
+    table = Table(title="TFLite files", title_justify="left")
+    table.add_column("file", overflow="fold")
+    for column in (
+        "bytes",
+        "gzipped",
+        "not zero",
+        "threads",
+        "XNNPACK",
+        "median",
+        "90 %",
+        "memory",
+    ):
+        table.add_column(column, justify="right")
+    for entry in entries:
+        for number, one in enumerate(entry["measurements"]):
+            first = number == 0
+            table.add_row(
+                entry["file"] if first else "",
+                f"{entry['bytes']:,}" if first else "",
+                f"{entry['gzip_bytes']:,}" if first else "",
+                f"{entry['nonzeros']:,}" if first else "",
+                str(one["threads"]),
+                "yes" if one["delegate"] else "no",
+                microseconds(one["median_us"]),
+                microseconds(one["p90_us"]),
+                megabytes(one["heap_bytes"]),
+            )
+        table.add_section()
+    console.print(table)

@@ -1,0 +1,141 @@
+"""The model card: what was exported, how well it does, and how to use it, in Markdown."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .display import change, megabytes, microseconds, percent
+from .metadata import LABELS_FILE
+from .source import Source
+
+# As in `keras_switcher.display`, for a summary that came with a run.
+_FACTS = {
+    "dataset": "Data set",
+    "dataset_source": "Data",
+    "train_examples": "Training examples",
+    "epochs": "Epochs",
+    "seed": "Seed",
+    "granularity": "Granularity of the switches",
+    "target_sparsity": "Target sparsity",
+}
+
+
+def model_card(source: Source, content: Mapping[str, Any]) -> str:
+    """Return the model card.
+
+    Args:
+        source: What was exported.
+        content: What `export.json` holds.
+    """
+    parts = [
+        f"# {source.name}",
+        "A sparse network of keras_switcher: a switcher network turned connections off while the "
+        "network learned, and they are gone from the files here."
+        if source.summary
+        else "Exported from a Keras file by keras_switcher: weights that are zero are gone from "
+        "the files here.",
+        _facts(source, content),
+        "## Files",
+        _files(content),
+        _notes(content),
+        "## Layers",
+        _layers(content),
+        "## Use",
+        _use(source, content),
+        "## Limits",
+        _limits(content),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _facts(source: Source, content: Mapping[str, Any]) -> str:
+    rows = [
+        f"- {label}: {source.summary[name]}"
+        for name, label in _FACTS.items()
+        if source.summary.get(name) is not None
+    ]
+    rows.append(f"- Parameters before: {content['parameters']:,}")
+    if "fc_sparsity" in source.summary:
+        rows.append(f"- Sparsity of the dense layers: {percent(source.summary['fc_sparsity'])}")
+        rows.append(f"- Sparsity of the model: {percent(source.summary['model_sparsity'])}")
+    if content["keras_accuracy"] is not None:
+        examples = content["examples"]
+        rows.append(
+            f"- Accuracy of the Keras model: {percent(content['keras_accuracy'])}, on "
+            f"{examples['count']:,} test examples of {examples['source']}"
+        )
+    return "\n".join(rows)
+
+
+def _files(content: Mapping[str, Any]) -> str:
+    head = (
+        "| file | for | bytes | gzipped | accuracy | largest difference | latency | memory | "
+        "runtime |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    rows = [
+        f"| `{entry['file']}` | {entry['purpose']} | {entry['bytes']:,} | {entry['gzip_bytes']:,} "
+        f"| {percent(entry['accuracy'])} | {entry['max_difference']:.2g} "
+        f"| {microseconds((entry['latency_us'] or {}).get('default'))} "
+        f"| {megabytes(entry['heap_bytes'])} | >= {entry['runtime']} |"
+        for entry in content["artifacts"]
+        if not entry["problems"]
+    ]
+    return "\n".join([head, *rows])
+
+
+def _notes(content: Mapping[str, Any]) -> str:
+    measured = [entry for entry in content["artifacts"] if entry["latency_us"]]
+    notes = [
+        "Largest difference: of any output from the Keras model's, on the examples above, with and "
+        "without XNNPACK. Runtime: the oldest TensorFlow Lite or LiteRT that has the operators of "
+        "the file."
+    ]
+    if measured:
+        machine = content.get("machine", {})
+        where = ", ".join(str(value) for value in machine.values() if value)
+        notes.append(
+            "Latency: median time of a call of "
+            f"batch {content['batch']}, one thread, with XNNPACK, on the machine that exported "
+            f"({where}), which is no phone. Memory: what a process grows by."
+        )
+    return " ".join(notes)
+
+
+def _layers(content: Mapping[str, Any]) -> str:
+    fields = ("inputs", "units", "parameters", "nonzeros")
+    head = "| layer | inputs | units | weights | not zero |\n|---|---|---|---|---|"
+    rows = []
+    for layer in content["layers"]:
+        cells = [change(layer["before"][field], layer["after"][field]) for field in fields]
+        rows.append(f"| `{layer['name']}` | {' | '.join(cells)} |")
+    return "\n".join([head, *rows])
+
+
+def _use(source: Source, content: Mapping[str, Any]) -> str:
+    lines = []
+    for tensor in source.model.inputs:
+        shape = ", ".join(str(size) for size in (content["batch"], *tensor.shape[1:]))
+        lines.append(
+            f"- Input `{tensor.name}`: float32, ({shape}), the values that the Keras model takes; "
+            "for the models of keras_switcher pixels from 0 to 255, as they are."
+        )
+    for name, tensor in zip(content["outputs"], source.model.outputs, strict=True):
+        shape = ", ".join(str(size) for size in (content["batch"], *tensor.shape[1:]))
+        lines.append(f"- Output `{name}`: float32, ({shape}).")
+    lines.append(
+        f"- Names of the classes: in the file itself, as `{LABELS_FILE}` (`unzip -p "
+        f"model_sparse.tflite {LABELS_FILE}`)."
+    )
+    return "\n".join(lines)
+
+
+def _limits(content: Mapping[str, Any]) -> str:
+    limits = [
+        "- GPU and NPU delegates refuse sparse tensors: give them `model_compact.tflite`.",
+        "- The files were run by LiteRT's interpreter on the machine that exported them, and on "
+        "no phone.",
+    ]
+    if content["keras_accuracy"] is None:
+        limits.append(
+            "- No labelled examples were at hand: what these files classify right is not known."
+        )
+    return "\n".join(limits)

@@ -1,0 +1,75 @@
+"""The command `python -m export`, in an installed package `keras-switcher-export`."""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+from rich.console import Console
+
+from keras_switcher.checks import ConfigError
+from keras_switcher.commands import load_tensorflow, shown_messages
+from keras_switcher.display import show_error
+from keras_switcher.runs import RunError
+from keras_switcher.signals import StopSignals
+
+from .errors import ExportError
+from .options import BenchmarkOptions, ExportOptions, check
+
+_BENCHMARK = "benchmark"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The flags; those of the process by default.
+
+    Returns:
+        The exit status: 0; 2 for a mistake in the flags; 1 for an export that failed; 130 and 143
+        after Ctrl-C and SIGTERM.
+    """
+    flags = list(sys.argv[1:] if arguments is None else arguments)
+    verbose = "--verbose" in flags
+    errors = Console(stderr=True)
+    stop = StopSignals()
+    with shown_messages(errors, verbose):
+        try:
+            with stop.handled():
+                if flags[:1] == [_BENCHMARK]:
+                    _benchmark(flags[1:])
+                else:
+                    _export(flags)
+        except (ExportError, RunError, ConfigError) as error:
+            if verbose:
+                errors.print_exception()
+            show_error(errors, str(error))
+            return 2 if isinstance(error, ConfigError) else error.exit_status
+    return 0
+
+
+def _export(flags: Sequence[str]) -> None:
+    options = tyro.cli(
+        ExportOptions,
+        args=flags,
+        prog="python -m export",
+        description="Write a trained model as TFLite files without its switched-off connections, "
+        "and prove each. `python -m export benchmark FILE...` measures any TFLite files.",
+    )
+    check(options)
+    load_tensorflow(options.verbose)
+    from .exporting import export
+
+    export(options, Console())
+
+
+def _benchmark(flags: Sequence[str]) -> None:
+    options = tyro.cli(
+        BenchmarkOptions,
+        args=flags,
+        prog="python -m export benchmark",
+        description="Measure TFLite files, from anywhere: bytes, latency, memory.",
+    )
+    check(options)
+    from .benchmark import benchmark
+
+    benchmark(options, Console())

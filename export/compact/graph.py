@@ -1,0 +1,94 @@
+"""A functional model as the list of its layers, each with its calls."""
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from keras_switcher.features import producer
+
+from .rule import Rule
+from .rules import rule_of
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """A layer, and the calls in which it works on the same features.
+
+    Args:
+        operation: The layer, or operation on tensors.
+        calls: Its symbolic calls. A layer with weights has all its calls in one part; one without
+            has a part for each.
+        rule: What it does with features; `None` where that is not known: then it stays as it is.
+    """
+
+    operation: Any
+    calls: list[Any]
+    rule: Rule | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """A model as a graph.
+
+    Args:
+        inputs: Its symbolic inputs.
+        outputs: Its symbolic outputs.
+        calls: All symbolic calls but those of the input layers, each after those it depends on.
+        parts: Its layers, each where it is called first.
+        gather: Whether a gather may leave out entries of a vector that its layer has to make.
+    """
+
+    inputs: list[Any]
+    outputs: list[Any]
+    calls: list[Any]
+    parts: list[Part]
+    gather: bool
+
+    @classmethod
+    def of(cls, model: keras.Model, group: int, gather: bool) -> "Graph":
+        """Read a functional or Sequential model.
+
+        Args:
+            model: The model.
+            group: Number of inputs of a dense layer that stay or go together.
+            gather: Whether entries of a vector may be left out by a gather.
+        """
+        inputs, outputs = list(model.inputs), list(model.outputs)
+        calls = _calls(inputs, outputs)
+        of_operation: dict[int, list[Any]] = {}
+        for call in calls:
+            of_operation.setdefault(id(call.operation), []).append(call)
+        parts = []
+        for call in calls:
+            operation = call.operation
+            together = of_operation[id(operation)]
+            if not getattr(operation, "weights", ()):
+                parts.append(Part(operation, [call], rule_of(operation, [call], together, group)))
+            elif call is together[0]:
+                parts.append(
+                    Part(operation, together, rule_of(operation, together, together, group))
+                )
+        return cls(inputs, outputs, calls, parts, gather)
+
+
+def _calls(inputs: list[Any], outputs: list[Any]) -> list[Any]:
+    """Return the calls between inputs and outputs, each after those it depends on."""
+    ordered: list[Any] = []
+    done = {id(tensor) for tensor in inputs}
+    # Depth first without recursion: a deep network exceeds Python's stack.
+    stack = list(reversed(outputs))
+    while stack:
+        tensor = stack[-1]
+        if id(tensor) in done:
+            stack.pop()
+            continue
+        _, call = producer(tensor)
+        waiting = [t for t in call.input_tensors if id(t) not in done]
+        if waiting:
+            stack.extend(reversed(waiting))
+            continue
+        ordered.append(call)
+        done.update(id(t) for t in call.output_tensors)
+        stack.pop()
+    return ordered

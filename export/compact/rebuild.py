@@ -1,0 +1,132 @@
+"""The new model: each layer again, around the features that are kept."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops, tree
+
+from keras_switcher.copying import walk
+from keras_switcher.features import producer
+
+from ..errors import ExportError
+from .analysis import Analysis
+from .graph import Part
+
+
+def rebuild(model: keras.Model, analysis: Analysis) -> tuple[keras.Model, dict[int, Any]]:
+    """Make a functional model of the kept features.
+
+    Args:
+        model: The model that was analysed.
+        analysis: What it said.
+
+    Returns:
+        The model, and which of its operations stands for which of the given model, by the
+        identity of the latter.
+    """
+    graph = analysis.graph
+    names = {call.operation.name for call in graph.calls}
+    tensors: dict[int, Any] = {}
+    operations: dict[int, Any] = {}
+    part_of = {id(call): part for part in graph.parts for call in part.calls}
+
+    def put(part: Part | None, tensor: Any, new: Any) -> None:
+        made, kept = analysis.made(part, tensor), analysis.kept[id(tensor)]
+        tensors[id(tensor)] = new if made.sum() == kept.sum() else _gather(new, kept[made], names)
+
+    given = {id(tensor): _copy(producer(tensor)[0]).output for tensor in graph.inputs}
+    for tensor in graph.inputs:
+        put(None, tensor, given[id(tensor)])
+    for call in graph.calls:
+        part, operation = part_of[id(call)], call.operation
+        weights: list[np.ndarray] = []
+        new = operations.get(id(operation))
+        if new is None and part.rule is not None:
+            config, weights = part.rule.rebuilt(analysis.around(part))
+            new = _copy(operation, config)
+        elif new is None:
+            new = _copy(operation)
+        args, kwargs = tree.map_structure(
+            lambda value: tensors.get(id(value), value),
+            (call.arguments.args, call.arguments.kwargs),
+        )
+        outputs = tree.flatten(new(*args, **kwargs))
+        if id(operation) not in operations:
+            operations[id(operation)] = new
+            if weights:
+                new.set_weights(weights)
+            elif part.rule is None and isinstance(operation, layers.Layer):
+                _copy_variables(operation, new)
+        for tensor, output in zip(call.output_tensors, outputs, strict=True):
+            put(part, tensor, output)
+    # The structure that the model was made with, such as a dictionary.
+    sequential = isinstance(model, keras.Sequential)
+    ends = (model.inputs[0], model.outputs[0]) if sequential else (model.input, model.output)
+    # What stands for an input inside the graph may be a gather of it.
+    outside = tensors | given
+    inputs, outputs = tree.map_structure(lambda tensor: outside[id(tensor)], ends)
+    return keras.Model(inputs, outputs, name=model.name), operations
+
+
+def _gather(tensor: Any, kept: np.ndarray, names: set[str]) -> Any:
+    """Take some entries of a vector, as an operation whose name no other has.
+
+    Args:
+        tensor: Symbolic, of shape (batch, entries).
+        kept: Which entries to take, of shape (entries,).
+        names: Names that are taken; the new one is added.
+    """
+    indices = np.flatnonzero(kept).astype("int32")
+    while True:
+        # Keras counts the names that it gives itself, whatever a loaded model already has.
+        gathered = ops.take(tensor, indices, axis=-1)
+        name = producer(gathered)[0].name
+        if name not in names:
+            names.add(name)
+            return gathered
+
+
+def _copy(operation: Any, config: dict[str, Any] | None = None) -> Any:
+    """Make a layer, or operation on tensors, anew.
+
+    Args:
+        operation: The one to copy.
+        config: Its configuration, if not its own.
+    """
+    has_weights = bool(getattr(operation, "weights", ()))
+    if isinstance(operation, layers.Lambda) and not has_weights:
+        # Its configuration has the bytes of its function, without the names that it refers to.
+        return operation
+    try:
+        return type(operation).from_config(config or operation.get_config())
+    except (NotImplementedError, TypeError, ValueError) as error:
+        if not has_weights and config is None:
+            return operation
+        said = " ".join(str(error).split())
+        reason = f"it does not come back from its own configuration ({said})"
+        raise _uncopied(operation, reason) from error
+
+
+def _copy_variables(layer: layers.Layer, copy: layers.Layer) -> None:
+    """Copy what a layer, and any layer inside it, would write to a file."""
+    if copy is layer:
+        return
+    for old, new in zip(
+        (layer, *(inner for _, inner in walk(layer))),
+        (copy, *(inner for _, inner in walk(copy))),
+        strict=True,
+    ):
+        if hasattr(old, "save_assets"):
+            raise _uncopied(old, "it holds a vocabulary beside its weights")
+        variables: dict[str, Any] = {}
+        # Not `get_weights`: a `Normalization` would not learn that it has other ones now.
+        old.save_own_variables(variables)
+        new.load_own_variables({name: np.asarray(value) for name, value in variables.items()})
+
+
+def _uncopied(operation: Any, reason: str) -> ExportError:
+    return ExportError(
+        f"The model can't be compacted: layer '{operation.name}' can't be copied: {reason}. "
+        f"Received: a {type(operation).__name__}"
+    )

@@ -1,0 +1,202 @@
+"""From a Keras model to a TFLite model of dense tensors, as bytes."""
+
+import enum
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from .errors import ExportError
+
+# The one entry of every file; its inputs and outputs have the names of the Keras model's.
+SIGNATURE = "serving_default"
+
+Examples = Sequence[Mapping[str, np.ndarray]]
+
+
+class Precision(enum.StrEnum):
+    """In what numbers a file computes. Inputs and outputs are float32 in each."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"  # weights in float16, computed as float32 where the runtime unpacks them
+    DYNAMIC = "dynamic"  # int8 weights; activations are quantised as they come
+    INT8 = "int8"  # weights and activations, whose ranges representative examples gave
+
+
+def convert(
+    model: keras.Model,
+    precision: Precision = Precision.FLOAT32,
+    *,
+    batch: int = 1,
+    representative: Examples | None = None,
+    experimental_sparsity: bool = False,
+) -> bytes:
+    """Convert a model to TFLite, with a fixed batch and a signature of named tensors.
+
+    Args:
+        model: A built Keras model whose inputs have fixed shapes, apart from the batch.
+        precision: In what numbers the file computes.
+        batch: Number of examples in a call.
+        representative: For `INT8`: examples as the model will see them, each a batch of float32
+            arrays (batch, ...) by input name.
+        experimental_sparsity: Let the converter write sparse tensors, by
+            `tf.lite.Optimize.EXPERIMENTAL_SPARSITY`: for comparisons only, since what it writes is
+            not always right.
+
+    Returns:
+        The content of a `.tflite` file.
+
+    Raises:
+        ExportError: If an input has no fixed shape, `INT8` has no examples, or the model has
+            operations that TFLite does not have.
+    """
+    model = as_functional(model)
+    names = [tensor.name for tensor in model.inputs]
+    specs = [
+        tf.TensorSpec((batch, *fixed_shape(tensor)), tensor.dtype, name)
+        for name, tensor in zip(names, model.inputs, strict=True)
+    ]
+
+    def serve(*inputs: Any) -> dict[str, Any]:
+        given = keras.tree.pack_sequence_as(model.input, inputs)
+        outputs = keras.tree.flatten(model(given, training=False))
+        return dict(zip(output_names(model), outputs, strict=True))
+
+    with tempfile.TemporaryDirectory() as folder, _quiet() as log:
+        try:
+            archive = keras.export.ExportArchive()
+            archive.track(model)
+            archive.add_endpoint(SIGNATURE, serve, input_signature=specs)
+            archive.write_out(folder, verbose=False)
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
+            _set_precision(converter, precision, representative)
+            if experimental_sparsity:
+                converter.optimizations = [
+                    *converter.optimizations,
+                    tf.lite.Optimize.EXPERIMENTAL_SPARSITY,
+                ]
+            content: bytes = converter.convert()
+        except Exception as error:
+            # The converter raises what its many passes raise, with pages of text.
+            raise ExportError(
+                f"TFLite's converter can't take the model '{model.name}': {_reason(error, log)} "
+                "Replace the layers that make these operations. Received: layers "
+                f"{sorted({type(layer).__name__ for layer in model.layers})}"
+            ) from error
+    return content
+
+
+def fixed_shape(tensor: keras.KerasTensor) -> tuple[int, ...]:
+    """Return the shape of a model's input without the batch.
+
+    Raises:
+        ExportError: If a size in it is open.
+    """
+    shape = tuple(tensor.shape[1:])
+    if None in shape:
+        raise ExportError(
+            f"Expected fixed sizes for the input '{tensor.name}', since a file on a phone is made "
+            "for one size of image: build the model with the size that it will get. "
+            f"Received: shape {tensor.shape}"
+        )
+    return shape
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """Return a name for each output: that of the layer it comes from, numbered if it repeats."""
+    names = [str(name) for name in model.output_names]
+    return [
+        name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names)
+    ]
+
+
+def as_functional(model: keras.Model) -> keras.Model:
+    """Return a Sequential model as a graph with `input` and `output`; any other as it is."""
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return model
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return a graph of layers that computes in float32; the model itself if it does already.
+
+    A file holds float32 weights, or what they are quantised to; the types that training computed
+    in have no place in it.
+    """
+    policies = {layer.compute_dtype for layer in model._flatten_layers(include_self=False)}
+    if policies <= {"float32"}:
+        return model
+
+    def clone(layer: Any) -> Any:
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.Layer):
+            config["dtype"] = "float32"
+        return type(layer).from_config(config)
+
+    plain = as_functional(model)
+    # A graph of its own: a model of another class would be made again by its own configuration.
+    plain = keras.Model(plain.input, plain.output, name=model.name)
+    copy = keras.models.clone_model(plain, clone_function=clone, recursive=True)
+    copy.set_weights([np.asarray(w, np.float32) for w in model.get_weights()])
+    return copy
+
+
+def _set_precision(converter: Any, precision: Precision, representative: Examples | None) -> None:
+    if precision is Precision.FLOAT32:
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision is Precision.FLOAT16:
+        converter.target_spec.supported_types = [tf.float16]
+    if precision is Precision.INT8:
+        if not representative:
+            raise ExportError(
+                "Expected representative examples for int8 activations: their ranges are read "
+                "from them. Received: none"
+            )
+        converter.representative_dataset = lambda: iter(
+            [(SIGNATURE, dict(example)) for example in representative]
+        )
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+
+
+def _reason(error: Exception, log: Path) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines += log.read_text(errors="replace").splitlines() if log.exists() else []
+    for line in lines:
+        if "Ops:" in line or "error:" in line or "not supported" in line:
+            return line[:300].rstrip(".") + "."
+    return f"{lines[0][:300].rstrip('.') if lines else type(error).__name__}."
+
+
+@contextmanager
+def _quiet() -> Iterator[Path]:
+    """Send what the converter writes, on both streams and from C++ too, to a file; yield it."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        sys.stdout.flush()
+        sys.stderr.flush()
+        kept = os.dup(1), os.dup(2)
+        with open(log, "wb") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        try:
+            yield log
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, descriptor in enumerate(kept, start=1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+
+
+def parameters(model: keras.Model) -> int:
+    """Return the number of weights of a model."""
+    return sum(math.prod(weight.shape) for weight in model.weights)

@@ -1,0 +1,80 @@
+"""What `python -m export` shows: the layers before and after, and the files side by side."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .compact import Compacted
+
+
+def show_compaction(console: Console, compacted: Compacted) -> None:
+    """Show every layer with weights before and after compacting."""
+    table = Table(title="Compacted", title_justify="left")
+    table.add_column("layer")
+    for column in ("inputs", "units", "weights", "not zero"):
+        table.add_column(column, justify="right")
+    for layer in compacted.layers:
+        table.add_row(
+            layer.name,
+            *(
+                change(getattr(layer.before, field), getattr(layer.after, field))
+                for field in ("inputs", "units", "parameters", "nonzeros")
+            ),
+        )
+    console.print(table)
+
+
+def show_artifacts(console: Console, content: Mapping[str, Any]) -> None:
+    """Show the files, and beside them what the converter makes of the zeros by itself."""
+    table = Table(title="Files", title_justify="left")
+    table.add_column("file")
+    for column in (
+        "bytes",
+        "gzipped",
+        "accuracy",
+        "latency",
+        "no XNNPACK",
+        "memory",
+    ):
+        table.add_column(column, justify="right")
+    for entry in [*content["artifacts"], *content.get("peers", [])]:
+        latency = entry["latency_us"] or {}
+        table.add_row(
+            entry["file"] + (" [bold red]failed[/]" if entry["problems"] else ""),
+            f"{entry['bytes']:,}",
+            f"{entry['gzip_bytes']:,}",
+            percent(entry["accuracy"]),
+            microseconds(latency.get("default")),
+            microseconds(latency.get("no_delegate")),
+            megabytes(entry["heap_bytes"]),
+        )
+    console.print(table)
+    if content.get("keras_accuracy") is not None:
+        console.print(
+            f"Accuracy of the Keras model: {percent(content['keras_accuracy'])}. Latency: median "
+            "of a call on this machine, one thread.",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def percent(share: float | None) -> str:
+    """Return a share as text."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def microseconds(time: float | None) -> str:
+    """Return a time in microseconds as text."""
+    return "-" if time is None else f"{time:,.1f} us" if time < 1000 else f"{time:,.0f} us"
+
+
+def megabytes(count: int | None) -> str:
+    """Return a number of bytes of memory as text."""
+    return "-" if count is None else f"{count / 2**20:.1f} MiB"
+
+
+def change(before: int, after: int) -> str:
+    """Return a number before and after as text; once if it did not change."""
+    return f"{before:,}" if before == after else f"{before:,} -> {after:,}"

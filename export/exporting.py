@@ -1,0 +1,281 @@
+"""An export from end to end: make the files, prove them, measure them, hand them over."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+
+from keras_switcher import __version__
+
+from . import runtime
+from .artifacts import Artifact, artifacts, experimental_sparsity
+from .benchmark import machine
+from .card import model_card
+from .chart import write_chart
+from .compact import Compacted
+from .convert import Precision, output_names, parameters
+from .display import show_artifacts, show_compaction
+from .errors import ExportError, RuntimeFailure
+from .figures import figures, information_bound
+from .flatbuffer import read
+from .folder import CARD_FILE, CHART_FILE, EXPORT_FILE, exclusive, publish, write
+from .metadata import runtime_needed
+from .options import ExportOptions
+from .source import Source, read_source
+from .verify import Reference, Verdict, accuracy, verify
+
+logger = logging.getLogger("keras_switcher.export")
+
+# Of one measurement, of which each file has three for every number of threads and delegate.
+_SECONDS = 0.3
+_VALUE_BYTES = {
+    Precision.FLOAT32: 4,
+    Precision.FLOAT16: 2,
+    Precision.DYNAMIC: 1,
+    Precision.INT8: 1,
+}
+
+
+def export(options: ExportOptions, console: Console | None = None) -> dict[str, Any]:
+    """Export a run or a Keras file.
+
+    Args:
+        options: The command's options.
+        console: Where to show progress and results; nowhere by default.
+
+    Returns:
+        What `export.json` holds.
+
+    Raises:
+        ExportError: If there is nothing to export, or a file failed; the files that passed are
+            there then, and `export.json` says what was wrong with the others.
+        WriteError: If the folder can't be written.
+    """
+    return export_model(read_source(options), folder_of(options), options, console)
+
+
+def folder_of(options: ExportOptions) -> Path:
+    """Return where the files of an export go."""
+    if options.out is not None:
+        return options.out
+    source = options.source
+    return source / "export" if source.is_dir() else source.with_name(f"{source.stem}-export")
+
+
+def export_model(
+    source: Source, out: Path, options: ExportOptions, console: Console | None = None
+) -> dict[str, Any]:
+    """Export a model.
+
+    Args:
+        source: The model and its examples.
+        out: Where the files go.
+        options: The command's options.
+        console: Where to show progress and results; nowhere by default.
+
+    Returns:
+        What `export.json` holds.
+
+    Raises:
+        ExportError: As `export`.
+        WriteError: If the folder can't be written.
+    """
+    console = Console(quiet=True) if console is None else console
+    with exclusive(out) as scratch:
+        with console.status("Compacting and converting"):
+            made, compacted = artifacts(source, options)
+        show_compaction(console, compacted)
+        for artifact in made:
+            write(scratch / artifact.file, artifact.content)
+        with console.status("Verifying"):
+            reference = _reference(source)
+            verdicts = {
+                artifact.file: _verdict(
+                    scratch / artifact.file, artifact, source, reference, options
+                )
+                for artifact in made
+            }
+        content = _content(source, reference, made, verdicts, compacted, options)
+        if options.measure:
+            with console.status("Measuring"):
+                content["peers"] = _measured(content, made, scratch, source, reference, options)
+        passed = [artifact.file for artifact in made if not _problems(verdicts[artifact.file])]
+        names = [*passed, EXPORT_FILE, CARD_FILE]
+        if options.measure and passed:
+            write_chart(content, scratch / CHART_FILE)
+            names.append(CHART_FILE)
+        write(scratch / EXPORT_FILE, json.dumps(content, indent=2) + "\n")
+        write(scratch / CARD_FILE, model_card(source, content))
+        publish(out, scratch, names)
+    show_artifacts(console, content)
+    if failed := {name: _problems(v) for name, v in verdicts.items() if _problems(v)}:
+        reasons = "; ".join(f"{name}: {', '.join(why)}" for name, why in failed.items())
+        raise ExportError(
+            f"Not every file does what the Keras model does, and such a file is not left in {out}. "
+            f"{reasons}."
+        )
+    console.print(f"Files: {out}", soft_wrap=True, highlight=False)
+    return content
+
+
+def _reference(source: Source) -> Reference:
+    """Run the Keras model on the examples."""
+    given = source.examples.test
+    inputs = {name: values.astype(np.float32) for name, values in given.items()}
+    arrays = list(inputs.values())
+    found = source.model.predict(
+        arrays[0] if len(arrays) == 1 else arrays, batch_size=256, verbose=0
+    )
+    outputs = dict(zip(output_names(source.model), keras.tree.flatten(found), strict=True))
+    return Reference(outputs, accuracy(outputs, source.examples.labels))
+
+
+def _verdict(
+    path: Path,
+    artifact: Artifact,
+    source: Source,
+    reference: Reference,
+    options: ExportOptions,
+) -> Verdict | str:
+    """Verify a file; return what the runtime said if it could not even run it."""
+    try:
+        return verify(
+            path,
+            artifact.precision,
+            source.examples,
+            reference,
+            accuracy_drop=options.accuracy_drop,
+            timeout=options.timeout,
+        )
+    except RuntimeFailure as failure:
+        return str(failure)
+
+
+def _problems(verdict: Verdict | str) -> tuple[str, ...]:
+    return (verdict,) if isinstance(verdict, str) else verdict.problems
+
+
+def _content(
+    source: Source,
+    reference: Reference,
+    made: Sequence[Artifact],
+    verdicts: Mapping[str, Verdict | str],
+    compacted: Compacted,
+    options: ExportOptions,
+) -> dict[str, Any]:
+    """Return what `export.json` holds before anything is measured."""
+    floats = [
+        verdict
+        for artifact in made
+        if artifact.precision is Precision.FLOAT32
+        and isinstance(verdict := verdicts[artifact.file], Verdict)
+    ]
+    return {
+        "keras_switcher": __version__,
+        "model": source.name,
+        "batch": options.batch,
+        "optimize": options.optimize,
+        "outputs": output_names(source.model),
+        "machine": machine(),
+        "parameters": parameters(source.model),
+        "examples": {
+            "source": source.examples.source,
+            "count": len(next(iter(source.examples.test.values()))),
+            "labelled": source.examples.labels is not None,
+        },
+        "keras_accuracy": reference.accuracy,
+        "parity": {
+            "max_difference": max((v.max_difference for v in floats), default=None),
+            "tolerance": reference.tolerance,
+            "same_class": min(
+                (v.same_class for v in floats if v.same_class is not None), default=None
+            ),
+        },
+        "layers": [dataclasses.asdict(layer) for layer in compacted.layers],
+        "artifacts": [_entry(artifact, verdicts[artifact.file], source) for artifact in made],
+    }
+
+
+def _entry(artifact: Artifact, verdict: Verdict | str, source: Source) -> dict[str, Any]:
+    """Return what `export.json` says of a file."""
+    found = figures(artifact.content)
+    kernels = [np.asarray(w) for w in source.model.trainable_weights if len(w.shape) > 1]
+    others = parameters(source.model) - sum(kernel.size for kernel in kernels)
+    known = verdict if isinstance(verdict, Verdict) else None
+    return {
+        "file": artifact.file,
+        "kind": artifact.kind,
+        "precision": str(artifact.precision),
+        "purpose": artifact.purpose,
+        "runtime": runtime_needed(read(artifact.content)),
+        "problems": list(_problems(verdict)),
+        "accuracy": known and known.accuracy,
+        "max_difference": known and known.max_difference,
+        "same_class": known and known.same_class,
+        "bytes": found.bytes,
+        "gzip_bytes": found.gzip_bytes,
+        "nonzeros": found.nonzeros,
+        "weights": found.weights,
+        "bound_bytes": information_bound(kernels, others, _VALUE_BYTES[artifact.precision]),
+        "storage": {name: str(kind) for name, kind in found.storages.items()},
+        "latency_us": None,
+        "latency": None,
+        "heap_bytes": None,
+        "peak_bytes": None,
+    }
+
+
+def _measured(
+    content: Mapping[str, Any],
+    made: Sequence[Artifact],
+    scratch: Path,
+    source: Source,
+    reference: Reference,
+    options: ExportOptions,
+) -> list[dict[str, Any]]:
+    """Measure the files that passed, and what the converter makes of the same model.
+
+    The figures are written into the entries of `content`; the entry of the other is returned.
+    """
+    peer = experimental_sparsity(source, options)
+    path = scratch / "experimental_sparsity.tflite"
+    write(path, peer.content)
+    peer_entry = _entry(peer, _verdict(path, peer, source, reference, options), source)
+    entries = {
+        scratch / entry["file"]: entry for entry in content["artifacts"] if not entry["problems"]
+    }
+    # A wrong file has a speed too; one that does not run has none.
+    if peer_entry["max_difference"] is not None:
+        entries[path] = peer_entry
+    configurations = [(n, delegate) for n in options.threads for delegate in (True, False)]
+    measured = runtime.measure(
+        list(entries), configurations=configurations, seconds=_SECONDS, timeout=options.timeout
+    )
+    for file, entry in entries.items():
+        entry.update(measured_figures(measured[file]))
+    return [peer_entry]
+
+
+def measured_figures(measurements: Sequence[runtime.Measurement]) -> dict[str, Any]:
+    """Return what JSON says of a file's latency and memory.
+
+    Args:
+        measurements: One for each configuration; the first without XNNPACK, and the first with it,
+            are the ones that stand for the file.
+    """
+    first = {m.latency.delegate: m for m in reversed(measurements)}
+    return {
+        "latency_us": {
+            "default": round(first[True].latency.median_us, 2),
+            "no_delegate": round(first[False].latency.median_us, 2),
+        },
+        "latency": [dataclasses.asdict(m.latency) for m in measurements],
+        "heap_bytes": first[True].memory.heap_bytes,
+        "peak_bytes": first[True].memory.peak_bytes,
+    }

@@ -1,0 +1,108 @@
+"""The folder of an export: one export at a time, and no file in it that was not proven."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from keras_switcher.runs import WriteError, writing
+
+from .errors import ExportError
+
+EXPORT_FILE = "export.json"
+CHART_FILE = "export.png"
+CARD_FILE = "model_card.md"
+_SCRATCH = ".unproven-"
+# What an export may leave; a file of an earlier export that this one did not make is stale.
+_OWN = ("model_*.tflite", EXPORT_FILE, CHART_FILE, CARD_FILE)
+
+
+@contextlib.contextmanager
+def exclusive(out: Path) -> Iterator[Path]:
+    """Hold a folder for one export, and yield an empty folder inside it to work in.
+
+    The inner folder is gone when the block ends, however it ends.
+
+    Args:
+        out: The folder; it is made if it is not there.
+
+    Raises:
+        ExportError: If another export writes into it, or it can't be a folder.
+        WriteError: If it can't be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise ExportError(f"Expected --out to be a folder. Received: {out}, which is a file")
+    was_there = out.exists()
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            # The system lets go of it when the process ends, even by kill -9.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ExportError(
+                f"Another export is writing into {out}: wait for it, or choose another --out."
+            ) from None
+        _clean(out)
+        with writing(out):
+            scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=out))
+        try:
+            yield scratch
+        finally:
+            _clean(out)
+            if not was_there:
+                with contextlib.suppress(OSError):
+                    out.rmdir()  # only if nothing came of it
+    finally:
+        os.close(lock)
+
+
+def publish(out: Path, scratch: Path, names: Iterable[str]) -> None:
+    """Give proven files their final names, and remove what an earlier export left beside them.
+
+    Args:
+        out: The folder of the export.
+        scratch: Where the files lie.
+        names: Their names.
+
+    Raises:
+        WriteError: If it can't be written.
+    """
+    names = list(names)
+    with writing(out):
+        for name in names:
+            os.replace(scratch / name, out / name)
+        for pattern in _OWN:
+            for path in out.glob(pattern):
+                if path.name not in names:
+                    path.unlink()
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Write a file and see that it is on the disk.
+
+    Args:
+        path: The file.
+        content: Its content.
+
+    Raises:
+        WriteError: If it can't be written, such as when the disk is full.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
+def _clean(out: Path) -> None:
+    """Remove the inner folder of this export, or of one that was killed."""
+    for scratch in out.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(scratch, ignore_errors=True)

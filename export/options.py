@@ -1,0 +1,123 @@
+"""The flags of `python -m export`. Nothing here imports TensorFlow, so that they answer at once."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+from keras_switcher.checks import AMOUNT, COUNT, INNER_SHARE, RATE, SHARE, Check, ConfigError
+
+from .storage import Thresholds
+
+_path = PrimitiveConstructorSpec[Path](
+    nargs=1,
+    metavar="PATH",
+    instance_from_str=lambda args: Path(os.path.expanduser(args[0])),
+    is_instance=lambda value: isinstance(value, Path),
+    str_from_instance=lambda value: [str(value)],
+)
+_Path = Annotated[Path, _path]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and how."""
+
+    source: tyro.conf.Positional[_Path]
+    """Folder of a finished run of train.py, or a .keras file."""
+    out: _Path | None = None
+    """Where the files go; none means RUN/export, or <name>-export beside a .keras file."""
+    optimize: Literal["balanced", "size", "latency"] = "balanced"
+    """What for: latency takes the fastest way to store each layer; balanced the smallest of those
+    that are no slower than a dense layer; size the smallest of all, even where that is slower."""
+    quantize: Literal["dynamic", "int8", "none"] = "dynamic"
+    """Of model_int8.tflite: dynamic has int8 weights, int8 also has int8 activations, whose ranges
+    are read from training examples; none leaves the file out."""
+    float16: bool = False
+    """Also write model_float16.tflite: half the bytes of dense float32."""
+    batch: int = 1
+    """Examples in a call."""
+    dataset: str | None = None
+    """Data set to verify with, by name; none means the run's."""
+    data_dir: _Path | None = None
+    """Folder of TensorFlow Datasets; none means the run's, then TFDS_DATA_DIR."""
+    examples: _Path | None = None
+    """A .npz file to verify with in place of a data set: x_test, and if there are any y_test and
+    x_train, as keras.datasets has them."""
+    accuracy_drop: float = 0.003
+    """How much accuracy a quantised file may lose, as a share: 0.003 is 0.3 points."""
+    threads: tuple[int, ...] = (1, 2)
+    """Numbers of threads to measure with."""
+    timeout: float = 300.0
+    """Seconds that the runtime has for a file before it counts as failed."""
+    measure: bool = True
+    """Measure latency and memory."""
+    verbose: bool = False
+    """Log more, and show the traceback of an error."""
+    thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions:
+    """Which files to measure, and how."""
+
+    files: tyro.conf.Positional[tuple[_Path, ...]]
+    """TFLite files, from anywhere."""
+    threads: tuple[int, ...] = (1, 2)
+    """Numbers of threads to measure with."""
+    processes: int = 3
+    """Processes for each figure, which is their median."""
+    timeout: float = 300.0
+    """Seconds that the runtime has for a file before it counts as failed."""
+    json: _Path | None = None
+    """Also write the figures into this file."""
+    verbose: bool = False
+    """Show the traceback of an error."""
+
+
+_THREADS = Check(
+    "numbers of threads, integers >= 1",
+    lambda value: len(value) > 0 and all(COUNT.accepts(v) for v in value),
+)
+_CHECKS = {
+    "batch": COUNT,
+    "accuracy_drop": SHARE,
+    "threads": _THREADS,
+    "timeout": RATE,
+    "processes": COUNT,
+}
+_THRESHOLD_CHECKS = {
+    **dict.fromkeys(("csr", "large_csr", "block4", "block16"), INNER_SHARE),
+    "large_bytes": COUNT,
+    "joined_bytes": AMOUNT,
+}
+
+
+def check(options: ExportOptions | BenchmarkOptions) -> None:
+    """See that every value is right.
+
+    Raises:
+        ConfigError: If one is wrong.
+    """
+    checked = [(options, name, test) for name, test in _CHECKS.items() if hasattr(options, name)]
+    if isinstance(options, ExportOptions):
+        checked += [
+            (options.thresholds, name, test)  # type: ignore[misc]
+            for name, test in _THRESHOLD_CHECKS.items()
+        ]
+        if options.examples is not None and options.dataset is not None:
+            raise ConfigError(
+                "Expected one of --examples and --dataset. Received: "
+                f"--examples {options.examples}, --dataset {options.dataset}"
+            )
+    elif not options.files:
+        raise ConfigError("Expected at least one TFLite file. Received: none")
+    for holder, name, test in checked:
+        value = getattr(holder, name)
+        if not test.accepts(value):
+            prefix = "--thresholds." if isinstance(holder, Thresholds) else "--"
+            flag = prefix + name.replace("_", "-")
+            raise ConfigError(f"Expected {flag} to be {test.expected}. Received: {value}")

@@ -1,0 +1,299 @@
+"""What LiteRT makes of a TFLite file, found out in processes that may crash or hang."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from .errors import InvalidFile, RuntimeFailure
+from .flatbuffer import IDENTIFIER
+
+RUNNER = Path(__file__).with_name("runner.py")
+TIMEOUT = 120.0
+
+_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "OPENBLAS_NUM_THREADS": "1"}
+_GRACE = 10.0
+"""Seconds that a process outlives its time limit when nobody is left to end it."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one call at the file's batch size.
+
+    Args:
+        median_us: Median over blocks of calls of about 20 ms, in microseconds.
+        p90_us: The 90th percentile over them.
+        clock: `cpu` for the CPU time of the process, taken with one thread; `wall` with several.
+        threads: Number of threads.
+        delegate: Whether XNNPACK was used.
+    """
+
+    median_us: float
+    p90_us: float
+    clock: Literal["cpu", "wall"]
+    threads: int
+    delegate: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a process grows by when it loads a file and calls it three times; `None` if unknown.
+
+    Args:
+        heap_bytes: Anonymous memory: weights unpacked or packed anew, activations, the interpreter.
+        peak_bytes: All resident memory at its highest, with the pages of the file itself.
+    """
+
+    heap_bytes: int | None
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Latency of a file in one configuration, and its memory there."""
+
+    latency: Latency
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or an output of a file.
+
+    Args:
+        name: Its name in the signature, or that of the tensor in a file without a single signature.
+        shape: Its shape; -1 for an axis that the file leaves open.
+        dtype: NumPy's name of its dtype.
+        scale: What a step of a quantised tensor is worth; `None` if it is not quantised.
+        zero_point: The quantised value that stands for zero.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float | None
+    zero_point: int | None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file takes and gives.
+
+    Args:
+        inputs: Its inputs.
+        outputs: Its outputs.
+        signatures: The names of `inputs` and `outputs` of each signature.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    signatures: Mapping[str, Mapping[str, Sequence[str]]]
+
+
+def describe(path: Path, *, timeout: float = TIMEOUT) -> Description:
+    """Load a file without the delegate, and say what it takes and gives.
+
+    Args:
+        path: The TFLite file.
+        timeout: Seconds after which it counts as hanging.
+
+    Raises:
+        InvalidFile: If the file can't be read, or is no TFLite model.
+        RuntimeFailure: If the runtime refuses it, crashes or hangs.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        answer = _ask(path, "describe", folder, timeout, threads=1, delegate=False)
+    inputs, outputs = (
+        tuple(Tensor(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in answer[side])
+        for side in ("inputs", "outputs")
+    )
+    return Description(inputs, outputs, answer["signatures"])
+
+
+def run(
+    path: Path,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    delegate: bool = True,
+    threads: int = 1,
+    timeout: float = TIMEOUT,
+) -> dict[str, np.ndarray]:
+    """Return a file's outputs for some examples.
+
+    Args:
+        path: The TFLite file.
+        inputs: For each input of the file, by name, the examples: shape (examples, ...), any number
+            of them, in the dtype of the input.
+        delegate: Whether XNNPACK runs what it can, as it does by default in all of LiteRT.
+        threads: Number of threads.
+        timeout: Seconds after which it counts as hanging.
+
+    Returns:
+        The outputs by name; shape (examples, ...).
+
+    Raises:
+        ValueError: If there are no examples, or not as many for one input as for another.
+        InvalidFile: If the file can't be read, or is no TFLite model.
+        RuntimeFailure: If the runtime refuses the file or the inputs, crashes or hangs.
+
+    Example:
+
+    ```python
+    outputs = run(Path("model_sparse.tflite"), {"image": images})
+    outputs["logits"].argmax(axis=-1)
+    ```
+    """
+    counts = {name: len(np.atleast_1d(array)) for name, array in inputs.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise ValueError(f"Expected the same number of examples, >= 1, each. Received: {counts}")
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: f"input_{position}.npy" for position, name in enumerate(inputs)}
+        for name, file in files.items():
+            np.save(Path(folder, file), inputs[name], allow_pickle=False)
+        how: dict[str, Any] = {"threads": threads, "delegate": delegate}
+        answer = _ask(path, "run", folder, timeout, **how, inputs=files)
+        return {
+            name: np.load(Path(folder, file), allow_pickle=False)
+            for name, file in answer["outputs"].items()
+        }
+
+
+def measure(
+    paths: Sequence[Path],
+    *,
+    configurations: Sequence[tuple[int, bool]] = ((1, True),),
+    processes: int = 3,
+    seconds: float = 1.0,
+    timeout: float = TIMEOUT,
+    seed: int = 0,
+) -> dict[Path, tuple[Measurement, ...]]:
+    """Time and weigh files against each other, on inputs made up.
+
+    Each file runs in each configuration in `processes` fresh processes, one at a time, in rounds
+    of shuffled order: a busy moment of the machine meets all files alike, and the median over the
+    processes leaves it out.
+
+    Args:
+        paths: The TFLite files.
+        configurations: Pairs of the number of threads and whether XNNPACK is used.
+        processes: Number of processes for each file and configuration.
+        seconds: Wall time of one measurement, which a slow file may exceed by a few calls.
+        timeout: Seconds after which a process counts as hanging.
+        seed: Seed of the order.
+
+    Returns:
+        For each path, a measurement per configuration: the medians over the processes.
+
+    Raises:
+        ValueError: If a number is out of range.
+        InvalidFile: If a file can't be read, or is no TFLite model.
+        RuntimeFailure: If the runtime refuses a file, crashes or hangs.
+    """
+    if processes < 1 or any(threads < 1 for threads, _ in configurations) or not seconds > 0:
+        raise ValueError(
+            "Expected processes >= 1, threads >= 1 and seconds > 0. Received: "
+            f"processes={processes}, configurations={configurations}, seconds={seconds}"
+        )
+    order = random.Random(seed)
+    answers: dict[tuple[Path, tuple[int, bool]], list[dict[str, Any]]] = {
+        (path, pair): [] for path in paths for pair in configurations
+    }
+    for _ in range(processes):
+        for path, (threads, delegate) in order.sample(list(answers), len(answers)):
+            with tempfile.TemporaryDirectory() as folder:
+                how: dict[str, Any] = {"threads": threads, "delegate": delegate}
+                answer = _ask(path, "measure", folder, timeout, **how, seconds=seconds)
+            answers[path, (threads, delegate)].append(answer)
+    return {
+        path: tuple(_median(answers[path, pair], *pair) for pair in configurations)
+        for path in paths
+    }
+
+
+def _median(answers: list[dict[str, Any]], threads: int, delegate: bool) -> Measurement:
+    def middle(field: str) -> float:
+        return statistics.median(answer[field] for answer in answers)
+
+    def middle_bytes(field: str) -> int | None:
+        return None if any(answer[field] is None for answer in answers) else int(middle(field))
+
+    return Measurement(
+        Latency(middle("median_us"), middle("p90_us"), answers[0]["clock"], threads, delegate),
+        Memory(middle_bytes("heap_bytes"), middle_bytes("peak_bytes")),
+    )
+
+
+def _ask(
+    path: Path, task: str, folder: str, timeout: float, *, threads: int, delegate: bool, **more: Any
+) -> dict[str, Any]:
+    """Have a process do one task on a file, in the current folder `folder`; return its answer."""
+    _check_file(path)
+    request = {
+        "task": task,
+        "file": str(path.absolute()),
+        "threads": threads,
+        "delegate": delegate,
+        "seconds_to_live": timeout + _GRACE,
+        **more,
+    }
+    where = f"{path}, {'with' if delegate else 'without'} XNNPACK, on {threads} thread(s)"
+    try:
+        status, output, chatter = _answered(json.dumps(request), folder, timeout)
+    except subprocess.TimeoutExpired:
+        raise RuntimeFailure(f"LiteRT did not finish within {timeout:g} s: {where}.") from None
+    if status:
+        what = f"crashed ({signal.Signals(-status).name})" if status < 0 else "gave up"
+        lines = [line for line in chatter.splitlines() if line and not line.startswith("INFO")]
+        raise RuntimeFailure(f"LiteRT {what}: {where}. {lines[-1] if lines else ''}".rstrip())
+    answer: dict[str, Any] = json.loads(output)
+    if "error" in answer:
+        raise RuntimeFailure(f"LiteRT failed: {where}. {' '.join(answer['error'].split())}")
+    return answer
+
+
+def _answered(request: str, folder: str, timeout: float) -> tuple[int, str, str]:
+    # -P keeps modules beside the script from passing for those of Python's library.
+    with subprocess.Popen(
+        [sys.executable, "-P", "-X", "utf8", str(RUNNER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env={**os.environ, **_ENVIRONMENT},
+        start_new_session=True,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        try:
+            output, chatter = process.communicate(request, timeout)
+        # An interrupted parent, too, leaves nothing running.
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+    return process.returncode, output, chatter
+
+
+def _check_file(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise InvalidFile(f"Could not read {path}: {error.strerror}.") from error
+    if start[4:] != IDENTIFIER:
+        raise InvalidFile(
+            f"Expected a TFLite model, with {IDENTIFIER!r} at byte 4. Received: {path}, which "
+            f"starts with {start!r}"
+        )

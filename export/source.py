@@ -1,0 +1,240 @@
+"""What is exported: the model of a finished run, or of a file, and examples to verify it with."""
+
+import dataclasses
+import json
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import yaml
+
+from keras_switcher.convert import strip
+from keras_switcher.data import load
+from keras_switcher.layers import switched_layers
+from keras_switcher.runs import CONFIG_FILE, STRIPPED_FILE, SUMMARY_FILE, RunFolder
+
+from .convert import as_functional, fixed_shape, in_float32
+from .errors import ExportError
+from .options import ExportOptions
+
+logger = logging.getLogger("keras_switcher.export")
+
+# Made-up inputs, where no data is at hand.
+_MADE = 200
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """Examples to verify and to calibrate with.
+
+    Args:
+        source: Where they come from, for people to read.
+        test: Inputs by name, each (examples, ...), as the model takes them.
+        labels: Class numbers, (examples,), if there are any.
+        train: Inputs by name for the ranges of activations, if there are any.
+        are_real: Whether they are data, and not made-up numbers.
+    """
+
+    source: str
+    test: dict[str, np.ndarray]
+    labels: np.ndarray | None
+    train: dict[str, np.ndarray] | None
+    are_real: bool = True
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """A model to export.
+
+    Args:
+        name: What to call it.
+        model: A plain, built Keras model that computes in float32.
+        examples: What to verify it with.
+        summary: What the run says of itself; empty for a file.
+    """
+
+    name: str
+    model: keras.Model
+    examples: Examples
+    summary: Mapping[str, Any]
+
+
+def read_source(options: ExportOptions) -> Source:
+    """Read the model and the examples.
+
+    Args:
+        options: The command's options.
+
+    Returns:
+        What to export.
+
+    Raises:
+        ExportError: If the run is not finished, or a file is missing, damaged or does not fit.
+    """
+    path = options.source
+    if path.is_dir():
+        return _run(path, options)
+    if not path.exists():
+        raise ExportError(
+            "Expected the folder of a run, or a .keras file. Received: "
+            f"{path}, which does not exist"
+        )
+    if path.suffix != ".keras":
+        raise ExportError(f"Expected the folder of a run, or a .keras file. Received: {path}")
+    model = _plain(_model(path), path)
+    return Source(path.stem, model, _examples(model, options, None), {})
+
+
+def _run(path: Path, options: ExportOptions) -> Source:
+    folder = RunFolder(path)
+    if not folder.has_run:
+        raise ExportError(
+            "Expected the folder of a run of train.py, with its stripped.keras and summary.json. "
+            f"Received: {path}, which holds none"
+        )
+    if not folder.is_finished:
+        raise ExportError(
+            f"The run in {path} is not finished: go on with `python train.py --run-dir {path} "
+            "--resume`, then export it."
+        )
+    try:
+        summary = json.loads((path / SUMMARY_FILE).read_text(encoding="utf-8"))
+        config = yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ExportError(f"The run in {path} is damaged: {error}") from error
+    if not isinstance(summary, dict) or not isinstance(config, dict):
+        raise ExportError(f"The run in {path} is damaged: {SUMMARY_FILE} or {CONFIG_FILE}.")
+    model = _plain(_model(path / STRIPPED_FILE), path)
+    return Source(
+        str(summary.get("model", path.name)), model, _examples(model, options, config), summary
+    )
+
+
+def _model(path: Path) -> keras.Model:
+    if not path.is_file():
+        raise ExportError(f"Expected a model at {path}. Received: no such file")
+    try:
+        return keras.models.load_model(path, compile=False)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        # What matters stands behind the configuration of the whole model.
+        if "Could not locate" in reason:
+            reason = reason[reason.index("Could not locate") :]
+        raise ExportError(
+            f"Can't load {path} as a Keras model: {reason[:300]} For a model with layers of your "
+            "own, call `export.exporting.export` from Python after importing their classes."
+        ) from error
+
+
+def _plain(model: keras.Model, path: Path) -> keras.Model:
+    if switched_layers(model):
+        model = strip(model)
+    if not getattr(model, "inputs", None):
+        raise ExportError(
+            "Expected a Sequential or Functional model, a graph of layers that can be read and "
+            f"compacted. Received: a {type(model).__name__} in {path}"
+        )
+    for tensor in model.inputs:
+        fixed_shape(tensor)
+    return as_functional(in_float32(model))
+
+
+def _examples(
+    model: keras.Model, options: ExportOptions, config: Mapping[str, Any] | None
+) -> Examples:
+    if options.examples is not None:
+        return _from_file(model, options.examples)
+    name = options.dataset or (config or {}).get("dataset")
+    if name is None:
+        logger.warning(
+            "No data to verify with: agreement is tested on made-up inputs, and no accuracy is "
+            "known. Name a data set by --dataset, or a file of examples by --examples."
+        )
+        return made_examples(model)
+    config = config or {}
+    # A folder that the run was made with may be another machine's.
+    folder = options.data_dir or config.get("data_dir")
+    if options.data_dir is None and folder is not None and not Path(folder).is_dir():
+        folder = None
+    is_own = options.dataset in (None, config.get("dataset"))
+    try:
+        data = load(
+            name,
+            folder,
+            config.get("limit") if is_own else None,
+            config.get("validation", 1 / 12) if is_own else 1 / 12,
+        )
+    except (ValueError, OSError) as error:
+        raise ExportError(str(error)) from error
+    return Examples(
+        data.source,
+        _as_input(model, data.x_test, f"the data set {name!r}"),
+        _labels(model, data.y_test),
+        _as_input(model, data.x_train, f"the data set {name!r}"),
+    )
+
+
+def made_examples(model: keras.Model, examples: int = _MADE) -> Examples:
+    """Make inputs up: uniform in 0 to 255, the range of pixels."""
+    rng = np.random.default_rng(0)
+    made = {
+        tensor.name: rng.uniform(0, 255, (examples, *fixed_shape(tensor))).astype(tensor.dtype)
+        for tensor in model.inputs
+    }
+    return Examples("made-up inputs, uniform in 0 to 255", made, None, None, are_real=False)
+
+
+def _from_file(model: keras.Model, path: Path) -> Examples:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ExportError(f"Can't read the examples in {path}: {error}") from error
+    if "x_test" not in arrays:
+        raise ExportError(
+            f"Expected x_test in {path}, and if there are any y_test and x_train. "
+            f"Received: {', '.join(arrays) or 'nothing'}"
+        )
+    where = str(path)
+    test = _as_input(model, arrays["x_test"], where)
+    labels = arrays.get("y_test")
+    if labels is not None:
+        labels = labels.reshape(-1) if labels.size == len(labels) else labels
+        if labels.shape != (len(arrays["x_test"]),) or labels.dtype.kind not in "iu":
+            raise ExportError(
+                f"Expected y_test in {path} to hold a class number for each of the "
+                f"{len(arrays['x_test'])} examples. Received: shape {labels.shape}, "
+                f"dtype {labels.dtype}"
+            )
+        labels = _labels(model, labels)
+    train = _as_input(model, arrays["x_train"], where) if "x_train" in arrays else None
+    return Examples(path.name, test, labels, train)
+
+
+def _labels(model: keras.Model, labels: np.ndarray) -> np.ndarray | None:
+    """Return the labels if the model's output is a score per class."""
+    shape = model.outputs[0].shape
+    is_classifier = len(model.outputs) == 1 and len(shape) == 2 and shape[1] > 1
+    return labels if is_classifier else None
+
+
+def _as_input(model: keras.Model, array: np.ndarray, where: str) -> dict[str, np.ndarray]:
+    if len(model.inputs) != 1:
+        raise ExportError(
+            f"Expected a model of one input to verify with {where}. "
+            f"Received: inputs {[tensor.name for tensor in model.inputs]}"
+        )
+    tensor = model.inputs[0]
+    shape = fixed_shape(tensor)
+    if array.ndim == len(shape) and shape[-1] == 1 and array.shape[1:] == shape[:-1]:
+        array = array[..., None]  # keras.datasets has grey images without channels
+    if array.shape[1:] != shape or len(array) == 0 or array.dtype.kind not in "iuf":
+        raise ExportError(
+            f"Expected examples of shape (examples, {', '.join(map(str, shape))}) in {where}, as "
+            f"the model's input '{tensor.name}' has it. Received: {array.shape}, {array.dtype}"
+        )
+    return {tensor.name: array}

@@ -1,0 +1,160 @@
+"""Whether a file does what its Keras model does: on real inputs, with and without XNNPACK."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from . import runtime
+from .convert import Precision
+from .source import Examples
+
+# A float file adds the same numbers in another order.
+_FLOAT = 1e-5
+# How far float16 and int8 may be from the model where there are no labels to count with, as a
+# share of the largest output.
+_ROUNDED = {Precision.FLOAT16: 0.01, Precision.DYNAMIC: 0.1, Precision.INT8: 0.2}
+# Examples that are run without XNNPACK too.
+_WITHOUT_DELEGATE = 1000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reference:
+    """What the Keras model says of the examples.
+
+    Args:
+        outputs: Its outputs by name, each (examples, ...).
+        accuracy: Share of the examples that it classifies right; `None` without labels.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    accuracy: float | None
+
+    @property
+    def tolerance(self) -> float:
+        """How far a float32 file may be from it: 1e-5 of its largest output, or 1e-5.
+
+        With outputs of 100 and more, one step of float32 is 1e-5 already.
+        """
+        return _FLOAT * max(1.0, self.largest)
+
+    @property
+    def largest(self) -> float:
+        """The largest absolute value of its outputs."""
+        return max(float(np.abs(values).max()) for values in self.outputs.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """How a file did.
+
+    Args:
+        examples: How many examples were run with the default delegate.
+        max_difference: Largest absolute difference from the Keras model, over all outputs and
+            with and without XNNPACK.
+        same_class: Share of examples of the same class; `None` if the model is no classifier.
+        accuracy: Share of the examples that it classifies right; `None` without labels.
+        problems: What is wrong; empty if the file passes.
+    """
+
+    examples: int
+    max_difference: float
+    same_class: float | None
+    accuracy: float | None
+    problems: tuple[str, ...]
+
+
+def accuracy(outputs: Mapping[str, np.ndarray], labels: np.ndarray | None) -> float | None:
+    """Return the share of examples whose highest score is that of their label.
+
+    Args:
+        outputs: One output, (examples, classes).
+        labels: Class numbers, (examples,), or `None`.
+    """
+    if labels is None:
+        return None
+    (scores,) = outputs.values()
+    return float(np.mean(scores.argmax(axis=-1) == labels))
+
+
+def verify(
+    path: Path,
+    precision: Precision,
+    examples: Examples,
+    reference: Reference,
+    *,
+    accuracy_drop: float,
+    timeout: float,
+) -> Verdict:
+    """Run a file on the examples and compare it with its Keras model.
+
+    Args:
+        path: The file.
+        precision: What it computes in, which sets how close it must be.
+        examples: The examples.
+        reference: What the Keras model says of them.
+        accuracy_drop: How much accuracy a file of lower precision may lose, as a share.
+        timeout: Seconds that the runtime has.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        RuntimeFailure: If the runtime refuses the file, crashes on it or takes too long.
+    """
+    inputs = {name: values.astype(np.float32) for name, values in examples.test.items()}
+    # Faster for large models, and the same for small ones.
+    threads = os.cpu_count() or 1
+    outputs = runtime.run(path, inputs, threads=threads, timeout=timeout)
+    first = {name: values[:_WITHOUT_DELEGATE] for name, values in inputs.items()}
+    plain = runtime.run(path, first, delegate=False, timeout=timeout)
+    problems = []
+    differences = [_difference(outputs, reference.outputs), _difference(plain, reference.outputs)]
+    largest = max(differences)
+    same = _same_class(outputs, reference)
+    found = accuracy(outputs, examples.labels)
+    if not all(np.isfinite(v).all() for v in (*outputs.values(), *plain.values())):
+        problems.append("it puts out values that are not finite")
+    elif precision is Precision.FLOAT32:
+        if largest > reference.tolerance:
+            problems.append(
+                f"it differs from the Keras model by {largest:.3g}; expected at most "
+                f"{reference.tolerance:.3g}"
+            )
+    elif found is not None and reference.accuracy is not None:
+        if found < reference.accuracy - accuracy_drop:
+            problems.append(
+                f"its accuracy is {100 * found:.2f} %, that of the Keras model "
+                f"{100 * reference.accuracy:.2f} %; expected a drop of at most "
+                f"{100 * accuracy_drop:.2f} points"
+            )
+    elif examples.are_real and largest > _ROUNDED[precision] * reference.largest:
+        problems.append(
+            f"it differs from the Keras model by {largest:.3g}; expected at most "
+            f"{_ROUNDED[precision] * reference.largest:.3g}, {_ROUNDED[precision]:.0%} of its "
+            "largest output"
+        )
+    count = len(next(iter(outputs.values())))
+    return Verdict(count, largest, same, found, tuple(problems))
+
+
+def _difference(outputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> float:
+    return max(
+        float(np.abs(values - reference[name][: len(values)]).max())
+        for name, values in outputs.items()
+    )
+
+
+def _same_class(outputs: Mapping[str, np.ndarray], reference: Reference) -> float | None:
+    """Return the share of examples with the same highest score.
+
+    Two scores that the model itself tells apart by less than the tolerance count as one.
+    """
+    name, expected = next(iter(reference.outputs.items()))
+    if len(reference.outputs) != 1 or expected.ndim != 2 or expected.shape[1] < 2:
+        return None
+    chosen = outputs[name].argmax(axis=-1)
+    rows = np.arange(len(chosen))
+    return float(np.mean(expected.max(axis=-1) - expected[rows, chosen] <= reference.tolerance))

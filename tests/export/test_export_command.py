@@ -1,0 +1,298 @@
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from command import ROOT, offline
+from small_run import sparse_lenet300, write_run
+
+from export import flatbuffer, metadata
+from export.command import main
+from export.csr import Storage
+from export.folder import exclusive
+from export.sparsify import weights
+from export.validate import validate
+
+FILES = ["model_compact.tflite", "model_dense.tflite", "model_int8.tflite", "model_sparse.tflite"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return write_run(folder, sparse_lenet300(width=0.3, density=0.05), dataset_source="embedded")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command in this process; returns its exit status and what it wrote, in one line."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*flags):
+        capsys.readouterr()
+        try:
+            status = main([str(flag) for flag in flags])
+        except SystemExit as left:
+            status = left.code
+        written = "".join(capsys.readouterr())
+        assert "Traceback" not in written
+        return status, " ".join(written.split())
+
+    return call
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+@pytest.mark.slow
+def test_a_run_becomes_proven_and_measured_files(run, command, tmp_path):
+    out = tmp_path / "files"
+    status, written = command(run, "--out", out, "--threads", "1", "--float16")
+    assert status == 0, written
+    assert names(out) == sorted(
+        [*FILES, "model_float16.tflite", "export.json", "export.png", "model_card.md"]
+    )
+    content = json.loads((out / "export.json").read_text())
+    by_kind = {entry["kind"]: entry for entry in content["artifacts"]}
+    assert set(by_kind) == {"dense", "sparse", "compact", "int8", "float16"}
+    for entry in content["artifacts"]:
+        file = (out / entry["file"]).read_bytes()
+        validate(file)
+        assert entry["bytes"] == len(file)
+        assert entry["problems"] == []
+        assert set(entry["latency_us"]) == {"default", "no_delegate"}
+        assert all(time > 0 for time in entry["latency_us"].values())
+        assert entry["accuracy"] == pytest.approx(content["keras_accuracy"], abs=0.02)
+        assert metadata.facts(flatbuffer.read(file))["model"] == "lenet300"
+        with zipfile.ZipFile(io.BytesIO(file)) as archive:
+            assert archive.read("labels.txt").split() == [str(n).encode() for n in range(10)]
+        assert f"`{entry['file']}`" in (out / "model_card.md").read_text()
+    assert content["parity"]["max_difference"] <= 1e-5
+    assert content["parity"]["same_class"] == 1
+    assert by_kind["sparse"]["bytes"] < by_kind["dense"]["bytes"] / 5
+    assert by_kind["compact"]["bytes"] < by_kind["dense"]["bytes"]
+    assert by_kind["int8"]["bytes"] < by_kind["compact"]["bytes"] / 2
+    assert by_kind["sparse"]["bound_bytes"] < by_kind["sparse"]["bytes"]
+    assert by_kind["sparse"]["nonzeros"] <= by_kind["dense"]["nonzeros"]
+    assert Storage.CSR in by_kind["sparse"]["storage"].values()
+    assert by_kind["sparse"]["runtime"] == "2.3.0"
+    (peer,) = content["peers"]
+    assert peer["kind"] == "experimental_sparsity"
+    assert by_kind["sparse"]["bytes"] <= 1.01 * peer["bytes"]
+    assert (out / "export.png").read_bytes().startswith(b"\x89PNG")
+    assert "model_sparse.tflite" in written and "784 ->" in written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("goal", ["size", "latency"])
+def test_every_goal_passes(run, command, tmp_path, goal):
+    status, written = command(
+        run,
+        "--out",
+        tmp_path,
+        "--optimize",
+        goal,
+        "--quantize",
+        "int8",
+        "--no-measure",
+        "--batch",
+        "4",
+    )
+    assert status == 0, written
+    assert names(tmp_path) == sorted([*FILES, "export.json", "model_card.md"])
+    stored = weights(flatbuffer.read((tmp_path / "model_sparse.tflite").read_bytes()))
+    assert {weight.storage for weight in stored} & {Storage.CSR, Storage.BLOCK4}
+
+
+def test_the_files_go_beside_what_was_exported(run, command):
+    status, written = command(run, "--no-measure", "--quantize", "none")
+    assert status == 0, written
+    assert names(run / "export") == [
+        "export.json",
+        "model_card.md",
+        "model_compact.tflite",
+        "model_dense.tflite",
+        "model_sparse.tflite",
+    ]
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory):
+    """A model that int8 weights can't hold: some are a million times as large as the others."""
+    folder = tmp_path_factory.mktemp("fragile")
+    given = keras.Input((1024,), name="numbers")
+    layer = keras.layers.Dense(64, name="hidden")
+    model = keras.Model(given, keras.layers.Dense(4, name="scores")(layer(given)))
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(1024, 64)).astype("float32")
+    kernel[0] = 1e6
+    layer.set_weights([kernel, np.zeros(64)])
+    model.save(folder / "fragile.keras")
+    x = rng.normal(size=(200, 1024)).astype("float32")
+    x[:, 0] = 0
+    np.savez(folder / "x.npz", x_test=x, y_test=model.predict(x, verbose=0).argmax(-1))
+    return folder
+
+
+def test_a_file_that_fails_is_not_left_and_the_others_are(fragile, command, tmp_path):
+    (tmp_path / "model_int8.tflite").write_bytes(b"of an earlier export")
+    flags = ("--examples", fragile / "x.npz", "--out", tmp_path, "--no-measure")
+    status, written = command(fragile / "fragile.keras", *flags)
+    assert status == 1
+    assert "model_int8.tflite: its accuracy is" in written
+    assert names(tmp_path) == [
+        "export.json",
+        "model_card.md",
+        "model_compact.tflite",
+        "model_dense.tflite",
+        "model_sparse.tflite",
+    ]
+    entries = json.loads((tmp_path / "export.json").read_text())["artifacts"]
+    assert [entry["file"] for entry in entries if entry["problems"]] == ["model_int8.tflite"]
+    assert "model_int8" not in (tmp_path / "model_card.md").read_text()
+
+
+def test_int8_activations_without_examples(command, tmp_path):
+    sparse_lenet300().save(tmp_path / "mine.keras")
+    status, written = command(tmp_path / "mine.keras", "--quantize", "int8", "--no-measure")
+    assert status == 1
+    assert "Expected representative examples" in written
+    assert names(tmp_path) == ["mine.keras"]
+
+
+def test_two_exports_into_one_folder_at_the_same_time(run, command, tmp_path):
+    with exclusive(tmp_path):
+        status, written = command(run, "--out", tmp_path, "--no-measure")
+    assert status == 1
+    assert f"Another export is writing into {tmp_path}" in written
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True
+        )
+        if mounted.returncode:
+            pytest.skip("only root can mount a small disk")
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], capture_output=True)
+
+
+def test_a_disk_that_fills(run, command, small_disk):
+    (small_disk / "ballast").write_bytes(bytes(800_000))
+    status, written = command(run, "--out", small_disk / "files", "--no-measure")
+    assert status == 1
+    assert f"The disk is full: could not write {small_disk}/files" in written
+    assert names(small_disk) == ["ballast"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--batch", "0"), "Expected --batch to be an integer >= 1. Received: 0"),
+        (("--accuracy-drop", "2"), "Expected --accuracy-drop"),
+        (("--threads", "0"), "Expected --threads"),
+        (("--timeout", "0"), "Expected --timeout"),
+        (("--thresholds.csr", "95"), "Expected --thresholds.csr to be a share in (0, 1)"),
+        (("--examples", "x.npz", "--dataset", "mnist"), "one of --examples and --dataset"),
+        (("--optimize", "speed"), "--optimize"),
+    ],
+)
+def test_wrong_flags(run, command, flags, message):
+    status, written = command(run, *flags)
+    assert status == 2
+    assert message in written
+
+
+def test_what_is_no_run(command, tmp_path):
+    status, written = command(tmp_path / "nowhere")
+    assert status == 1
+    assert "which does not exist" in written
+
+
+@pytest.mark.slow
+def test_benchmark_measures_any_files(run, command, tmp_path):
+    assert command(run, "--out", tmp_path, "--no-measure")[0] == 0
+    files = [tmp_path / name for name in FILES]
+    flags = ("--threads", "1", "--processes", "1", "--json", tmp_path / "b.json")
+    status, written = command("benchmark", *files, *flags)
+    assert status == 0, written
+    content = json.loads((tmp_path / "b.json").read_text())
+    assert [entry["file"] for entry in content["files"]] == [str(path) for path in files]
+    for entry in content["files"]:
+        assert [one["delegate"] for one in entry["measurements"]] == [True, False]
+        assert all(one["median_us"] > 0 for one in entry["measurements"])
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a model at all", b"\x1c\x00\x00\x00TFL3" + bytes(40)]
+)
+def test_benchmark_of_a_file_that_is_no_tflite_model(command, tmp_path, content):
+    (tmp_path / "wrong.tflite").write_bytes(content)
+    status, written = command("benchmark", tmp_path / "wrong.tflite")
+    assert status == 1
+    assert f"{tmp_path}/wrong.tflite" in written
+
+
+def test_benchmark_of_nothing(command, tmp_path):
+    assert command("benchmark")[0] == 2
+    status, written = command("benchmark", tmp_path / "none.tflite")
+    assert status == 1
+    assert "Could not read" in written
+
+
+def module(*flags, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "export", *map(str, flags)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_help_answers_before_tensorflow_loads():
+    code = (
+        "import runpy, sys\nsys.argv = ['export', '--help']\n"
+        "try:\n    runpy.run_module('export', run_name='__main__')\n"
+        "finally:\n    sys.stderr.write(str('tensorflow' in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "--optimize" in done.stdout and "benchmark" in done.stdout
+    assert done.stderr.endswith("False")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_export_that_is_stopped_leaves_no_unproven_file(run, tmp_path, number):
+    out = tmp_path / "files"
+    with module(run, "--out", out, env=offline(tmp_path)) as process:
+        while process.poll() is None and not any(out.glob(".unproven-*/model_sparse.tflite")):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate()
+    assert not list(out.glob("*.tflite"))
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "Stopped by SIGINT" in errors and "Traceback" not in errors
+        assert not out.exists()
+    else:
+        assert process.returncode == -signal.SIGKILL
+        assert os.listdir(out)  # the work folder, which the next export removes
+        with exclusive(out):
+            pass
+        assert os.listdir(out) == []

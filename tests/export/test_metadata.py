@@ -1,0 +1,79 @@
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from small_run import sparse_lenet300
+
+from export import flatbuffer, metadata, runtime
+from export.convert import convert
+from export.csr import Storage
+from export.errors import InvalidFile
+from export.sparsify import store, weights
+from export.validate import validate
+
+
+@pytest.fixture(scope="module")
+def model():
+    return flatbuffer.read(convert(sparse_lenet300()))
+
+
+def test_a_file_says_what_it_is(model):
+    metadata.describe(model, {"model": "lenet300", "labels": "labels.txt"})
+    again = flatbuffer.read(flatbuffer.write(model))
+    facts = metadata.facts(again)
+    assert facts["model"] == "lenet300"
+    assert facts["runtime"].startswith("TensorFlow Lite or LiteRT >= ")
+
+
+def test_describing_again_replaces(model):
+    metadata.describe(model, {"model": "first"})
+    count = len(model.metadata)
+    metadata.describe(model, {"model": "second"})
+    assert len(model.metadata) == count
+    assert metadata.facts(model)["model"] == "second"
+
+
+def test_sparse_tensors_need_a_newer_runtime(model):
+    assert tuple(map(int, metadata.runtime_needed(model).split("."))) < (2, 2, 0)
+    first = weights(model)[0].tensor
+    assert metadata.runtime_needed(store(model, {first: Storage.DENSIFY})) == "2.2.0"
+    sparse = store(model, {first: Storage.CSR})
+    assert metadata.runtime_needed(sparse) == "2.3.0"
+    metadata.describe(sparse, {})
+    (entry,) = [
+        e for e in sparse.metadata if e.name in ("min_runtime_version", b"min_runtime_version")
+    ]
+    written = bytes(bytearray(sparse.buffers[entry.buffer].data))
+    assert written == b"2.3.0".ljust(16, b"\0")
+
+
+def test_labels_are_a_file_in_the_file_that_the_runtime_does_not_mind(model, tmp_path):
+    content = flatbuffer.write(model)
+    labelled = metadata.with_labels(content, ["zero", "één"])
+    assert labelled.startswith(content)
+    validate(labelled)
+    with zipfile.ZipFile(io.BytesIO(labelled)) as archive:
+        assert archive.read("labels.txt").decode() == "zero\néén\n"
+    assert metadata.with_labels(content, ["zero", "één"]) == labelled
+    given = {"image": np.ones((1, 28, 28, 1), "float32")}
+    outputs = []
+    for name, written in (("plain", content), ("labelled", labelled)):
+        path = tmp_path / f"{name}.tflite"
+        path.write_bytes(written)
+        outputs.append(runtime.run(path, given)["logits"])
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_a_damaged_entry_is_refused(model):
+    metadata.describe(model, {"model": "lenet300"})
+    (entry,) = [e for e in model.metadata if e.name == metadata.ENTRY]
+    for broken in (b"{", json.dumps([1]).encode()):
+        model.buffers[entry.buffer].data = np.frombuffer(broken, np.uint8)
+        with pytest.raises(InvalidFile, match="keras_switcher"):
+            metadata.facts(model)
+
+
+def test_a_file_of_others_says_nothing():
+    assert metadata.facts(flatbuffer.read(convert(sparse_lenet300()))) == {}

@@ -1,0 +1,472 @@
+import numpy as np
+import pytest
+import tflite_files as files
+from ai_edge_litert import schema_py_generated as schema
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.csr import Storage
+from export.errors import InvalidFile
+from export.flatbuffer import read, write
+from export.validate import validate, validate_model
+
+
+def sparse_tensor(model):
+    """Returns the sparse tensor of a model and its compressed dimension."""
+    (tensor,) = (t for t in model.subgraphs[0].tensors if t.sparsity is not None)
+    return tensor, tensor.sparsity.dimMetadata[1]
+
+
+def refused(model):
+    with pytest.raises(InvalidFile) as error:
+        validate_model(model)
+    message = str(error.value)
+    assert "expected" in message and "Received: " in message
+    return message
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+@pytest.mark.parametrize("mode", ["float32", "float16", "dynamic", "int8", "sparse"])
+def test_what_the_converter_writes_is_accepted(network, mode):
+    validate(files.converted(network, mode, 0.8))
+
+
+def test_blocks_of_the_converter_are_accepted():
+    content = files.converted("mlp", "sparse", 0.97, 8)
+    assert all(
+        len(t.sparsity.dimMetadata) == 3
+        for t in read(content).subgraphs[0].tensors
+        if t.sparsity is not None
+    )
+    validate(content)
+
+
+@pytest.mark.parametrize("storage", Storage)
+def test_every_storage_is_accepted(storage):
+    validate(files.sparse_file(storage))
+    validate(files.sparse_file(storage) + b"PK\5\6" + bytes(18))
+
+
+@pytest.mark.parametrize("mode", ["float32", "int8"])
+def test_many_kinds_of_layers_are_accepted(mode):
+    validate(files.converted("layers", mode))
+
+
+def test_blocks_for_which_the_converter_dropped_columns_are_refused():
+    # 30 inputs are no multiple of 4: the converter leaves the last two out, without a word.
+    content = files.converted("narrow", "sparse", 0.97, 30)
+    with pytest.raises(InvalidFile, match="expected a multiple of 4 columns. Received: 30"):
+        validate(content)
+
+
+def test_int8_blocks_that_the_converter_gives_to_a_kernel_for_dense_ones_are_refused():
+    content = files.converted("mlp", "sparse dynamic", 0.97, 16)
+    with pytest.raises(InvalidFile, match="expected version 8. Received: 12"):
+        validate(content)
+
+
+def test_float16_blocks_of_the_converter_are_refused():
+    content = files.converted("mlp", "sparse float16", 0.97, 8)
+    with pytest.raises(InvalidFile, match="float16 in blocks of 4"):
+        validate(content)
+
+
+def segments(*changes):
+    def change(model):
+        _, compressed = sparse_tensor(model)
+        vector = np.array(compressed.arraySegments.values, np.int64)
+        for place, number in changes:
+            vector[place] = number
+        set_vector(compressed, "Segments", vector)
+
+    return change
+
+
+def set_vector(compressed, name, vector):
+    setattr(compressed, f"array{name}Type", schema.SparseIndexVector.Int32Vector)
+    setattr(compressed, f"array{name}", schema.Int32VectorT(values=vector.astype(np.int32)))
+
+
+def indices(change):
+    def changed(model):
+        _, compressed = sparse_tensor(model)
+        set_vector(compressed, "Indices", change(np.array(compressed.arrayIndices.values, "i8")))
+
+    return changed
+
+
+def parameters(**fields):
+    def change(model):
+        for name, value in fields.items():
+            setattr(sparse_tensor(model)[0].sparsity, name, value)
+
+    return change
+
+
+def compressed_fields(**fields):
+    def change(model):
+        for name, value in fields.items():
+            setattr(sparse_tensor(model)[1], name, value)
+
+    return change
+
+
+def short_segments(model):
+    _, compressed = sparse_tensor(model)
+    set_vector(compressed, "Segments", np.array(compressed.arraySegments.values[:-1]))
+
+
+def no_segments(model):
+    set_vector(sparse_tensor(model)[1], "Segments", np.zeros(0))
+
+
+def falling_segments(model):
+    _, compressed = sparse_tensor(model)
+    vector = np.array(compressed.arraySegments.values, np.int64)
+    vector[2] = vector[3] + 1
+    vector[1] = vector[2] + 1
+    set_vector(compressed, "Segments", vector)
+
+
+def values(change):
+    def changed(model):
+        tensor, _ = sparse_tensor(model)
+        buffer = model.buffers[tensor.buffer]
+        buffer.data = change(buffer.data)
+
+    return changed
+
+
+def version(number):
+    def change(model):
+        for code in model.operatorCodes:
+            code.version = number
+
+    return change
+
+
+def transposed(model):
+    parameters(traversalOrder=[1, 0])(model)
+
+
+HOSTILE = [
+    ("short segments", short_segments, "segments: expected 7 of them. Received: 6"),
+    ("no segments", no_segments, "segments: expected 7 of them. Received: 0"),
+    ("a start after 0", segments((0, 1)), "segments: expected a start at 0. Received: 1"),
+    ("a negative segment", segments((1, -5)), "expected none below the one before"),
+    ("falling segments", falling_segments, "expected none below the one before"),
+    ("an end beyond the indices", segments((-1, 10_000)), "the number of indices. Received: 10"),
+    ("an end before the indices", segments((-1, 10), (-2, 10), (-3, 10)), "segments: expected"),
+    ("short indices", indices(lambda v: v[:-1]), "the number of indices"),
+    ("no indices", indices(lambda v: v[:0]), "an end at 0, the number of indices"),
+    ("a small negative index", indices(lambda v: v - 1 - v[0]), "indices: expected 0 to"),
+    ("a huge negative index", indices(lambda v: np.r_[-(2**31), v[1:]]), "indices: expected 0 to"),
+    ("an index beyond the row", indices(lambda v: np.r_[v[:-1], 64]), "indices: expected 0 to"),
+    (
+        "indices that fall",
+        indices(lambda v: v[::-1]),
+        "indices: expected each above the one before",
+    ),
+    ("an index twice", indices(lambda v: np.r_[v[:1], v[:1], v[2:]]), "each above the one before"),
+    ("no vector of indices", compressed_fields(arrayIndices=None), "expected an index vector"),
+    ("no vector of segments", compressed_fields(arraySegments=None), "expected an index vector"),
+    ("an unknown vector", compressed_fields(arrayIndicesType=0), "expected an index vector"),
+    ("another vector", compressed_fields(arrayIndicesType=1), "expected an index vector"),
+    ("a dense dimension", compressed_fields(format=0), "expected a compressed dimension"),
+    ("an unknown format", compressed_fields(format=7), "expected a compressed dimension"),
+    ("short values", values(lambda data: data[:-4]), "bytes of values. Received:"),
+    ("no values", values(lambda data: data[:0]), "bytes of values. Received: 0"),
+    ("more values", values(lambda data: np.r_[data, data[:4]]), "bytes of values. Received:"),
+    ("no buffer", values(lambda data: None), "expected values of a sparse tensor"),
+    ("no order", parameters(traversalOrder=None), "expected traversal order [0, 1"),
+    ("another order", transposed, "expected traversal order [0, 1"),
+    ("a place twice", parameters(traversalOrder=[0, 0]), "expected traversal order [0, 1"),
+    ("no dimensions", parameters(dimMetadata=None), "expected"),
+    ("a block map", parameters(blockMap=[0]), "expected block map"),
+    ("version 1", version(1), "expected version 8. Received: 1"),
+    ("version 9", version(9), "expected version 8. Received: 9"),
+    ("version 12", version(12), "expected version 8. Received: 12"),
+]
+
+
+@pytest.mark.parametrize("storage", [Storage.CSR, Storage.BLOCK4, Storage.BLOCK16])
+@pytest.mark.parametrize(
+    ("change", "expected"), [case[1:] for case in HOSTILE], ids=[case[0] for case in HOSTILE]
+)
+def test_hostile_sparsity_is_refused(storage, change, expected):
+    model = read(files.sparse_file(storage))
+    validate_model(model)
+    change(model)
+    assert expected in refused(model)
+
+
+def test_a_block_index_beyond_the_row_is_refused():
+    model = read(files.sparse_file(Storage.BLOCK4))
+    indices(lambda vector: np.r_[vector[:-1], 16])(model)
+    assert "indices: expected 0 to 15. Received:" in refused(model)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 8, 16, 32, -4])
+def test_a_block_without_a_kernel_is_refused(size):
+    model = read(files.sparse_file(Storage.BLOCK4))
+    sparse_tensor(model)[0].sparsity.dimMetadata[2].denseSize = size
+    assert f"float32 in blocks of {size}" in refused(model)
+
+
+@pytest.mark.parametrize("storage", [Storage.CSR, Storage.BLOCK4, Storage.BLOCK16])
+@pytest.mark.parametrize("rows", [0, 5, 7, 2**31 - 1, -1])
+def test_rows_that_are_not_those_of_the_shape_are_refused(storage, rows):
+    model = read(files.sparse_file(storage))
+    sparse_tensor(model)[0].sparsity.dimMetadata[0].denseSize = rows
+    assert f"dimension 0: expected size 6. Received: {rows}" in refused(model)
+
+
+@pytest.mark.parametrize(("blocks", "full"), [(257, 1), (256, 256)])
+def test_hybrid_blocks_beyond_a_byte_are_refused(blocks, full):
+    array = np.zeros((2, 16 * blocks), "int8")
+    array[:, : 16 * full] = 1
+    array[:, -16:] = 1
+    # Full int8 has no such limit: its weight is one that the hybrid layer can't have.
+    content, _ = files.stored(files.dense_layer(array, "int8"), Storage.BLOCK16)
+    validate(content)
+    allowed = read(content)
+    weight, _ = sparse_tensor(allowed)
+    values = allowed.buffers[weight.buffer]
+    model = read(files.dense_layer(array, "dynamic"))
+    graph = model.subgraphs[0]
+    (place,) = (n for n, t in enumerate(graph.tensors) if tuple(t.shape) == array.shape)
+    graph.tensors[place] = weight
+    weight.buffer = len(model.buffers)
+    model.buffers.append(values)
+    version(8)(model)
+    assert "at most 255 blocks in a row, and none beyond number 255" in refused(model)
+
+
+def test_a_sparse_tensor_that_no_kernel_reads_as_sparse_is_refused():
+    model = read(files.sparse_file(Storage.DENSIFY))
+    densify, dense = model.subgraphs[0].operators
+    dense.inputs = [densify.inputs[0], *list(dense.inputs)[1:]]
+    assert "expected a dense input 0" in refused(model)
+
+
+def test_blocks_are_not_for_densify():
+    model = read(files.sparse_file(Storage.BLOCK4))
+    for code in model.operatorCodes:
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DENSIFY
+    operator = model.subgraphs[0].operators[0]
+    operator.inputs = list(operator.inputs)[1:2]
+    operator.builtinOptions, operator.builtinOptionsType = None, 0
+    assert "a fully connected layer to read Tensor" in refused(model)
+
+
+def test_densify_needs_a_sparse_input_and_an_output_of_its_shape():
+    model = read(files.sparse_file(Storage.DENSIFY))
+    densify = model.subgraphs[0].operators[0]
+    model.subgraphs[0].tensors[densify.outputs[0]].shape = [64, 6]
+    assert "expected shape (6, 64)" in refused(model)
+    model = read(files.sparse_file(Storage.DENSIFY))
+    tensor, _ = sparse_tensor(model)
+    tensor.sparsity = None
+    model.buffers[tensor.buffer].data = np.zeros(6 * 64 * 4, np.uint8)
+    assert "(DENSIFY): expected a sparse input" in refused(model)
+
+
+def operators(model, name):
+    code = getattr(schema.BuiltinOperator, name)
+    graph = model.subgraphs[0]
+    return [
+        (
+            operator,
+            [None if n < 0 else graph.tensors[n] for n in operator.inputs],
+            [graph.tensors[n] for n in operator.outputs],
+        )
+        for operator in graph.operators
+        if model.operatorCodes[operator.opcodeIndex].builtinCode == code
+    ]
+
+
+WRONG = [
+    ("Model", "expected version 3", lambda m: setattr(m, "version", 4)),
+    ("Model", "expected a subgraph", lambda m: setattr(m, "subgraphs", [])),
+    ("Model", "expected buffers", lambda m: setattr(m, "buffers", None)),
+    ("Metadata", "buffers. Received: 99", lambda m: setattr(m.metadata[0], "buffer", 99)),
+    (
+        "Metadata b'model_control_dependencies'",
+        "expected facts alone",
+        lambda m: setattr(m.metadata[0], "name", b"model_control_dependencies"),
+    ),
+    (
+        "Signature",
+        "one of the tensors [0]. Received: 5",
+        lambda m: setattr(m.signatureDefs[0].inputs[0], "tensorIndex", 5),
+    ),
+    (
+        "Signature",
+        "one of 1 subgraphs",
+        lambda m: setattr(m.signatureDefs[0], "subgraphIndex", 1),
+    ),
+    ("Tensor 0", "buffers. Received: ", lambda m: setattr(tensor(m, 0), "buffer", 500)),
+    ("Tensor 0", "axes of one or more", lambda m: setattr(tensor(m, 0), "shape", [1, -6, 6, 2])),
+    ("Tensor 0", "one of the types", lambda m: setattr(tensor(m, 0), "type", 5)),
+    ("Tensor 0", "keeps no state", lambda m: setattr(tensor(m, 0), "isVariable", True)),
+    ("Tensor 0", "a signature of shape", lambda m: setattr(tensor(m, 0), "shapeSignature", [1])),
+    ("Tensor 0", "at most 1073741824 by", lambda m: setattr(tensor(m, 0), "shape", [1, 2**29, 2])),
+    ("inputs", "some of", lambda m: setattr(m.subgraphs[0], "inputs", [900])),
+    ("inputs", "some of", lambda m: setattr(m.subgraphs[0], "inputs", [])),
+    ("outputs", "what operators make", lambda m: setattr(m.subgraphs[0], "outputs", [2])),
+    ("Operator 0", "operator codes", lambda m: setattr(operator(m, 0), "opcodeIndex", 77)),
+    ("Operator 0", "1 inputs", lambda m: setattr(operator(m, "MAX_POOL_2D"), "inputs", [])),
+    ("Operator 0 (MUL)", "were made before", lambda m: setattr(operator(m, 0), "inputs", [99, 1])),
+    ("Operator 0 (MUL)", "nothing else makes", lambda m: setattr(operator(m, 0), "outputs", [0])),
+    ("(CONV_2D)", "Conv2DOptionsT. Received: none", lambda m: options(m, "CONV_2D", None)),
+    ("(CONV_2D)", "strides and dilations", lambda m: option(m, "CONV_2D", strideH=0)),
+    ("(CONV_2D)", "strides and dilations", lambda m: option(m, "CONV_2D", dilationWFactor=-1)),
+    ("(CONV_2D)", "padding SAME or VALID", lambda m: option(m, "CONV_2D", padding=2)),
+    ("(CONV_2D)", "expected shape (1, 3, 6, 4)", lambda m: option(m, "CONV_2D", strideH=2)),
+    ("(CONV_2D)", "fused activation", lambda m: option(m, "CONV_2D", fusedActivationFunction=99)),
+    ("(DEPTHWISE", "filters", lambda m: option(m, "DEPTHWISE_CONV_2D", depthMultiplier=0)),
+    ("(MAX_POOL_2D)", "a window of", lambda m: option(m, "MAX_POOL_2D", filterHeight=2**31 - 1)),
+    ("(MAX_POOL_2D)", "a window of", lambda m: option(m, "MAX_POOL_2D", filterWidth=0)),
+    ("(GATHER)", "an axis of", lambda m: option(m, "GATHER", axis=2)),
+    ("(GATHER)", "no batch axes", lambda m: option(m, "GATHER", batchDims=1)),
+    ("(FULLY_CONNECTED)", "default", lambda m: option(m, "FULLY_CONNECTED", weightsFormat=1)),
+    ("(SOFTMAX)", "a beta", lambda m: option(m, "SOFTMAX", beta=float("nan"))),
+]
+
+
+def tensor(model, number):
+    return model.subgraphs[0].tensors[number]
+
+
+def operator(model, which):
+    if isinstance(which, int):
+        return model.subgraphs[0].operators[which]
+    return operators(model, which)[0][0]
+
+
+def options(model, name, value):
+    operator(model, name).builtinOptions = value
+
+
+def option(model, name, **fields):
+    for field, value in fields.items():
+        assert hasattr(operator(model, name).builtinOptions, field)
+        setattr(operator(model, name).builtinOptions, field, value)
+
+
+@pytest.mark.parametrize(("where", "expected", "change"), WRONG)
+def test_what_kernels_take_for_granted_is_checked(where, expected, change):
+    model = read(files.converted("cnn"))
+    validate_model(model)
+    change(model)
+    message = refused(model)
+    assert (where in message or where == "Operator 0") and expected in message
+
+
+@pytest.mark.parametrize("name", ["CONV_2D", "DEPTHWISE_CONV_2D"])
+def test_a_convolution_without_bias_is_refused(name):
+    # The float kernel of DEPTHWISE_CONV_2D reads it all the same, and crashes.
+    model = read(files.converted("cnn"))
+    convolution = operator(model, name)
+    inputs = [int(number) for number in convolution.inputs]
+    convolution.inputs = inputs[:2]
+    assert f"({name}): expected 3 inputs. Received: 2" in refused(model)
+    convolution.inputs = [*inputs[:2], -1]
+    assert f"({name}): expected a tensor as input 2. Received: none" in refused(model)
+
+
+def test_an_index_of_gather_beyond_its_input_is_refused():
+    model = read(files.converted("cnn"))
+    ((_, (_, places), _),) = operators(model, "GATHER")
+    model.buffers[places.buffer].data = np.array([0, 3, 5, 9, 16], "<i4").view("u1")
+    assert "(GATHER): expected places 0 to 15" in refused(model)
+
+
+def test_data_of_another_length_than_the_shape_asks_for_is_refused():
+    model = read(files.converted("cnn"))
+    ((_, (_, filters, _), _),) = operators(model, "CONV_2D")
+    buffer = model.buffers[filters.buffer]
+    buffer.data = buffer.data[:-1]
+    assert "expected 288 bytes for float32 of shape (4, 3, 3, 2). Received: 287" in refused(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"scale": np.full(3, 0.1, "f4")}, "scales"),
+        ({"scale": np.full(4, np.nan, "f4")}, "scales within"),
+        ({"scale": np.full(4, 0, "f4")}, "scales within"),
+        ({"zeroPoint": None}, "4 zero points. Received: 0"),
+        ({"zeroPoint": np.full(4, 500)}, "zero points within -128 and 127"),
+        ({"zeroPoint": np.full(4, 3)}, "symmetric weights"),
+        ({"quantizedDimension": 7}, "a channel axis"),
+        ({"quantizedDimension": -1}, "a channel axis"),
+    ],
+)
+def test_quantisation_that_kernels_can_not_use_is_refused(change, expected):
+    model = read(files.converted("cnn", "int8"))
+    ((_, (_, filters, _), _),) = operators(model, "CONV_2D")
+    assert len(filters.quantization.scale) == 4
+    for field, value in change.items():
+        setattr(filters.quantization, field, value)
+    assert expected in refused(model)
+
+
+def test_shapes_of_a_sum_that_do_not_fit_are_refused():
+    model = read(files.converted("cnn"))
+    (_, _, (output,)), *_ = operators(model, "ADD")
+    output.shape = [1, 6, 6, 1]
+    assert "(ADD): expected shape (1, 6, 6, 2) of Tensor" in refused(model)
+    (_, (first, _), _), *_ = operators(model, "ADD")
+    first.shape = [1, 1, 6, 6, 2]
+    assert "expected" in refused(model)
+
+
+def test_a_scale_of_one_in_an_int8_comparison_is_refused():
+    # The kernel knows multipliers above and below 1, and aborts on 1.
+    model = read(files.converted("layers", "int8"))
+    (_, (first, _), _), *_ = operators(model, "GREATER")
+    first.quantization.scale = np.ones(1, "f4")
+    assert "(GREATER): expected scales other than 1. Received: [1.0" in refused(model)
+
+
+@pytest.mark.parametrize("name", ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"])
+def test_scales_that_xnnpack_can_not_multiply_are_refused(name):
+    # It would free a convolution twice, and abort.
+    model = read(files.converted("cnn", "int8"))
+    (_, (image, weight, _), (output,)), *_ = operators(model, name)
+    scales = weight.quantization.scale.copy()
+    scales[2] = 257 * output.quantization.scale[0] / image.quantization.scale[0]
+    weight.quantization.scale = scales
+    assert f"({name}): expected input times weight scales below 256 times" in refused(model)
+    scales[2] *= 255 / 257
+    validate_model(model)
+
+
+def test_scales_that_make_an_int8_sum_abort_are_refused():
+    model = read(files.converted("cnn", "int8"))
+    (_, _, (output,)), *_ = operators(model, "ADD")
+    output.quantization.scale = np.array([1e-12], "f4")
+    assert "(ADD): expected scales with a ratio below 2^19" in refused(model)
+
+
+def test_an_operator_that_is_not_known_is_refused_with_those_that_are():
+    model = read(files.converted("cnn"))
+    model.operatorCodes[0].builtinCode = schema.BuiltinOperator.WHILE
+    message = refused(model)
+    assert "(WHILE): expected one of the operators ABS, ADD" in message
+
+
+@settings(max_examples=200, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), count=st.integers(1, 40))
+def test_a_file_with_a_piece_missing_is_refused_or_still_right(place, count):
+    content = files.sparse_file(Storage.CSR)
+    start = int(place * len(content))
+    cut = content[:start] + content[start + count :]
+    try:
+        validate(cut)
+    except InvalidFile as error:
+        assert "Received" in str(error)
+    else:
+        # What nothing looks at was missing: the file reads as a model that can be written.
+        validate(write(read(cut)))

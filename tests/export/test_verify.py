@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+from small_run import sparse_lenet300
+
+from export.convert import Precision, convert
+from export.errors import RuntimeFailure
+from export.source import Examples
+from export.verify import Reference, accuracy, verify
+
+
+@pytest.fixture(scope="module")
+def model():
+    return sparse_lenet300()
+
+
+@pytest.fixture(scope="module")
+def file(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("verify") / "model.tflite"
+    path.write_bytes(convert(model))
+    return path
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1)).astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def outputs(model, images):
+    return {"logits": model.predict(images.astype("float32"), verbose=0)}
+
+
+def verdict(file, images, outputs, precision=Precision.FLOAT32, labels=None, drop=0.0, real=True):
+    examples = Examples("made", {"image": images}, labels, None, real)
+    reference = Reference(outputs, accuracy(outputs, labels))
+    return verify(file, precision, examples, reference, accuracy_drop=drop, timeout=60)
+
+
+def test_a_right_file_passes(file, images, outputs):
+    labels = outputs["logits"].argmax(-1)
+    labels[:10] = (labels[:10] + 1) % 10
+    found = verdict(file, images, outputs, labels=labels)
+    assert found.problems == ()
+    assert found.examples == 40
+    assert 0 <= found.max_difference <= 1e-5 * np.abs(outputs["logits"]).max()
+    assert found.same_class == 1
+    assert found.accuracy == 0.75
+
+
+def test_a_float_file_that_differs_fails_and_says_by_how_much(file, images, outputs):
+    other = {"logits": outputs["logits"].copy()}
+    other["logits"][17, 3] += 0.01
+    found = verdict(file, images, other)
+    assert found.max_difference == pytest.approx(0.01, rel=1e-2)
+    expected = 1e-5 * max(1, np.abs(other["logits"]).max())
+    assert f"by 0.01; expected at most {expected:.3g}" in found.problems[0]
+
+
+def test_a_file_of_lower_precision_is_judged_by_its_accuracy(file, images, outputs):
+    labels = outputs["logits"].argmax(-1)
+    shifted = {"logits": outputs["logits"] + 0.5}  # the same classes, at other scores
+    assert verdict(file, images, shifted, Precision.INT8, labels).problems == ()
+    wrong = labels.copy()
+    wrong[:2] = (wrong[:2] + 1) % 10
+    # The reference is right on all, the file on all but two of 40.
+    scores = {"logits": np.eye(10, dtype="float32")[wrong]}
+    lost = verdict(file, images, scores, Precision.INT8, wrong, drop=0.04)
+    assert "its accuracy is 95.00 %, that of the Keras model 100.00 %" in lost.problems[0]
+    assert verdict(file, images, scores, Precision.INT8, wrong, drop=0.06).problems == ()
+
+
+def test_a_file_of_lower_precision_without_labels_is_judged_by_its_outputs(file, images, outputs):
+    far = {"logits": outputs["logits"] + 2 * np.abs(outputs["logits"]).max()}
+    assert "of its largest output" in verdict(file, images, far, Precision.INT8).problems[0]
+    assert verdict(file, images, far, Precision.INT8, real=False).problems == ()
+
+
+def test_outputs_that_are_not_finite_fail(tmp_path, images, outputs):
+    model = sparse_lenet300()
+    layer = model.get_layer("logits")
+    kernel, bias = layer.get_weights()
+    layer.set_weights([kernel, np.full_like(bias, np.nan)])
+    path = tmp_path / "nan.tflite"
+    path.write_bytes(convert(model))
+    for precision in (Precision.FLOAT32, Precision.DYNAMIC):
+        found = verdict(path, images, outputs, precision)
+        assert found.problems == ("it puts out values that are not finite",)
+
+
+def test_the_tolerance_grows_with_outputs_whose_steps_are_larger():
+    assert Reference({"y": np.array([[3.0, -200.0]])}, None).tolerance == pytest.approx(2e-3)
+    assert Reference({"y": np.array([[0.5]])}, None).tolerance == 1e-5
+
+
+def test_scores_that_the_model_can_not_tell_apart_are_the_same_class(file, images, outputs):
+    tied = {"logits": outputs["logits"].copy()}
+    best = tied["logits"].argmax(-1)
+    rows = np.arange(len(best))
+    tied["logits"][rows, (best + 1) % 10] = tied["logits"][rows, best] + 1e-7
+    assert verdict(file, images, tied).same_class == 1
+
+
+def test_a_file_that_the_runtime_refuses(tmp_path, images, outputs, file):
+    path = tmp_path / "cut.tflite"
+    path.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(RuntimeFailure):
+        verdict(path, images, outputs)
