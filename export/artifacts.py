@@ -15,7 +15,7 @@ from .convert import Precision, convert, output_names
 from .csr import Storage, block_density
 from .options import ExportOptions
 from .source import Source
-from .sparsify import builtin, store, weights
+from .sparsify import store, weights
 from .storage import Goal, choose
 from .validate import validate
 
@@ -173,7 +173,7 @@ def has_idle_gather(model: Any) -> bool:
     gathered = [
         operator.outputs[0]
         for operator in graph.operators
-        if builtin(model, operator) == schema.BuiltinOperator.GATHER
+        if flatbuffer.builtin(model, operator) == schema.BuiltinOperator.GATHER
     ]
     readers = [op for op in graph.operators if set(gathered) & set(op.inputs)]
     return bool(gathered) and all(sparse & set(reader.inputs) for reader in readers)
@@ -209,10 +209,9 @@ def facts(source: Source) -> dict[str, Any]:
 
 def labels(source: Source) -> list[str]:
     """Return the names of the classes: their numbers, where no names are known."""
-    names = source.summary.get("class_names")
-    if names:
-        return [str(name) for name in names]
-    return [str(number) for number in range(source.model.outputs[0].shape[-1] or 0)]
+    classes = source.model.outputs[0].shape[-1] or 0
+    names = list(source.examples.class_names)
+    return names if len(names) == classes else [str(number) for number in range(classes)]
 
 
 def block_of(model: keras.Model) -> int:

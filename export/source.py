@@ -37,6 +37,7 @@ class Examples:
         labels: Class numbers, (examples,), if there are any.
         train: Inputs by name for the ranges of activations, if there are any.
         are_real: Whether they are data, and not made-up numbers.
+        class_names: The names of the classes in the order of their numbers; empty if unknown.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Examples:
     labels: np.ndarray | None
     train: dict[str, np.ndarray] | None
     are_real: bool = True
+    class_names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -175,6 +177,7 @@ def _examples(
         _as_input(model, data.x_test, f"the data set {name!r}"),
         _labels(model, data.y_test),
         _as_input(model, data.x_train, f"the data set {name!r}"),
+        class_names=data.class_names,
     )
 
 

@@ -102,6 +102,7 @@ def _assign(old: Layer, new: Layer) -> None:
             new.bias.assign(old.bias)
         return
     new.set_weights(old.get_weights())
+    _derive(new)
 
 
 def copy_weights(old: Layer, new: Layer, converted: dict[int, Layer]) -> None:
@@ -119,6 +120,14 @@ def copy_weights(old: Layer, new: Layer, converted: dict[int, Layer]) -> None:
             target.assign(source)
     for source, target in zip(_own_variables(old), _own_variables(new), strict=True):
         target.assign(source)
+    _derive(new)
+
+
+def _derive(layer: Layer) -> None:
+    """Have every `Normalization` compute with the mean and the variance that were copied to it."""
+    for each in (layer, *(inner for _, inner in walk(layer))):
+        if isinstance(each, keras.layers.Normalization):
+            each.finalize_state()
 
 
 def _keras_attributes() -> set[str]:

@@ -35,6 +35,7 @@ class Examples:
         x_test: Like `x_train`.
         y_test: Like `y_train`.
         num_classes: Labels are 0 to `num_classes - 1`.
+        class_names: The names of the classes; their numbers if there are none.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Examples:
     x_test: np.ndarray
     y_test: np.ndarray
     num_classes: int
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,7 @@ class ImageData:
         x_test: Test images.
         y_test: Test labels.
         num_classes: Labels are 0 to `num_classes - 1`.
+        class_names: The names of the classes, in the order of the labels.
     """
 
     name: str
@@ -70,6 +73,7 @@ class ImageData:
     x_test: np.ndarray
     y_test: np.ndarray
     num_classes: int
+    class_names: tuple[str, ...]
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -138,6 +142,7 @@ def load(
         x_test=x_test,
         y_test=y_test,
         num_classes=examples.num_classes,
+        class_names=examples.class_names or tuple(map(str, range(examples.num_classes))),
     )
 
 
@@ -245,13 +250,15 @@ class TfdsImages:
                 f"The data set {self.dataset!r} in {builder.data_dir} is damaged or incomplete. "
                 f"Delete that folder to have it made again. Received: {error.message}"
             ) from error
+        classes = builder.info.features[builder.info.supervised_keys[1]]
         return Examples(
             source=f"tfds {builder.info.full_name}",
             x_train=x_train,
             y_train=y_train,
             x_test=x_test,
             y_test=y_test,
-            num_classes=builder.info.features[builder.info.supervised_keys[1]].num_classes,
+            num_classes=classes.num_classes,
+            class_names=tuple(classes.names),
         )
 
     def _without_data(self, data_dir: StrPath | None, looked_in: Path) -> Examples:

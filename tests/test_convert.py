@@ -474,6 +474,40 @@ def test_trained_model_is_stripped_with_its_moving_averages(kind):
     assert share == pytest.approx(0.7, abs=0.005)
 
 
+@pytest.mark.parametrize("is_subclassed", [False, True])
+def test_adapted_normalisation_survives_switch_and_strip(is_subclassed):
+    data = np.random.default_rng(0).normal(3, 5, (100, 6)).astype("float32")
+    normalize = keras.layers.Normalization()
+    normalize.adapt(data)
+    given = keras.Input((6,))
+    model = keras.Model(given, keras.layers.Dense(3)(normalize(given)))
+    if is_subclassed:
+        model = Wrapped(model.get_config())
+        model.network.set_weights([*normalize.get_weights(), np.ones((6, 3)), np.zeros(3)])
+        model.network.layers[1].finalize_state()
+        model(data)
+    expected = model(data)
+    switched = switch(model)
+    np.testing.assert_array_equal(switched(data), expected)
+    np.testing.assert_array_equal(strip(switched)(data), expected)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Wrapped(keras.Model):
+    """A subclassed model around a graph of layers."""
+
+    def __init__(self, network, **kwargs):
+        super().__init__(**kwargs)
+        self.network_config = network
+        self.network = keras.Model.from_config(network)
+
+    def call(self, inputs):
+        return self.network(inputs)
+
+    def get_config(self):
+        return {"network": self.network_config}
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_survives_switch_and_strip(policy):
     keras.config.set_dtype_policy(policy)

@@ -41,6 +41,7 @@ def test_a_run_brings_its_model_its_data_and_its_summary(run, lenet300):
     assert source.examples.test["image"].shape == (300, 28, 28, 1)
     assert source.examples.train["image"].shape == (270, 28, 28, 1)
     assert source.examples.labels.shape == (300,)
+    assert source.examples.class_names == tuple("0123456789")
     for one, other in zip(source.model.weights, lenet300.weights, strict=True):
         np.testing.assert_array_equal(one, other)
 
