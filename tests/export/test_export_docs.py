@@ -1,0 +1,81 @@
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+from command import ROOT
+from small_run import sparse_lenet300, write_run
+
+from export.command import main
+from export.options import BenchmarkOptions, ExportOptions, check
+
+EXPORT, MOBILE = ROOT / "docs" / "export.md", ROOT / "docs" / "mobile.md"
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+def run_code(code: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    run = write_run(folder / "run", sparse_lenet300())
+    assert main([str(run), "--out", str(folder / "files"), "--no-measure"]) == 0
+    return folder / "files"
+
+
+def test_the_python_code_for_devices_classifies_with_an_exported_file(exported):
+    (code,) = blocks(MOBILE, "python")
+    assert re.fullmatch(r"\d 0\.\d\d|\d 1\.00", run_code(code, exported).strip())
+
+
+@pytest.mark.slow
+def test_the_python_code_for_exports_leaves_files(tmp_path):
+    (code,) = blocks(EXPORT, "python")
+    model = "from keras_switcher import models\nmodel = models.build('lenet300', (28, 28, 1), 10)\n"
+    run_code(model + code, tmp_path)
+    assert (tmp_path / "small.keras").is_file()
+    assert (tmp_path / "files" / "model_sparse.tflite").is_file()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line.split("#")[0].strip()
+        for path in (EXPORT, MOBILE, ROOT / "README.md")
+        for line in "\n".join(blocks(path, "sh")).splitlines()
+        if "-m export" in line and "--help" not in line
+    ],
+)
+def test_the_commands_of_the_docs_take_their_flags(line):
+    flags = shlex.split(line.partition("-m export")[2])
+    kind = BenchmarkOptions if flags[0] == "benchmark" else ExportOptions
+    check(tyro.cli(kind, args=flags[1:] if flags[0] == "benchmark" else flags))
+
+
+@pytest.mark.parametrize("path", [EXPORT, MOBILE], ids=lambda path: path.name)
+def test_what_the_docs_link_to_is_there(path):
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    headings = {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        file, _, heading = target.partition("#")
+        assert not file or (path.parent / file).exists(), target
+        assert file or heading in headings, target
