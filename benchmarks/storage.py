@@ -23,7 +23,8 @@ from export import flatbuffer, runtime
 from export.benchmark import machine
 from export.convert import Precision, convert
 from export.csr import BLOCKS, Storage
-from export.sparsify import store, weights
+from export.sparsify import store
+from export.weights import weights
 
 SHAPES = ((400, 120), (512, 512), (1024, 1024), (3136, 1024))
 SPARSITIES = (0.6, 0.75, 0.85, 0.9, 0.95, 0.98)

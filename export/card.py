@@ -90,8 +90,8 @@ def _notes(content: Mapping[str, Any]) -> str:
         "the file."
     ]
     if measured:
-        machine = content.get("machine", {})
-        where = ", ".join(str(value) for value in machine.values() if value)
+        machine = content["machine"]
+        where = f"{machine['machine']}, {machine['system']}, {machine['cores']} cores"
         notes.append(
             "Latency: median time of a call of "
             f"batch {content['batch']}, one thread, with XNNPACK, on the machine that exported "

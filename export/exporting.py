@@ -275,7 +275,14 @@ def measured_figures(measurements: Sequence[runtime.Measurement]) -> dict[str, A
             "default": round(first[True].latency.median_us, 2),
             "no_delegate": round(first[False].latency.median_us, 2),
         },
-        "latency": [dataclasses.asdict(m.latency) for m in measurements],
+        "latency": [
+            {
+                **dataclasses.asdict(m.latency),
+                "median_us": round(m.latency.median_us, 2),
+                "p90_us": round(m.latency.p90_us, 2),
+            }
+            for m in measurements
+        ],
         "heap_bytes": first[True].memory.heap_bytes,
         "peak_bytes": first[True].memory.peak_bytes,
     }

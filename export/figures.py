@@ -9,7 +9,7 @@ import numpy as np
 
 from . import flatbuffer
 from .csr import Storage
-from .sparsify import Weight, weights
+from .weights import Weight, weights
 
 
 @dataclasses.dataclass(frozen=True)

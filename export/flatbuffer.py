@@ -82,6 +82,13 @@ def write(model: schema.ModelT) -> bytes:
     return bytes(builder.Output())
 
 
+def operators(model: schema.ModelT) -> frozenset[int]:
+    """Return which operators of `schema.BuiltinOperator` a model has."""
+    return frozenset(
+        builtin(model, operator) for graph in model.subgraphs for operator in graph.operators
+    )
+
+
 def builtin(model: schema.ModelT, operator: schema.OperatorT) -> int:
     """Return which operator of `schema.BuiltinOperator` this is."""
     code = model.operatorCodes[operator.opcodeIndex]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from .csr import BLOCKS, Storage, block_density, can_store, encoded_bytes
-from .sparsify import Weight
+from .weights import Weight
 
 # What unpacking must leave of a weight's bytes to be worth the memory that it takes.
 _WORTHWHILE = 0.9
@@ -45,7 +45,7 @@ class Thresholds:
     csr: float = 0.94
     large_csr: float = 0.9
     block4: float = 0.75
-    block16: float = 0.75
+    block16: float = 0.7
     large_bytes: int = 8 * 2**20
     joined_bytes: int = 2**18
 

@@ -4,6 +4,7 @@ What is accepted is what can be shown to be right: known operators, on tensors w
 data and sparsity agree. Everything else is refused, whether or not some runtime could run it.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,14 @@ _ACTIVE_METADATA = b"model_control_dependencies"
 _MISSING = -1
 
 
-def validate(content: bytes) -> None:
+def validate(content: bytes, *, trusted: Collection[int] = ()) -> None:
     """Check a TFLite file.
 
     Args:
         content: The file. What follows the model in it, such as a ZIP of labels, is not read.
+        trusted: Further operators, of `schema.BuiltinOperator`, whose options and shapes are taken
+            for right, such as those that the converter has just written. That they read and write
+            tensors that are there, and no sparse ones, is checked of them too.
 
     Raises:
         InvalidFile: If the file is no model of known operators, or a runtime could read out of
@@ -39,14 +43,15 @@ def validate(content: bytes) -> None:
     validate(Path("model.tflite").read_bytes())
     ```
     """
-    validate_model(read(content))
+    validate_model(read(content), trusted=trusted)
 
 
-def validate_model(model: schema.ModelT) -> None:
+def validate_model(model: schema.ModelT, *, trusted: Collection[int] = ()) -> None:
     """Check a model as `validate` does.
 
     Args:
         model: The object model of a file.
+        trusted: As for `validate`.
 
     Raises:
         InvalidFile: As for `validate`.
@@ -62,7 +67,7 @@ def validate_model(model: schema.ModelT) -> None:
         "some",
     )
     for number, graph in enumerate(model.subgraphs):
-        _check_graph(model, graph, f"Subgraph {number}" if number else "Model")
+        _check_graph(model, graph, f"Subgraph {number}" if number else "Model", trusted)
     for signature in model.signatureDefs or []:
         _check_signature(model, signature)
     for entry in model.metadata or []:
@@ -72,7 +77,9 @@ def validate_model(model: schema.ModelT) -> None:
         require(entry.name != _ACTIVE_METADATA, where, "facts alone", "an order of operators")
 
 
-def _check_graph(model: schema.ModelT, graph: schema.SubGraphT, where: str) -> None:
+def _check_graph(
+    model: schema.ModelT, graph: schema.SubGraphT, where: str, trusted: Collection[int]
+) -> None:
     require(graph.tensors and graph.operators, where, "tensors and operators", "none")
     tensors = []
     for number, unchecked in enumerate(graph.tensors):
@@ -88,7 +95,7 @@ def _check_graph(model: schema.ModelT, graph: schema.SubGraphT, where: str) -> N
         require(not is_constant, f"{where}, inputs", "tensors without data", tensors[place].where)
     ready = {*inputs, *(n for n, tensor in enumerate(tensors) if tensor.data is not None)}
     for number, operator in enumerate(graph.operators):
-        _check_operator(model, f"Operator {number}", operator, tensors, ready)
+        _check_operator(model, f"Operator {number}", operator, tensors, ready, trusted)
     for place in _places(f"{where}, outputs", graph.outputs, tensors):
         is_made = place in ready and tensors[place].data is None
         require(is_made, f"{where}, outputs", "what operators make", tensors[place].where)
@@ -114,6 +121,7 @@ def _check_operator(
     operator: schema.OperatorT,
     tensors: list[Tensor],
     ready: set[int],
+    trusted: Collection[int],
 ) -> None:
     """Check an operator, and add what it writes to the tensors that are ready to be read."""
     count = len(model.operatorCodes or [])
@@ -122,27 +130,30 @@ def _check_operator(
     number = builtin(model, operator)
     name = NAMES.get(number, str(number))
     where = f"{where} ({name})"
-    require(name in RULES, where, f"one of the operators {', '.join(RULES)}", name)
-    rule, version = RULES[name], model.operatorCodes[index].version
+    known_operators = f"one of the operators {', '.join(RULES)}"
+    require(name in RULES or number in trusted, where, known_operators, name)
+    rule, version = RULES.get(name), model.operatorCodes[index].version
     require(version >= 1, where, "a version of 1 or more", version)
     places, outputs = integers(operator.inputs), integers(operator.outputs)
-    low, high = rule.inputs
-    expected = f"{low} inputs" if low == high else f"{low} to {high} inputs"
-    require(low <= len(places) <= high, where, expected, len(places))
-    require(len(outputs) == 1, where, "one output", len(outputs))
+    if rule is not None:
+        low, high = rule.inputs
+        expected = f"{low} inputs" if low == high else f"{low} to {high} inputs"
+        require(low <= len(places) <= high, where, expected, len(places))
+        require(len(outputs) == 1, where, "one output", len(outputs))
     for place in places:
         known = place == _MISSING or place in ready
         require(known, where, "inputs that are constants or were made before", f"tensor {place}")
     for output in outputs:
         is_new = 0 <= output < len(tensors) and output not in ready
         require(is_new, where, "an output that nothing else makes", f"tensor {output}")
-    _check_options(where, operator, rule.options, rule.needs_options)
     inputs = [None if place == _MISSING else tensors[place] for place in places]
     for place, tensor in enumerate(inputs):
         if tensor is not None and tensor.sparsity is not None:
             check_sparse_reader(where, number, version, place, tensor)
-    made = [tensors[output] for output in outputs]
-    rule.check(Operation(where, version, inputs, made, operator.builtinOptions))
+    if rule is not None:
+        _check_options(where, operator, rule.options, rule.needs_options)
+        made = [tensors[output] for output in outputs]
+        rule.check(Operation(where, version, inputs, made, operator.builtinOptions))
     ready.update(outputs)
 
 

@@ -17,8 +17,8 @@ from export import flatbuffer, metadata
 from export.command import main
 from export.csr import Storage
 from export.folder import exclusive
-from export.sparsify import weights
 from export.validate import validate
+from export.weights import weights
 
 FILES = ["model_compact.tflite", "model_dense.tflite", "model_int8.tflite", "model_sparse.tflite"]
 

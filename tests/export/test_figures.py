@@ -9,7 +9,8 @@ from export import flatbuffer
 from export.convert import convert
 from export.csr import Storage
 from export.figures import figures, information_bound
-from export.sparsify import store, weights
+from export.sparsify import store
+from export.weights import weights
 
 
 def test_figures_of_a_file_are_those_of_the_model():

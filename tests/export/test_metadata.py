@@ -10,8 +10,9 @@ from export import flatbuffer, metadata, runtime
 from export.convert import convert
 from export.csr import Storage
 from export.errors import InvalidFile
-from export.sparsify import store, weights
+from export.sparsify import store
 from export.validate import validate
+from export.weights import weights
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from export.csr import BLOCKS, Storage, can_store
 from export.errors import ExportError
 from export.flatbuffer import builtin, read, write
-from export.sparsify import dense_weights, store, weights
+from export.sparsify import store
 from export.validate import validate
+from export.weights import dense_weights, weights
 
 FLOAT = [Storage.CSR, Storage.BLOCK4, Storage.DENSIFY]
 
@@ -309,3 +310,47 @@ def test_a_weight_that_something_else_reads_is_refused():
     model.subgraphs[0].operators[1].inputs = [first.tensor, first.tensor, -1]
     message = refused(model, {first.tensor: Storage.CSR})
     assert "expected fully_connected layers alone to read it. Received: operator 1" in message
+
+
+def versions(model):
+    """Return the version of each FULLY_CONNECTED by the number of weights that it reads."""
+    graph = model.subgraphs[0]
+    return {
+        int(np.prod(graph.tensors[operator.inputs[1]].shape)): model.operatorCodes[
+            operator.opcodeIndex
+        ].version
+        for operator in graph.operators
+        if builtin(model, operator) == schema.BuiltinOperator.FULLY_CONNECTED
+    }
+
+
+@pytest.mark.parametrize("other", [Storage.DENSE, Storage.DENSIFY])
+def test_small_dense_layers_beside_a_sparse_one_are_kept_from_xnnpack(other):
+    model = read(files.converted("mlp", sparsity=0.8))
+    large, small = sorted(weights(model), key=lambda weight: -weight.array.size)[:2]
+    choices = {large.tensor: Storage.CSR, small.tensor: other}
+    apart = store(model, choices)
+    assert versions(apart)[large.array.size] == 8
+    assert versions(apart)[small.array.size] == 1
+    joined = store(model, choices, joined_bytes=small.array.nbytes)
+    assert versions(joined)[small.array.size] == 8
+    content = write(joined)
+    validate(content)
+    for resolver in files.RESOLVERS:
+        expected = files.run(write(model), resolver)[1]
+        np.testing.assert_allclose(files.run(content, resolver)[1], expected, atol=1e-6)
+
+
+def test_without_a_sparse_layer_none_is_kept_from_xnnpack():
+    model = read(files.converted("mlp", sparsity=0.8))
+    choices = {weight.tensor: Storage.DENSIFY for weight in weights(model)}
+    assert set(versions(store(model, choices, joined_bytes=10**6)).values()) == {1}
+
+
+def test_layers_of_int8_weights_are_left_to_xnnpack():
+    network = files.pruned(files.mlp(inputs=64, units=48, outputs=32), 0.9, block=16)
+    model = read(files.convert(network, "dynamic"))
+    first, second = sorted(weights(model), key=lambda weight: -weight.array.size)
+    after = versions(store(model, {first.tensor: Storage.BLOCK16}, joined_bytes=10**6))
+    assert after == {first.array.size: 8, second.array.size: versions(model)[second.array.size]}
+    assert after[second.array.size] != 8

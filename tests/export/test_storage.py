@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from export.csr import Storage, encoded_bytes
-from export.sparsify import Weight
 from export.storage import Goal, Thresholds, choose
+from export.weights import Weight
 
 
 def weight(array, kind="fully_connected", hybrid=False):

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tflite_files as files
@@ -455,6 +456,21 @@ def test_an_operator_that_is_not_known_is_refused_with_those_that_are():
     model.operatorCodes[0].builtinCode = schema.BuiltinOperator.WHILE
     message = refused(model)
     assert "(WHILE): expected one of the operators ABS, ADD" in message
+
+
+def test_a_trusted_operator_is_accepted_as_long_as_its_tensors_are_right():
+    given = keras.Input((4, 4, 2), name="image")
+    resized = keras.layers.UpSampling2D(2, interpolation="bilinear")(given)
+    model = read(files.convert(keras.Model(given, resized)))
+    trusted = [schema.BuiltinOperator.RESIZE_BILINEAR]
+    assert "RESIZE_BILINEAR" in refused(model)
+    validate_model(model, trusted=trusted)
+    (operator,) = (
+        operator for operator in model.subgraphs[0].operators if len(operator.inputs) == 2
+    )
+    operator.inputs = np.array([99, operator.inputs[1]], np.int32)
+    with pytest.raises(InvalidFile, match="tensor 99"):
+        validate_model(model, trusted=trusted)
 
 
 @settings(max_examples=200, deadline=None)

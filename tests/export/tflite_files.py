@@ -12,7 +12,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from export.csr import Storage, can_store
 from export.flatbuffer import read, write
-from export.sparsify import store, weights
+from export.sparsify import store
+from export.weights import weights
 
 RESOLVERS = (OpResolverType.AUTO, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
 

@@ -1,0 +1,125 @@
+"""The weights of a TFLite model, whatever their storage."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from .csr import BLOCKS, Storage, decode
+from .flatbuffer import builtin
+from .sparsity_parameters import sparse_tensor
+
+Kind = Literal["fully_connected", "conv", "depthwise"]
+
+KINDS: dict[int, Kind] = {
+    schema.BuiltinOperator.FULLY_CONNECTED: "fully_connected",
+    schema.BuiltinOperator.CONV_2D: "conv",
+    schema.BuiltinOperator.DEPTHWISE_CONV_2D: "depthwise",
+}
+_DTYPES: dict[int, np.dtype] = {
+    schema.TensorType.FLOAT32: np.dtype("<f4"),
+    schema.TensorType.INT8: np.dtype("i1"),
+}
+_HYBRID = (schema.TensorType.INT8, schema.TensorType.FLOAT32)
+WEIGHT_INPUT = 1
+"""Which input of a layer's operator its weights are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """A constant weight of a layer.
+
+    Args:
+        name: Of its tensor.
+        tensor: Index of its tensor in the subgraph.
+        subgraph: Index of the subgraph.
+        kind: What reads it.
+        hybrid: Whether int8 weights meet float32 activations (dynamic-range quantisation).
+        storage: How the file holds it.
+        array: The dense values: (units, inputs), (filters, height, width, channels), or
+            (1, height, width, channels) for depthwise.
+    """
+
+    name: str
+    tensor: int
+    subgraph: int
+    kind: Kind
+    hybrid: bool
+    storage: Storage
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the dense values."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values in the file."""
+        return self.array.dtype
+
+
+def weights(model: schema.ModelT) -> list[Weight]:
+    """Return the constant weights of the fully connected and convolutional layers.
+
+    A weight that several operators share is there once. Weights of float16, which a DEQUANTIZE
+    turns into float32, are none of them: no sparse storage works for them.
+
+    Args:
+        model: A valid model, with weights in any storage.
+    """
+    found: dict[tuple[int, int], Weight] = {}
+    for number, graph in enumerate(model.subgraphs):
+        densified = {
+            operator.outputs[0]: operator.inputs[0]
+            for operator in graph.operators
+            if builtin(model, operator) == schema.BuiltinOperator.DENSIFY
+        }
+        for operator in graph.operators:
+            kind = KINDS.get(builtin(model, operator))
+            if kind is None:
+                continue
+            read = operator.inputs[WEIGHT_INPUT]
+            index = int(densified.get(read, read))
+            tensor = graph.tensors[index]
+            if tensor.type not in _DTYPES or model.buffers[tensor.buffer].data is None:
+                continue
+            activations = graph.tensors[operator.inputs[0]].type
+            types = (tensor.type, activations)
+            before = found.get((number, index))
+            found[number, index] = Weight(
+                name=(tensor.name or b"").decode(errors="replace"),
+                tensor=index,
+                subgraph=number,
+                kind=kind,
+                hybrid=types == _HYBRID or (before is not None and before.hybrid),
+                storage=_storage(tensor, is_densified=read in densified),
+                array=_dense_values(model, tensor),
+            )
+    return list(found.values())
+
+
+def dense_weights(model: schema.ModelT) -> dict[int, np.ndarray]:
+    """Return the dense values of every weight by the index of its tensor, whatever its storage."""
+    return {weight.tensor: weight.array for weight in weights(model)}
+
+
+def _storage(tensor: schema.TensorT, is_densified: bool) -> Storage:
+    if tensor.sparsity is None:
+        return Storage.DENSE
+    if is_densified:
+        return Storage.DENSIFY
+    if len(tensor.sparsity.dimMetadata) == 2:
+        return Storage.CSR
+    block = tensor.sparsity.dimMetadata[-1].denseSize
+    return next(storage for storage, size in BLOCKS.items() if size == block)
+
+
+def _dense_values(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
+    data = np.asarray(model.buffers[tensor.buffer].data, np.uint8)
+    values = data.view(_DTYPES[tensor.type])
+    shape = tuple(int(size) for size in tensor.shape)
+    if tensor.sparsity is None:
+        return values.reshape(shape)
+    return decode(sparse_tensor(shape, tensor.sparsity, values))
