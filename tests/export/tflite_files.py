@@ -7,12 +7,15 @@ import tempfile
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from export.csr import Storage, can_store
+from export.errors import InvalidFile
 from export.flatbuffer import read, write
 from export.sparsify import store
+from export.validate import validate_model
 from export.weights import weights
 
 RESOLVERS = (OpResolverType.AUTO, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
@@ -192,3 +195,12 @@ def run(content, resolver=OpResolverType.AUTO, seed=0):
     runtime.set_tensor(image["index"], values)
     runtime.invoke()
     return values, runtime.get_tensor(runtime.get_output_details()[0]["index"])
+
+
+def refused(model):
+    """Returns with which words the validator refuses a model."""
+    with pytest.raises(InvalidFile) as error:
+        validate_model(model)
+    message = str(error.value)
+    assert "expected" in message and "Received: " in message
+    return message
