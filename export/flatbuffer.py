@@ -85,7 +85,7 @@ def write(model: schema.ModelT) -> bytes:
 def operators(model: schema.ModelT) -> frozenset[int]:
     """Return which operators of `schema.BuiltinOperator` a model has."""
     return frozenset(
-        builtin(model, operator) for graph in model.subgraphs for operator in graph.operators
+        max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes or ()
     )
 
 
