@@ -32,8 +32,8 @@ from .verify import Reference, Verdict, accuracy, verify
 
 logger = logging.getLogger("keras_switcher.export")
 
-# Of one measurement, of which each file has three for every number of threads and delegate.
-_SECONDS = 0.3
+# For every file, number of threads, and with and without XNNPACK.
+_PROCESSES, _SECONDS = 5, 0.2
 _VALUE_BYTES = {
     Precision.FLOAT32: 4,
     Precision.FLOAT16: 2,
@@ -255,7 +255,11 @@ def _measured(
         entries[path] = peer_entry
     configurations = [(n, delegate) for n in options.threads for delegate in (True, False)]
     measured = runtime.measure(
-        list(entries), configurations=configurations, seconds=_SECONDS, timeout=options.timeout
+        list(entries),
+        configurations=configurations,
+        processes=_PROCESSES,
+        seconds=_SECONDS,
+        timeout=options.timeout,
     )
     for file, entry in entries.items():
         entry.update(measured_figures(measured[file]))

@@ -69,7 +69,7 @@ class BenchmarkOptions:
     threads: tuple[int, ...] = (1, 2)
     """Numbers of threads to measure with."""
     processes: int = 3
-    """Processes for each figure, which is their median."""
+    """Processes for each figure, which is that of the one that was disturbed least."""
     timeout: float = 300.0
     """Seconds that the runtime has for a file before it counts as failed."""
     json: _Path | None = None
