@@ -13,6 +13,7 @@ from . import flatbuffer, metadata
 from .compact import Compacted, compact
 from .convert import Precision, convert, output_names
 from .csr import Storage, block_density
+from .errors import ExportError
 from .options import ExportOptions
 from .source import Source
 from .sparsify import store
@@ -148,7 +149,13 @@ class _Builder:
         if precision is Precision.INT8:
             representative = list(calibration(self.source, self.options.batch))
         content = convert(model, precision, batch=self.options.batch, representative=representative)
-        return flatbuffer.read(content)
+        read = flatbuffer.read(content)
+        if len(read.subgraphs) != 1:
+            raise ExportError(
+                "Expected a model without loops: layers such as LSTM and GRU need unroll=True, and "
+                f"a fixed number of steps. Received: {len(read.subgraphs)} subgraphs in the file"
+            )
+        return read
 
     def _written(self, model: Any) -> bytes:
         metadata.describe(model, facts(self.source))

@@ -182,13 +182,17 @@ def _examples(
 
 
 def made_examples(model: keras.Model, examples: int = _MADE) -> Examples:
-    """Make inputs up: uniform in 0 to 255, the range of pixels."""
+    """Make inputs up: images of pixels, uniform in 0 to 255; standard normal numbers otherwise."""
     rng = np.random.default_rng(0)
+
+    def numbers(shape: tuple[int, ...]) -> np.ndarray:
+        return rng.uniform(0, 255, shape) if len(shape) == 4 else rng.normal(size=shape)
+
     made = {
-        tensor.name: rng.uniform(0, 255, (examples, *fixed_shape(tensor))).astype(tensor.dtype)
+        tensor.name: numbers((examples, *fixed_shape(tensor))).astype(tensor.dtype)
         for tensor in model.inputs
     }
-    return Examples("made-up inputs, uniform in 0 to 255", made, None, None, are_real=False)
+    return Examples("made-up inputs", made, None, None, are_real=False)
 
 
 def _from_file(model: keras.Model, path: Path) -> Examples:

@@ -167,6 +167,16 @@ def test_int8_activations_without_examples(command, tmp_path):
     assert names(tmp_path) == ["mine.keras"]
 
 
+def test_a_model_with_a_loop(command, tmp_path):
+    for unroll in (False, True):
+        given = keras.Input((4, 3), name="steps")
+        x = keras.layers.LSTM(4, unroll=unroll)(given)
+        keras.Model(given, keras.layers.Dense(2)(x)).save(tmp_path / "lstm.keras")
+        status, written = command(tmp_path / "lstm.keras", "--no-measure", "--quantize", "none")
+        assert status == (0 if unroll else 1), written
+        assert unroll or "LSTM and GRU need unroll=True" in written
+
+
 def test_two_exports_into_one_folder_at_the_same_time(run, command, tmp_path):
     with exclusive(tmp_path):
         status, written = command(run, "--out", tmp_path, "--no-measure")

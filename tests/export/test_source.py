@@ -57,6 +57,14 @@ def test_a_keras_file_without_data_is_verified_on_made_inputs(keras_file, caplog
     assert "--examples" in caplog.text
 
 
+def test_made_inputs_that_are_no_images_are_normal_numbers(tmp_path):
+    given = keras.Input((30,), name="numbers")
+    keras.Model(given, keras.layers.Dense(2)(given)).save(tmp_path / "numbers.keras")
+    source = read_source(ExportOptions(source=tmp_path / "numbers.keras"))
+    assert abs(source.examples.test["numbers"].mean()) < 0.1
+    assert source.examples.test["numbers"].std() == pytest.approx(1, abs=0.1)
+
+
 def test_a_switched_file_is_stripped(tmp_path, lenet300):
     sparse = switch(lenet300)
     layer = sparse.get_layer("dense1")
