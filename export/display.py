@@ -1,15 +1,17 @@
 """What `python -m export` shows: the layers before and after, and the files side by side."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from .compact import Compacted
+# `benchmark` shows tables too, and does without TensorFlow.
+if TYPE_CHECKING:
+    from .compact import Compacted
 
 
-def show_compaction(console: Console, compacted: Compacted) -> None:
+def show_compaction(console: Console, compacted: "Compacted") -> None:
     """Show every layer with weights before and after compacting."""
     table = Table(title="Compacted", title_justify="left")
     table.add_column("layer")
