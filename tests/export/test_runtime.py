@@ -269,7 +269,10 @@ def test_a_run_past_its_time_limit_is_killed(plain):
 def measuring_process(path, threads=1):
     """Starts a long measurement in another Python; returns it and the process that it started."""
     code = (
-        "from export.runtime import *; measure("
+        # A job in the background of a shell is started with Ctrl-C ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from export.runtime import *\n"
+        "measure("
         f"[Path({str(path)!r})], configurations=(({threads}, True),), seconds=100, timeout=101)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
