@@ -27,7 +27,7 @@ from rich.table import Table
 from keras_switcher.batches import evaluation_batches, training_batches
 from keras_switcher.config import Config, from_values, to_values, validate
 from keras_switcher.data import ImageData, load
-from keras_switcher.fitting import dense_model, execution, switched_model
+from keras_switcher.fitting import dense_model, execution, new_start, switched_model
 from keras_switcher.flags import resolve
 from keras_switcher.metrics import layer_table
 
@@ -49,7 +49,8 @@ def train(config: Config, data: ImageData, network: str, with_test: bool) -> dic
     options = config.optimisation
     start = time.perf_counter()
     with execution(config) as scope, scope:
-        model = (switched_model if network == "switched" else dense_model)(config, data)
+        build = switched_model if network == "switched" else dense_model
+        model = build(config, data, new_start(config, data))
         history = model.fit(
             training_batches(
                 data.x_train,
@@ -57,7 +58,7 @@ def train(config: Config, data: ImageData, network: str, with_test: bool) -> dic
                 options.batch_size,
                 seed=options.seed,
                 epochs=options.epochs,
-                initial_epoch=0,
+                augmentation=config.data.augmentation,
             ),
             steps_per_epoch=len(data.x_train) // options.batch_size,
             epochs=options.epochs,

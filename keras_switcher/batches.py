@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_switcher import augmentation as augmentations
 from keras_switcher.checks import is_integer
 
 
@@ -16,11 +17,13 @@ def training_batches(
     seed: int,
     epochs: int,
     initial_epoch: int = 0,
+    augmentation: str = "none",
 ) -> tf.data.Dataset:
     """Shuffled batches of several epochs, in one data set without a seam.
 
-    The order of an epoch is a function of the seed and the epoch's number alone: a run resumed at
-    epoch e sees the batches that the uninterrupted run saw from there. Each epoch has
+    The order of an epoch, and what augmentation does to its images, is a function of the seed and
+    the epoch's number alone: a run resumed at epoch e sees the batches that the uninterrupted run
+    saw from there. Each epoch has
     `len(x) // batch_size` full batches; the examples left over differ from epoch to epoch.
 
     Args:
@@ -30,14 +33,16 @@ def training_batches(
         seed: Seed of the order.
         epochs: Number of the epoch to stop before, as in `fit`.
         initial_epoch: Number of the epoch to start at, as in `fit`.
+        augmentation: A registered name of `keras_switcher.augmentation`: "none", "crop" or
+            "crop_flip".
 
     Returns:
         A `tf.data.Dataset` of (images, int32 labels), for `fit` with
         `steps_per_epoch=len(x) // batch_size`.
 
     Raises:
-        ValueError: If the batch size is below 1 or above the number of examples, or the epochs
-            are negative or in the wrong order.
+        ValueError: If the batch size is below 1 or above the number of examples, the epochs are
+            negative or in the wrong order, or the augmentation is unknown.
 
     Example:
         ```python
@@ -60,16 +65,25 @@ def training_batches(
         raise ValueError(f"`seed` must be an integer. Received: seed={seed!r}")
     steps = examples // batch_size
     take = _examples_on_cpu(x, y)
+    augment = augmentations.registry.get(augmentation)
 
     def order(epoch: tf.Tensor) -> tf.data.Dataset:
+        epoch_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
         shuffled = tf.random.experimental.stateless_shuffle(
-            tf.range(examples), seed=tf.stack([tf.constant(seed, tf.int64), epoch]), alg="philox"
+            tf.range(examples), seed=epoch_seed, alg="philox"
         )
-        return tf.data.Dataset.from_tensor_slices(
-            tf.reshape(shuffled[: steps * batch_size], (steps, batch_size))
+        indices = tf.reshape(shuffled[: steps * batch_size], (steps, batch_size))
+        seeds = tf.map_fn(
+            lambda step: tf.random.experimental.stateless_fold_in(epoch_seed, step),
+            tf.range(steps, dtype=tf.int64),
         )
+        return tf.data.Dataset.from_tensor_slices((indices, seeds))
 
-    batches = tf.data.Dataset.range(initial_epoch, epochs).flat_map(order).map(take)
+    def load(indices: tf.Tensor, batch_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, labels = take(indices)
+        return augment(images, batch_seed), labels
+
+    batches = tf.data.Dataset.range(initial_epoch, epochs).flat_map(order).map(load)
     batches = batches.apply(
         tf.data.experimental.assert_cardinality((epochs - initial_epoch) * steps)
     )

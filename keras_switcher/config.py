@@ -74,13 +74,25 @@ class Network:
     """The network to train."""
 
     model: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
-        "lenet", registered("model", "models", "MODELS", "lenet", "lenet300")
+        "lenet",
+        registered(
+            *("model", "models", "MODELS"),
+            *("lenet", "lenet300", "resnet18", "resnet34", "vgg16", "mobilenet"),
+        ),
     )
-    """lenet or lenet300."""
+    """lenet, lenet300, resnet18, resnet34, vgg16 or mobilenet."""
     width: float = _option(1.0, RATE)
     """Factor on the channels and units of every hidden layer."""
     dropout: float = _option(0.1, SHARE)
     """Share of activations dropped between the dense layers in training."""
+    fc_units: _Count = _option(None, or_none(COUNT))
+    """Units of each dense hidden layer of vgg16 at width 1; none means its 4096."""
+    init_from: _Path = _option(None, or_none(PATH))
+    """A .keras file: start from this trained model of dense layers instead of a new --model, which
+    then only chooses the recipe."""
+    freeze_trunk: bool = _option(False, FLAG)
+    """Train only the dense layers and what comes after the first of them; the features below are
+    computed once, without augmentation. For --init-from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +100,10 @@ class Data:
     """What it learns from."""
 
     dataset: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
-        "mnist", registered("data set", "data", "DATASETS", "mnist", "mnist5k")
+        "mnist",
+        registered("data set", "data", "DATASETS", "mnist", "mnist5k", "cifar10", "cifar100"),
     )
-    """mnist, or mnist5k: 5,000 embedded images, which need no network."""
+    """mnist, cifar10, cifar100; or mnist5k: 5,000 embedded images, which need no network."""
     data_dir: _Path = _option(None, or_none(PATH), influences=False)
     """Folder of TensorFlow Datasets, to read from and to download into; none means TFDS_DATA_DIR,
     then TFDS's own default."""
@@ -98,6 +111,11 @@ class Data:
     """Only the first so many training and test examples; none means all."""
     validation: float = _option(1 / 12, INNER_SHARE)
     """Share of the training examples set aside for validation."""
+    augmentation: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
+        "none",
+        registered("augmentation", "augmentation", "registry", "none", "crop", "crop_flip"),
+    )
+    """Random changes of training images: none, crop (by up to 4 pixels), crop_flip (and mirror)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,16 +168,25 @@ class Optimisation:
     """Passes over the training examples."""
     batch_size: Annotated[int, tyro.conf.arg(aliases=("-b",))] = _option(128, COUNT)
     """Examples in a batch, over all devices."""
+    optimizer: Annotated[str, tyro.conf.arg(metavar="{adam,sgd}")] = _option(
+        "adam", one_of("adam", "sgd")
+    )
+    """Of the task network."""
     learning_rate: Annotated[float, tyro.conf.arg(aliases=("--lr",))] = _option(1e-3, RATE)
-    """Of the task network, for Adam."""
+    """Of the task network."""
+    momentum: float = _option(0.9, SHARE)
+    """Of the task network's optimiser, where it is sgd."""
     switcher_learning_rate: float = _option(1e-3, RATE)
     """Of the switcher networks, for Adam."""
     weight_decay: float = _option(0.0, AMOUNT)
-    """Decoupled weight decay of the task network's kernels."""
+    """Decoupled weight decay of the task network's kernels: with sgd, what is 5e-4 in the loss is
+    5e-4 / (1 - momentum) here."""
     lr_schedule: Annotated[str, tyro.conf.arg(metavar="{cosine,constant}")] = _option(
         "cosine", one_of("cosine", "constant")
     )
     """Course of the task network's learning rate: to zero along a cosine, or constant."""
+    label_smoothing: float = _option(0.0, SHARE)
+    """Share of a label's weight that is spread over all classes."""
     seed: int = _option(0, SEED)
     """Of the initial weights, the order of the batches and dropout."""
 
@@ -324,6 +351,16 @@ def validate(config: Config) -> Config:
         raise ConfigError(
             "Expected --warmup and --settle to leave time to alternate: less than 1 together. "
             f"Received: {phases.warmup} + {phases.settle}"
+        )
+    if config.network.freeze_trunk and config.network.init_from is None:
+        raise ConfigError(
+            "Expected --init-from with --freeze-trunk: the features of an untrained trunk are of "
+            "no use. Received: freeze_trunk=True, init_from=None"
+        )
+    if config.network.init_from is not None and config.execution.precision != "float32":
+        raise ConfigError(
+            "Expected --precision float32 with --init-from: the layers of a loaded model have the "
+            f"precision that they were saved with. Received: {config.execution.precision}"
         )
     if config.execution.jit and config.execution.deterministic:
         raise ConfigError(

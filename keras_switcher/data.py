@@ -348,6 +348,12 @@ DATASETS.register("mnist")(
         fallback="mnist5k",
     )
 )
+DATASETS.register("cifar10")(
+    TfdsImages("cifar10", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz")
+)
+DATASETS.register("cifar100")(
+    TfdsImages("cifar100", "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz")
+)
 
 
 @DATASETS.register("mnist5k")

@@ -1,6 +1,7 @@
-"""Feature reuse: cut a functional model below its first switched layers."""
+"""Feature reuse: cut a functional model below its first switched layers, or below others."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,7 +14,8 @@ from keras_switcher.layers import switched_layers
 class Split:
     """A functional model in two: `head(trunk(x))` equals `model(x)`.
 
-    Both share the model's layers. No layer of the trunk is switched or comes after a switched one.
+    Both share the model's layers. No layer of the trunk is one of those that the model was cut
+    below, or comes after one.
     Not a tuple, for Keras would save what a tuple holds.
     """
 
@@ -63,7 +65,13 @@ def output_layers(model: keras.Model) -> list[keras.layers.Dense]:
     return found
 
 
-def split(model: keras.Model) -> Split | None:
+def _is_switched(layer: keras.layers.Layer) -> bool:
+    return bool(switched_layers(layer))
+
+
+def split(
+    model: keras.Model, starts_head: Callable[[keras.layers.Layer], bool] = _is_switched
+) -> Split | None:
     """Cut a functional model at the inputs of its first switched layers.
 
     The switcher step needs neither the forward nor the backward pass of the trunk: the features
@@ -71,6 +79,8 @@ def split(model: keras.Model) -> Split | None:
 
     Args:
         model: A built model.
+        starts_head: Returns whether a layer belongs to the head, with all that comes after it; by
+            default whether it is, or holds, a switched one.
 
     Returns:
         Trunk and head, or `None` where the model is not functional, no tensor lies between, or one
@@ -78,37 +88,37 @@ def split(model: keras.Model) -> Split | None:
     """
     if not (hasattr(model, "inputs") and hasattr(model, "outputs") and model.inputs):
         return None
-    switched: dict[int, bool] = {}
+    in_head: dict[int, bool] = {}
     cut: dict[int, Any] = {}
     above: set[int] = set()
 
-    def depends_on_switches(tensor: Any) -> bool:
+    def comes_from_head(tensor: Any) -> bool:
         # Depth first without recursion: a deep network exceeds Python's stack.
         stack = [tensor]
         while stack:
             current = stack[-1]
-            if id(current) in switched:
+            if id(current) in in_head:
                 stack.pop()
                 continue
             operation, node = producer(current)
-            waiting = [t for t in node.input_tensors if id(t) not in switched]
+            waiting = [t for t in node.input_tensors if id(t) not in in_head]
             if waiting and operation is not None:
                 stack.extend(waiting)
                 continue
-            own = isinstance(operation, keras.layers.Layer) and bool(switched_layers(operation))
-            switched[id(current)] = own or any(switched[id(t)] for t in node.input_tensors)
-            if switched[id(current)]:
+            own = isinstance(operation, keras.layers.Layer) and starts_head(operation)
+            in_head[id(current)] = own or any(in_head[id(t)] for t in node.input_tensors)
+            if in_head[id(current)]:
                 above.add(id(operation))
-                cut.update({id(t): t for t in node.input_tensors if not switched[id(t)]})
+                cut.update({id(t): t for t in node.input_tensors if not in_head[id(t)]})
             stack.pop()
-        return switched[id(tensor)]
+        return in_head[id(tensor)]
 
     outputs = tree.flatten(model.outputs)
     for output in outputs:
-        if not depends_on_switches(output):
+        if not comes_from_head(output):
             cut[id(output)] = output
     inputs = {id(t) for t in model.inputs}
-    if not any(switched.values()) or set(cut) <= inputs:
+    if not any(in_head.values()) or set(cut) <= inputs:
         return None
     features = list(cut.values())
     if any(getattr(tensor, "_keras_mask", None) is not None for tensor in features):
@@ -120,7 +130,7 @@ def split(model: keras.Model) -> Split | None:
     sequential = isinstance(model, keras.Sequential)
     # No output of a model can be one of its inputs: what the trunk puts out by itself is renamed.
     head_outputs = tree.map_structure(
-        lambda t: t if switched[id(t)] else keras.layers.Identity(dtype=t.dtype)(t),
+        lambda t: t if in_head[id(t)] else keras.layers.Identity(dtype=t.dtype)(t),
         # The structure that the model was made with, such as a dictionary.
         model.outputs[0] if sequential else model.output,
     )

@@ -27,6 +27,9 @@ from keras_switcher.callbacks import (
 from keras_switcher.config import Config, influences
 from keras_switcher.convert import switch
 from keras_switcher.data import ImageData
+from keras_switcher.initial import FrozenTrunk, file_digest, load_initial, returns_logits
+from keras_switcher.losses import SmoothedCrossentropy
+from keras_switcher.model import SwitchedModel
 from keras_switcher.runs import CHECKPOINTS, Checkpoints, RunError, RunFolder, WriteError
 from keras_switcher.signals import StopSignals
 
@@ -51,11 +54,66 @@ def execution(config: Config) -> Iterator[AbstractContextManager[Any]]:
         keras.config.set_dtype_policy(policy)
 
 
-def switched_model(config: Config, data: ImageData) -> keras.Model:
-    """Build and compile the network with switched layers."""
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The network that a run starts from.
+
+    Args:
+        network: The whole network, of plain dense layers.
+        returns_logits: Whether it returns logits, and not probabilities.
+        trunk: The part that stays as it is, if one does.
+    """
+
+    network: keras.Model
+    returns_logits: bool
+    trunk: FrozenTrunk | None
+
+    @property
+    def learned(self) -> keras.Model:
+        """The part that learns, whose layers are those of the network."""
+        return self.network if self.trunk is None else self.trunk.head
+
+
+def new_start(config: Config, data: ImageData) -> Start:
+    """Build the network, or read the one to start from; each time with the same weights.
+
+    Args:
+        config: The configuration.
+        data: What it will learn from.
+
+    Raises:
+        FileNotFoundError: If there is no file to start from where it was said to be.
+        ValueError: If it doesn't fit.
+    """
+    keras.utils.set_random_seed(config.optimisation.seed)
+    options = config.network
+    if options.init_from is None:
+        network = models.build(
+            options.model,
+            data.input_shape,
+            data.num_classes,
+            options.width,
+            options.dropout,
+            options.fc_units,
+        )
+        return Start(network, returns_logits=True, trunk=None)
+    network = load_initial(options.init_from, data)
+    return Start(
+        network,
+        returns_logits(network, data.x_train[:32]),
+        FrozenTrunk(network) if options.freeze_trunk else None,
+    )
+
+
+def switched_model(config: Config, data: ImageData, start: Start) -> SwitchedModel:
+    """Switch the dense layers of the part that learns, a copy of it, and compile that."""
+    return _switched(config, data, start, start.learned)
+
+
+def _switched(config: Config, data: ImageData, start: Start, network: keras.Model) -> SwitchedModel:
     options = config.switching
     model = switch(
-        _network(config, data),
+        network,
         switcher=switchers.registry.get(options.switcher)(hidden=options.switcher_hidden),
         gate=options.gate,
         granularity=options.granularity,
@@ -65,26 +123,35 @@ def switched_model(config: Config, data: ImageData) -> keras.Model:
         switcher_optimizer=keras.optimizers.Adam(config.optimisation.switcher_learning_rate),
         target_sparsity=options.target_sparsity,
         alternation=Alternation(**dataclasses.asdict(config.alternation)),
-        **_compile_options(config),
+        **_compile_options(config, start),
     )
     return model
 
 
-def dense_model(config: Config, data: ImageData) -> keras.Model:
-    """Build and compile the same network with plain dense layers."""
-    model = _network(config, data)
-    model.compile(optimizer=_optimizer(config, data), **_compile_options(config))
+def dense_model(config: Config, data: ImageData, start: Start) -> keras.Model:
+    """Compile the part that learns as it is, with plain dense layers."""
+    model = start.learned
+    model.compile(optimizer=_optimizer(config, data), **_compile_options(config, start))
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def _network(config: Config, data: ImageData) -> keras.Model:
-    # The two networks start from the same weights.
-    keras.utils.set_random_seed(config.optimisation.seed)
-    options = config.network
-    return models.build(
-        options.model, data.input_shape, data.num_classes, options.width, options.dropout
-    )
+def whole_switched(
+    config: Config, data: ImageData, start: Start, learned: SwitchedModel
+) -> SwitchedModel:
+    """Return the whole network once its switched part has learned."""
+    if start.trunk is None:
+        return learned
+    whole = _switched(config, data, start, start.network)
+    start.trunk.copy_head(learned, whole)
+    return whole
+
+
+def whole_dense(config: Config, start: Start) -> keras.Model:
+    """Return the whole network once its dense part has learned."""
+    if start.trunk is not None:
+        start.network.compile(**_compile_options(config, start))
+    return start.network
 
 
 def _optimizer(config: Config, data: ImageData) -> keras.optimizers.Optimizer:
@@ -93,15 +160,24 @@ def _optimizer(config: Config, data: ImageData) -> keras.optimizers.Optimizer:
     if options.lr_schedule == "cosine":
         steps = options.epochs * (len(data.x_train) // options.batch_size)
         rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
-    optimizer = keras.optimizers.Adam(rate, weight_decay=options.weight_decay or None)
-    if options.weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias"])
+    decay = options.weight_decay or None
+    optimizer: keras.optimizers.Optimizer
+    if options.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(rate, options.momentum, weight_decay=decay)
+    else:
+        optimizer = keras.optimizers.Adam(rate, weight_decay=decay)
+    if decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 
 
-def _compile_options(config: Config) -> dict[str, Any]:
+def _compile_options(config: Config, start: Start) -> dict[str, Any]:
+    from_logits = start.returns_logits
+    smoothing = config.optimisation.label_smoothing
     return {
-        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "loss": SmoothedCrossentropy(smoothing, from_logits=from_logits)
+        if smoothing
+        else keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
         "metrics": ["accuracy"],
         "jit_compile": config.execution.jit,
         "steps_per_execution": config.execution.steps_per_execution,
@@ -121,7 +197,11 @@ def fit(
     """Train a network from its last checkpoint to the last epoch; return the history's rows."""
     options = config.optimisation
     # As JSON has them: the checkpoint holds them so.
-    facts = json.loads(json.dumps({"network": name, "data": _digest(data), **influences(config)}))
+    facts = json.loads(
+        json.dumps(
+            {"network": name, "data": _digest(data), **_origin(config), **influences(config)}
+        )
+    )
     checkpoints = Checkpoints(folder.path / CHECKPOINTS, name)
     checkpoint = checkpoints.load()
     rows = EpochRows([] if checkpoint is None else checkpoint.rows)
@@ -144,6 +224,7 @@ def fit(
                 seed=options.seed,
                 epochs=options.epochs,
                 initial_epoch=done,
+                augmentation="none" if config.network.freeze_trunk else config.data.augmentation,
             ),
             steps_per_epoch=len(data.x_train) // options.batch_size,
             epochs=options.epochs,
@@ -178,6 +259,11 @@ def _resources(folder: RunFolder) -> Iterator[None]:
             "The memory does not suffice. Try a smaller --batch-size or --width in another "
             f"--run-dir. {error.message}"
         ) from error
+
+
+def _origin(config: Config) -> dict[str, str]:
+    start = config.network.init_from
+    return {} if start is None else {"initial weights": file_digest(start)}
 
 
 def _digest(data: ImageData) -> str:

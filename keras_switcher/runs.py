@@ -24,6 +24,7 @@ CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
 MODEL_FILE = "model.keras"
 STRIPPED_FILE = "stripped.keras"
+DENSE_FILE = "dense.keras"
 HISTORY_FILE = "history.csv"
 CHECKPOINTS = "checkpoints"
 

@@ -19,7 +19,9 @@ from keras_switcher.config import Config, changes, from_values, to_yaml, validat
 from keras_switcher.display import show_comparison, show_config, show_error, show_layers
 from keras_switcher.flags import read_yaml, resolve
 from keras_switcher.runs import (
+    CHECKPOINTS,
     CONFIG_FILE,
+    DENSE_FILE,
     HISTORY_FILE,
     MODEL_FILE,
     STRIPPED_FILE,
@@ -75,14 +77,23 @@ def train(
         load_tensorflow(config.run.verbose)
         from keras_switcher.batches import evaluation_batches
         from keras_switcher.convert import strip
-        from keras_switcher.fitting import dense_model, execution, fit, switched_model
+        from keras_switcher.fitting import (
+            dense_model,
+            execution,
+            fit,
+            new_start,
+            switched_model,
+            whole_dense,
+            whole_switched,
+        )
         from keras_switcher.report import write_report
 
         with execution(config) as scope:
             try:
                 data = _load_data(config)
                 with scope:
-                    switched = switched_model(config, data)
+                    start = new_start(config, data)
+                    switched = switched_model(config, data, start)
             except (ValueError, OSError) as error:
                 if not resumed:
                     folder.discard()
@@ -91,7 +102,15 @@ def train(
 
             # What the system refuses from here on, it refuses to write.
             with writing(folder.path):
-                rows = fit(switched, "switched", HISTORY_FILE, config, data, folder, stop, console)
+                examples = data
+                if start.trunk is not None:
+                    console.print("Computing the features of the frozen trunk, once.")
+                    examples = start.trunk.features(data, folder.path / CHECKPOINTS)
+                rows = fit(
+                    switched, "switched", HISTORY_FILE, config, examples, folder, stop, console
+                )
+                with scope:
+                    switched = whole_switched(config, data, start, switched)
                 with replacing(folder.path / MODEL_FILE) as path:
                     switched.save(path)
                 stripped = strip(switched)
@@ -101,9 +120,16 @@ def train(
                 dense, dense_rows = None, []
                 if config.run.dense_baseline:
                     with scope:
-                        dense = dense_model(config, data)
+                        start = new_start(config, data)
+                        dense = dense_model(config, data, start)
                     history = f"dense_{HISTORY_FILE}"
-                    dense_rows = fit(dense, "dense", history, config, data, folder, stop, console)
+                    dense_rows = fit(
+                        dense, "dense", history, config, examples, folder, stop, console
+                    )
+                    with scope:
+                        dense = whole_dense(config, start)
+                    with replacing(folder.path / DENSE_FILE) as path:
+                        dense.save(path)
 
                 # The test examples are read here and nowhere before.
                 test = evaluation_batches(data.x_test, data.y_test, config.optimisation.batch_size)

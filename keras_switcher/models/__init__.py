@@ -1,12 +1,16 @@
 """The models that are known by name: plain Keras models of ordinary layers."""
 
+import inspect
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import keras
 
 from keras_switcher.models.lenet import lenet, lenet300
+from keras_switcher.models.mobilenet import mobilenet
+from keras_switcher.models.resnet import resnet18, resnet34
+from keras_switcher.models.vgg import vgg16
 from keras_switcher.registry import Registry
 
 __all__ = ["MODELS", "ModelBuilder", "build", "names"]
@@ -23,12 +27,19 @@ class ModelBuilder(Protocol):
         width: float,
         dropout: float,
     ) -> keras.Model:
-        """Builds the model; `build` has checked the arguments."""
+        """Builds the model; `build` has checked the arguments.
+
+        A builder may also take `fc_units`.
+        """
 
 
 MODELS: Registry[ModelBuilder] = Registry("model", "@keras_switcher.models.MODELS.register('name')")
 MODELS.register("lenet")(lenet)
 MODELS.register("lenet300")(lenet300)
+MODELS.register("resnet18")(resnet18)
+MODELS.register("resnet34")(resnet34)
+MODELS.register("vgg16")(vgg16)
+MODELS.register("mobilenet")(mobilenet)
 
 
 def names() -> list[str]:
@@ -42,6 +53,7 @@ def build(
     num_classes: int,
     width: float = 1.0,
     dropout: float = 0.0,
+    fc_units: int | None = None,
 ) -> keras.Model:
     """Builds a model by name.
 
@@ -56,12 +68,14 @@ def build(
         width: Factor on the channels and units of every hidden layer.
         dropout: Share of activations dropped between the dense layers in training; 0 adds no
             dropout layer.
+        fc_units: Units of each dense hidden layer at width 1, for a model whose builder takes
+            them, such as `"vgg16"`; `None` for its own default.
 
     Returns:
         A Functional Keras model.
 
     Raises:
-        ValueError: If the name is unknown, or an argument is out of its range.
+        ValueError: If the name is unknown, or an argument is out of its range or not of this model.
 
     Example:
         ```python
@@ -87,12 +101,28 @@ def build(
     if not _is_number(dropout) or not 0 <= dropout < 1:
         raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout!r}")
     height, breadth, channels = (int(size) for size in shape)
+    options = {} if fc_units is None else {"fc_units": _checked_units(name, builder, fc_units)}
     return builder(
-        (height, breadth, channels), int(num_classes), width=float(width), dropout=float(dropout)
+        (height, breadth, channels),
+        int(num_classes),
+        width=float(width),
+        dropout=float(dropout),
+        **options,
     )
 
 
-def _is_integer(value: object) -> bool:
+def _checked_units(name: str, builder: ModelBuilder, fc_units: object) -> int:
+    if not _is_integer(fc_units) or fc_units < 1:
+        raise ValueError(f"`fc_units` must be an integer >= 1. Received: fc_units={fc_units!r}")
+    if "fc_units" not in inspect.signature(builder).parameters:
+        raise ValueError(
+            f"Model '{name}' has no dense hidden layers whose units could be chosen; leave "
+            f"`fc_units` out. Received: fc_units={fc_units!r}"
+        )
+    return int(fc_units)
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

@@ -1,7 +1,9 @@
 """The two networks of LeCun et al. on which pruning methods are compared first."""
 
 import keras
-from keras import KerasTensor, layers
+from keras import layers
+
+from keras_switcher.models.blocks import classifier, scaled
 
 
 def lenet(
@@ -39,12 +41,12 @@ def lenet(
         )
     inputs = keras.Input(input_shape, name="image")
     x = layers.Rescaling(1 / 255, name="rescaling")(inputs)
-    x = layers.Conv2D(_scaled(20, width), 5, activation="relu", name="conv1")(x)
+    x = layers.Conv2D(scaled(20, width), 5, activation="relu", name="conv1")(x)
     x = layers.MaxPooling2D(2, name="pool1")(x)
-    x = layers.Conv2D(_scaled(50, width), 5, activation="relu", name="conv2")(x)
+    x = layers.Conv2D(scaled(50, width), 5, activation="relu", name="conv2")(x)
     x = layers.MaxPooling2D(2, name="pool2")(x)
     x = layers.Flatten(name="flatten")(x)
-    outputs = _classifier(x, (_scaled(500, width),), num_classes, dropout)
+    outputs = classifier(x, (scaled(500, width),), num_classes, dropout)
     return keras.Model(inputs, outputs, name="lenet")
 
 
@@ -75,21 +77,5 @@ def lenet300(
     inputs = keras.Input(input_shape, name="image")
     x = layers.Rescaling(1 / 255, name="rescaling")(inputs)
     x = layers.Flatten(name="flatten")(x)
-    outputs = _classifier(x, (_scaled(300, width), _scaled(100, width)), num_classes, dropout)
+    outputs = classifier(x, (scaled(300, width), scaled(100, width)), num_classes, dropout)
     return keras.Model(inputs, outputs, name="lenet300")
-
-
-def _classifier(
-    x: KerasTensor, units: tuple[int, ...], num_classes: int, dropout: float
-) -> KerasTensor:
-    """Dense layers with ReLU, dropout after each, and the logits."""
-    for number, size in enumerate(units, start=1):
-        x = layers.Dense(size, activation="relu", name=f"dense{number}")(x)
-        if dropout > 0:
-            x = layers.Dropout(dropout, name=f"dropout{number}")(x)
-    # Under mixed precision, a softmax over float16 logits overflows and loses small losses.
-    return layers.Dense(num_classes, dtype="float32", name="logits")(x)
-
-
-def _scaled(size: int, width: float) -> int:
-    return max(1, round(size * width))
