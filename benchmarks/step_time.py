@@ -1,11 +1,14 @@
 """Seconds per training step and peak memory: a switched model against the same one of plain Dense.
 
-Both models train on the same batches in the same process, in turn, a block of steps each; the ratio
-of a pair of blocks is taken, and the median of the pairs is printed. So a change of the machine's
-speed during the run falls on both. Memory is the peak resident size of a process that trains one
-of the two, and what of it lies above the size that the process had after its imports.
+The switched model is there twice, with and without the reuse of features (`--no-reuse-features`
+leaves the former out). All models train on the same batches in the same process, in turn, a block
+of steps each; the ratio to the plain model's block of the same round is taken, and the median of
+the rounds is printed. So a change of the machine's speed during the run falls on all. Memory is the
+peak resident size of a process that trains one of them, and what of it lies above the size that the
+process had after its imports.
 
     python benchmarks/step_time.py --model lenet300 --json step_time.json
+    python benchmarks/step_time.py --model resnet18 --image 32 32 3 --width 0.25 -b 64 --steps 10
 """
 
 import argparse
@@ -22,43 +25,51 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def build(kind: str, model: str, config: dict[str, Any]) -> Any:
-    """Return a compiled model: `kind` is "plain" or "switched"."""
+PLAIN, SWITCHED, RECOMPUTED = "plain", "switched", "recomputed"
+
+
+def build(kind: str, args: argparse.Namespace) -> Any:
+    """Return a compiled model of a kind: plain, switched, or switched without feature reuse."""
     import keras
 
     import keras_switcher
     from keras_switcher import Alternation, models
 
     keras.utils.set_random_seed(0)
-    net = models.build(model, (28, 28, 1), 10, dropout=config["dropout"])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    if kind == "plain":
-        net.compile("adam", loss, metrics=["accuracy"])
+    keras.config.set_dtype_policy(args.precision)
+    net = models.build(args.model, args.image, 10, width=args.width, dropout=args.dropout)
+    options = {
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "metrics": ["accuracy"],
+        "jit_compile": args.jit,
+        "steps_per_execution": args.steps_per_execution,
+    }
+    if kind == PLAIN:
+        net.compile(args.optimizer, **options)
         return net
-    net = keras_switcher.switch(net, granularity=config["granularity"])
+    net = keras_switcher.switch(net, granularity=args.granularity)
     net.compile(
+        args.optimizer,
         "adam",
-        "adam",
-        loss,
-        ["accuracy"],
         target_sparsity=0.95,
         # The alternate phase throughout: the dearest one.
-        alternation=Alternation(task_steps=config["task_steps"], warmup=0.0, settle=0.0),
-        reuse_features=config["reuse_features"],
+        alternation=Alternation(task_steps=args.task_steps, warmup=0.0, settle=0.0),
+        reuse_features=kind == SWITCHED,
+        **options,
     )
     return net
 
 
-def batches(batch_size: int, steps: int) -> Any:
+def batches(args: argparse.Namespace) -> Any:
     """Return batches of made images; the time of a step does not depend on what they show."""
     import numpy as np
     import tensorflow as tf
 
     random = np.random.default_rng(0)
-    x = random.integers(0, 256, (batch_size * 8, 28, 28, 1), dtype="uint8")
-    y = random.integers(0, 10, batch_size * 8, dtype="int32")
-    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size, drop_remainder=True)
-    return data.cache().repeat().take(steps).prefetch(2)
+    x = random.integers(0, 256, (args.batch_size * 8, *args.image), dtype="uint8")
+    y = random.integers(0, 10, args.batch_size * 8, dtype="int32")
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(args.batch_size, drop_remainder=True)
+    return data.cache().repeat().take(args.steps).prefetch(2)
 
 
 def block_seconds(model: Any, data: Any, steps: int) -> float:
@@ -74,7 +85,7 @@ def block_seconds(model: Any, data: Any, steps: int) -> float:
     return (times[-1] - times[skipped]) / (len(times) - 1 - skipped)
 
 
-def train_and_watch(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, float]:
+def train_and_watch(args: argparse.Namespace) -> dict[str, float]:
     """Train one model for three blocks; return MiB at the peak and above the imports."""
     import psutil
 
@@ -89,9 +100,9 @@ def train_and_watch(args: argparse.Namespace, config: dict[str, Any]) -> dict[st
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    model = build(args.memory_of, args.model, config)
+    model = build(args.memory_of, args)
     for _ in range(3):
-        block_seconds(model, batches(args.batch_size, args.steps), args.steps)
+        block_seconds(model, batches(args), args.steps)
     done.set()
     watcher.join()
     return {"peak": max(sizes) / 2**20, "training": (max(sizes) - imported) / 2**20}
@@ -105,75 +116,92 @@ def memory(kind: str) -> dict[str, float]:
     return figures
 
 
-def measure(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
-    """Train both models in turn and return the figures."""
-    models = {kind: build(kind, args.model, config) for kind in ("plain", "switched")}
-    data = batches(args.batch_size, args.steps)
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Train the models in turn and return the figures."""
+    kinds = [PLAIN, RECOMPUTED] if args.no_reuse_features else [PLAIN, SWITCHED, RECOMPUTED]
+    models = {kind: build(kind, args) for kind in kinds}
+    data = batches(args)
     for model in models.values():
         block_seconds(model, data, args.steps)
-    seconds: dict[str, list[float]] = {"plain": [], "switched": []}
-    for pair in range(args.pairs):
-        for kind in ("plain", "switched") if pair % 2 == 0 else ("switched", "plain"):
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for turn in range(args.rounds):
+        for kind in kinds if turn % 2 == 0 else reversed(kinds):
             seconds[kind].append(block_seconds(models[kind], data, args.steps))
-    ratios = sorted(s / p for s, p in zip(seconds["switched"], seconds["plain"], strict=True))
-    plain, switched = memory("plain"), memory("switched")
-    return {
-        "model": args.model,
-        "batch_size": args.batch_size,
-        **config,
-        "pairs": args.pairs,
-        "steps": args.steps,
-        "plain_ms": 1e3 * statistics.median(seconds["plain"]),
-        "switched_ms": 1e3 * statistics.median(seconds["switched"]),
-        "time_ratio": statistics.median(ratios),
-        "time_ratio_range": [ratios[0], ratios[-1]],
+    plain = memory(PLAIN)
+    result: dict[str, Any] = {
+        **{k: v for k, v in vars(args).items() if k not in ("json", "memory_of")},
+        "plain_ms": 1e3 * statistics.median(seconds[PLAIN]),
         "plain_peak_mib": plain["peak"],
-        "switched_peak_mib": switched["peak"],
-        "memory_ratio": switched["peak"] / plain["peak"],
         "plain_training_mib": plain["training"],
-        "switched_training_mib": switched["training"],
-        "training_memory_ratio": switched["training"] / plain["training"],
     }
+    for kind in kinds[1:]:
+        ratios = sorted(s / p for s, p in zip(seconds[kind], seconds[PLAIN], strict=True))
+        own = memory(kind)
+        result |= {
+            f"{kind}_ms": 1e3 * statistics.median(seconds[kind]),
+            f"{kind}_time_ratio": statistics.median(ratios),
+            f"{kind}_time_ratio_range": [ratios[0], ratios[-1]],
+            f"{kind}_peak_mib": own["peak"],
+            f"{kind}_memory_ratio": own["peak"] / plain["peak"],
+            f"{kind}_training_mib": own["training"],
+            f"{kind}_training_memory_ratio": own["training"] / plain["training"],
+        }
+    return result
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print a line for each model."""
+    print(
+        f"{result['model']}, width {result['width']}, batch {result['batch_size']}: plain "
+        f"{result['plain_ms']:.2f} ms/step, peak memory {result['plain_peak_mib']:.0f} MiB, of it "
+        f"above the imports {result['plain_training_mib']:.0f} MiB"
+    )
+    for kind, name in ((SWITCHED, "switched"), (RECOMPUTED, "switched, no reuse of features")):
+        if f"{kind}_ms" in result:
+            figures = {k.removeprefix(f"{kind}_"): v for k, v in result.items()}
+            low, high = figures["time_ratio_range"]
+            print(
+                f"  {name}: {figures['ms']:.2f} ms/step, ratio {figures['time_ratio']:.3f} "
+                f"({low:.3f} to {high:.3f}); peak memory {figures['peak_mib']:.0f} MiB, ratio "
+                f"{figures['memory_ratio']:.2f}; above the imports "
+                f"{figures['training_mib']:.0f} MiB, ratio {figures['training_memory_ratio']:.2f}"
+            )
 
 
 def main() -> None:
-    """Measure, print a line of figures and write them as JSON."""
+    """Measure, print the figures and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="lenet300", help="a name of keras_switcher.models")
+    parser.add_argument("--image", type=int, nargs=3, default=(28, 28, 1), help="its shape")
+    parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("-b", "--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=60, help="training steps in a block")
-    parser.add_argument("--pairs", type=int, default=9, help="blocks of each model")
+    parser.add_argument("--rounds", type=int, default=9, help="blocks of each model")
     parser.add_argument("--task-steps", type=int, help="task steps per switcher turn")
     parser.add_argument("--granularity", default="connection")
     parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--no-reuse-features", action="store_true")
+    parser.add_argument("--optimizer", default="adam", help="of the task network")
+    parser.add_argument("--precision", default="float32", help="a dtype policy of Keras")
+    parser.add_argument("--jit", action="store_true", help="compile by XLA")
+    parser.add_argument("--steps-per-execution", type=int, default=1)
+    parser.add_argument(
+        "--no-reuse-features", action="store_true", help="only the switched model without reuse"
+    )
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--memory-of", choices=("plain", "switched"), help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
 
     from keras_switcher import Alternation
 
-    config = {
-        "task_steps": args.task_steps or Alternation().task_steps,
-        "granularity": args.granularity,
-        "dropout": args.dropout,
-        "reuse_features": not args.no_reuse_features,
-    }
+    args.image = tuple(args.image)
+    args.task_steps = args.task_steps or Alternation().task_steps
     if args.memory_of:
         import keras_switcher.data  # noqa: F401
 
-        print(json.dumps(train_and_watch(args, config)))
+        print(json.dumps(train_and_watch(args)))
         return
-    result = measure(args, config)
-    low, high = result["time_ratio_range"]
-    print(
-        f"{args.model}, batch {args.batch_size}: plain {result['plain_ms']:.2f} ms/step, switched "
-        f"{result['switched_ms']:.2f} ms/step, ratio {result['time_ratio']:.2f} ({low:.2f} to "
-        f"{high:.2f}); peak memory {result['plain_peak_mib']:.0f} MiB and "
-        f"{result['switched_peak_mib']:.0f} MiB, ratio {result['memory_ratio']:.2f}; above the "
-        f"imports {result['plain_training_mib']:.0f} MiB and "
-        f"{result['switched_training_mib']:.0f} MiB, ratio {result['training_memory_ratio']:.2f}"
-    )
+    result = measure(args)
+    show(result)
     if args.json:
         temporary = args.json.with_suffix(".partial")
         temporary.write_text(json.dumps(result, indent=2) + "\n")

@@ -65,6 +65,13 @@ def show_layers(console: Console, summary: Mapping[str, Any]) -> None:
         "all", "", f"{connections:,}", f"{on:,}", _percent(summary["fc_sparsity"]), style="bold"
     )
     console.print(table)
+    # Of a convolutional network it may be very little, and then so is what its file can lose.
+    console.print(
+        f"These are {_percent(connections / summary['parameters'])} of the network's "
+        f"{summary['parameters']:,} parameters, so the sparsity of the whole model is "
+        f"{_percent(summary['model_sparsity'])}.",
+        highlight=False,
+    )
 
 
 def show_comparison(console: Console, summary: Mapping[str, Any]) -> None:

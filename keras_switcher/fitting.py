@@ -130,10 +130,13 @@ def _switched(config: Config, data: ImageData, start: Start, network: keras.Mode
 
 def dense_model(config: Config, data: ImageData, start: Start) -> keras.Model:
     """Compile the part that learns as it is, with plain dense layers."""
-    model = start.learned
-    model.compile(optimizer=_optimizer(config, data), **_compile_options(config, start))
-    model.optimizer.build(model.trainable_variables)
-    return model
+    return _compiled(config, data, start, start.learned)
+
+
+def _compiled(config: Config, data: ImageData, start: Start, network: keras.Model) -> keras.Model:
+    network.compile(optimizer=_optimizer(config, data), **_compile_options(config, start))
+    network.optimizer.build(network.trainable_variables)
+    return network
 
 
 def whole_switched(
@@ -147,11 +150,11 @@ def whole_switched(
     return whole
 
 
-def whole_dense(config: Config, start: Start) -> keras.Model:
+def whole_dense(config: Config, data: ImageData, start: Start) -> keras.Model:
     """Return the whole network once its dense part has learned."""
-    if start.trunk is not None:
-        start.network.compile(**_compile_options(config, start))
-    return start.network
+    if start.trunk is None:
+        return start.network
+    return _compiled(config, data, start, start.network)
 
 
 def _optimizer(config: Config, data: ImageData) -> keras.optimizers.Optimizer:

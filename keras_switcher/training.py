@@ -127,7 +127,7 @@ def train(
                         dense, "dense", history, config, examples, folder, stop, console
                     )
                     with scope:
-                        dense = whole_dense(config, start)
+                        dense = whole_dense(config, data, start)
                     with replacing(folder.path / DENSE_FILE) as path:
                         dense.save(path)
 

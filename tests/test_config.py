@@ -22,10 +22,14 @@ OTHER = {
     "model": "lenet300",
     "width": 0.5,
     "dropout": 0.0,
+    "fc_units": 512,
+    "init_from": "/some where/dense.keras",
+    "freeze_trunk": True,
     "dataset": "mnist5k",
     "data_dir": "/some where",
     "limit": 600,
     "validation": 0.2,
+    "augmentation": "crop_flip",
     "target_sparsity": None,
     "granularity": "block4",
     "gate": "relu_tanh",
@@ -38,10 +42,13 @@ OTHER = {
     "ramp": 1.0,
     "epochs": 3,
     "batch_size": 32,
+    "optimizer": "sgd",
     "learning_rate": 1e-5,
+    "momentum": 0.5,
     "switcher_learning_rate": 0.01,
     "weight_decay": 1e-4,
     "lr_schedule": "constant",
+    "label_smoothing": 0.1,
     "seed": 7,
     "precision": "mixed_bfloat16",
     "jit": True,
@@ -62,7 +69,7 @@ def test_values_round_trip():
 
     assert to_values(config) == OTHER
     assert all(OTHER[name] != default for name, default in to_values(Config()).items())
-    config = from_values({**OTHER, "strategy": "none"})
+    config = from_values({**OTHER, "strategy": "none", "precision": "float32"})
     assert validate(config) is config
 
 
@@ -175,8 +182,12 @@ def test_wrong_value(name, value):
 @pytest.mark.parametrize(
     ("name", "value", "nearest", "known"),
     [
-        ("model", "lenet30", "lenet300", ["lenet", "lenet300"]),
-        ("dataset", "mnst", "mnist", ["mnist", "mnist5k"]),
+        (
+            *("model", "lenet30", "lenet300"),
+            ["lenet", "lenet300", "resnet18", "resnet34", "vgg16", "mobilenet"],
+        ),
+        ("dataset", "mnst", "mnist", ["mnist", "mnist5k", "cifar10", "cifar100"]),
+        ("augmentation", "cropflip", "crop_flip", ["none", "crop", "crop_flip"]),
         ("granularity", "block8", "block4", ["connection", "block4", "block16", "unit"]),
         ("gate", "relutanh", "relu_tanh", ["step", "relu_tanh"]),
         ("switcher", "conection", "connection", ["unit", "connection"]),

@@ -10,7 +10,6 @@ from keras_switcher import flags
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, from_values, to_values, to_yaml
 from keras_switcher.flags import RECIPES, read_yaml, recipe, resolve
-from keras_switcher.models import MODELS
 
 
 @pytest.fixture(autouse=True)
@@ -102,12 +101,6 @@ def test_recipe_is_right_and_named_for_a_model_and_a_data_set(path):
 def to_values_of(path):
     values = read_yaml(path)
     return {name: to_values(from_values(values))[name] for name in values}
-
-
-def test_every_model_has_a_recipe_for_both_data_sets():
-    found = {path.stem for path in RECIPES.glob("*.yaml")}
-
-    assert {f"{m}_{d}" for m in MODELS.names() for d in ("mnist", "mnist5k")} <= found
 
 
 def test_missing_recipe_is_logged_with_those_that_exist(recipes, caplog):

@@ -60,7 +60,7 @@ def rows_of(folder, name="history.csv"):
 def test_run_leaves_its_files_and_no_others(finished):
     folder, _ = finished
 
-    assert {path.name for path in folder.iterdir()} == LEFT | {"dense_history.csv"}
+    assert {path.name for path in folder.iterdir()} == LEFT | {"dense.keras", "dense_history.csv"}
     for network in ("switched", "dense"):
         assert list((folder / "tensorboard" / network).rglob("*tfevents*"))
 

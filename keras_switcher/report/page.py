@@ -109,6 +109,7 @@ def _headline(summary: Mapping[str, Any]) -> str:
     dense = summary["dense_test_accuracy"]
     parameters = summary["parameters"]
     left = parameters - sum(row["connections"] - row["on"] for row in summary["layers"])
+    switched = sum(row["connections"] for row in summary["layers"])
     cards = (
         (
             "Test accuracy",
@@ -124,7 +125,11 @@ def _headline(summary: Mapping[str, Any]) -> str:
             if target is None
             else f"{difference(sparsity, target)} the target ({percent(target)})",
         ),
-        ("Model sparsity", percent(summary["model_sparsity"]), "of all parameters of the network"),
+        (
+            "Model sparsity",
+            percent(summary["model_sparsity"]),
+            f"of all parameters, of which {percent(switched / parameters)} can be switched off",
+        ),
         (
             "Parameters left",
             f"{left:,}",

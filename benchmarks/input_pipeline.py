@@ -1,0 +1,110 @@
+"""Whether the input pipeline keeps the processor busy with training.
+
+A model trains on the batches that `train.py` gives it (shuffled, gathered, augmented in the
+background), and on one batch that lies ready in memory, in turn, a block of steps each. The ratio
+of a pair of blocks is what waiting for data, and preparing it on the same cores, costs. The time
+that the pipeline needs by itself stands beside it.
+
+    python benchmarks/input_pipeline.py --model resnet18 --width 0.25 --json input_pipeline.json
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+EXAMPLES = 20_000
+
+
+def pipeline(args: argparse.Namespace, steps: int) -> Any:
+    """Return that many batches of made images, prepared as for a training run."""
+    import numpy as np
+
+    from keras_switcher.batches import training_batches
+
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (EXAMPLES, *args.image), dtype="uint8")
+    y = random.integers(0, 10, EXAMPLES, dtype="int32")
+    batches = training_batches(
+        x, y, args.batch_size, seed=0, epochs=100, augmentation=args.augmentation
+    )
+    return batches.take(steps)
+
+
+def ready(args: argparse.Namespace, steps: int) -> Any:
+    """Return one batch over and over."""
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensors(next(iter(pipeline(args, 1)))).repeat(steps)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Train on both in turn; return milliseconds a step and their ratio."""
+    import keras
+
+    from keras_switcher import models, switch
+
+    model = switch(models.build(args.model, args.image, 10, width=args.width))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", "adam", loss, ["accuracy"], target_sparsity=0.95)
+    kinds = {"pipeline": pipeline(args, args.steps), "ready": ready(args, args.steps)}
+
+    def seconds(kind: str) -> float:
+        start = time.perf_counter()
+        model.fit(kinds[kind], steps_per_epoch=args.steps, epochs=1, verbose=0)
+        return (time.perf_counter() - start) / args.steps
+
+    for kind in kinds:
+        seconds(kind)
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for pair in range(args.pairs):
+        for kind in kinds if pair % 2 == 0 else reversed(kinds):
+            found[kind].append(seconds(kind))
+    ratios = sorted(a / b for a, b in zip(found["pipeline"], found["ready"], strict=True))
+    start = time.perf_counter()
+    for _ in pipeline(args, 200):
+        pass
+    return {
+        **{name: value for name, value in vars(args).items() if name != "json"},
+        "pipeline_step_ms": 1e3 * statistics.median(found["pipeline"]),
+        "ready_step_ms": 1e3 * statistics.median(found["ready"]),
+        "ratio": statistics.median(ratios),
+        "ratio_range": [ratios[0], ratios[-1]],
+        "pipeline_alone_ms": 1e3 * (time.perf_counter() - start) / 200,
+    }
+
+
+def main() -> None:
+    """Measure, print a line of figures and write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="resnet18", help="a name of keras_switcher.models")
+    parser.add_argument("--image", type=int, nargs=3, default=(32, 32, 3), help="its shape")
+    parser.add_argument("--width", type=float, default=0.25)
+    parser.add_argument("-b", "--batch-size", type=int, default=64)
+    parser.add_argument("--augmentation", default="crop_flip")
+    parser.add_argument("--steps", type=int, default=20, help="training steps in a block")
+    parser.add_argument("--pairs", type=int, default=7, help="blocks on each kind of data")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    args = parser.parse_args()
+    args.image = tuple(args.image)
+    result = measure(args)
+    low, high = result["ratio_range"]
+    print(
+        f"{args.model}, width {args.width}, batch {args.batch_size}, {args.augmentation}: "
+        f"{result['pipeline_step_ms']:.1f} ms/step on the pipeline, {result['ready_step_ms']:.1f} "
+        f"on a batch that lies ready, ratio {result['ratio']:.3f} ({low:.3f} to {high:.3f}); the "
+        f"pipeline by itself takes {result['pipeline_alone_ms']:.2f} ms a batch"
+    )
+    if args.json:
+        temporary = args.json.with_suffix(".partial")
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+        temporary.replace(args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Starting from a trained model, with and without a frozen trunk."""
+
+import csv
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from keras_switcher import data, models, switch
+from keras_switcher.initial import FrozenTrunk, load_initial, returns_logits
+
+SHAPE, CLASSES = (20, 20, 1), 4
+CNN = ("--dataset", "made", "--epochs", "3", "-b", "20", "--lr", "0.01", "--dropout", "0")
+
+
+def examples(count=200, seed=0):
+    """Images with a bright quarter, which is their class, and noise that half hides it."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, count)
+    images = rng.integers(0, 200, (count, *SHAPE))
+    for image, label in zip(images, labels, strict=True):
+        image[10 * (label // 2) :, 10 * (label % 2) :][:10, :10] += 55
+    return images.astype(np.uint8), labels
+
+
+@pytest.fixture(autouse=True)
+def made_data(monkeypatch):
+    def load(data_dir):
+        return data.Examples("made", *examples(), *examples(100, seed=1), CLASSES)
+
+    monkeypatch.setitem(data.DATASETS._items, "made", load)
+
+
+def cnn(softmax=False, shape=SHAPE, classes=CLASSES):
+    """A trained network with batch normalisation in its trunk."""
+    keras.utils.set_random_seed(0)
+    activation = "softmax" if softmax else None
+    model = keras.Sequential(
+        [
+            keras.Input(shape),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(6, 5, strides=3, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.3),
+            keras.layers.Flatten(),
+            keras.layers.Dense(24, "relu", name="hidden"),
+            keras.layers.Dense(classes, activation, name="scores"),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not softmax)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    if (shape, classes) == (SHAPE, CLASSES):
+        model.fit(*examples(), epochs=8, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trained") / "mine.keras"
+    model = cnn()
+    model.save(path)
+    return path, model
+
+
+def accuracy(model):
+    x, y = examples(100, seed=1)
+    return (model.predict(x, verbose=0).argmax(axis=1) == y).mean()
+
+
+def trunk_weights(model):
+    return [w for layer in model.layers[:5] for w in layer.get_weights()]
+
+
+def test_the_features_go_with_the_head():
+    model = cnn()
+    frozen = FrozenTrunk(model)
+    x, _ = examples(30, seed=2)
+    np.testing.assert_array_equal(
+        frozen.head.predict(frozen.trunk.predict(x, verbose=0), verbose=0),
+        model.predict(x, verbose=0),
+    )
+    assert [layer.name for layer in frozen.head.layers][-2:] == ["hidden", "scores"]
+    assert frozen.trunk.output_shape == (None, 216)
+
+
+def test_features_are_computed_once(tmp_path):
+    frozen = FrozenTrunk(cnn())
+    images = data.load("made")
+    features = frozen.features(images, tmp_path)
+    np.testing.assert_allclose(
+        features.x_train, frozen.trunk.predict(images.x_train, verbose=0), rtol=1e-5, atol=1e-5
+    )
+    assert features.x_validation.shape == (len(images.y_validation), 216)
+    assert np.array_equal(features.x_test, images.x_test)
+    frozen.trunk.layers[2].set_weights([w * 0 for w in frozen.trunk.layers[2].get_weights()])
+    again = frozen.features(images, tmp_path)
+    assert np.array_equal(again.x_train, features.x_train)  # read, not computed
+    assert [path.name for path in tmp_path.iterdir()] == ["features.npz"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg16", "mobilenet", "lenet"])
+def test_the_trunk_of_every_network_ends_at_its_dense_layers(name):
+    model = models.build(name, (32, 32, 3), 10, width=0.05, dropout=0.2)
+    frozen = FrozenTrunk(model)
+    assert not any(isinstance(layer, keras.layers.Dense) for layer in frozen.trunk.layers)
+    assert not any(isinstance(layer, keras.layers.Conv2D) for layer in frozen.head.layers)
+
+
+def test_a_model_without_a_trunk_is_refused():
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    with pytest.raises(ValueError, match="that has layers before its dense ones. Received: "):
+        FrozenTrunk(model)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_logits_are_told_from_probabilities(softmax):
+    assert returns_logits(cnn(softmax), examples(20)[0]) is not softmax
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_run_makes_an_existing_network_sparse(freeze, trained, tmp_path, train_here):
+    path, model = trained
+    flags = [*CNN, "--init-from", path, "--run-dir", "r", "--target-sparsity", "0.8"]
+    status, output = train_here(*flags, *(["--freeze-trunk"] if freeze else []))
+    assert status == 0, output
+
+    assert ("Computing the features of the frozen trunk, once." in output) == freeze
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["fc_sparsity"] == pytest.approx(0.8, abs=0.005)
+    assert [layer["shape"] for layer in summary["layers"]] == [[216, 24], [24, 4]]
+    switched = keras.saving.load_model(tmp_path / "r" / "model.keras")
+    stripped = keras.saving.load_model(tmp_path / "r" / "stripped.keras")
+    dense = keras.saving.load_model(tmp_path / "r" / "dense.keras")
+    for result in (switched, stripped, dense):
+        kept = all(
+            np.array_equal(ours, theirs)
+            for ours, theirs in zip(trunk_weights(result), trunk_weights(model), strict=True)
+        )
+        assert kept == freeze
+    assert switched.phase == "settle"
+    assert summary["test_accuracy"] == pytest.approx(accuracy(switched), abs=1e-6)
+    assert summary["test_accuracy"] == pytest.approx(accuracy(stripped), abs=1e-6)
+    assert summary["dense_test_accuracy"] == pytest.approx(accuracy(dense), abs=1e-6)
+    assert accuracy(dense) > 0.8
+    # It starts from what was learned: far better than the quarter of guessing, from the first.
+    first = next(csv.DictReader((tmp_path / "r" / "history.csv").open()))
+    assert float(first["val_accuracy"]) > 0.6
+    assert not (tmp_path / "r" / "checkpoints").exists()
+
+
+def test_run_on_probabilities_uses_their_loss(tmp_path, train_here):
+    model = cnn(softmax=True)
+    model.save(tmp_path / "soft.keras")
+    status, output = train_here(
+        *CNN, "--init-from", tmp_path / "soft.keras", "--run-dir", "r", "--no-dense-baseline"
+    )
+    assert status == 0, output
+    rows = list(csv.DictReader((tmp_path / "r" / "history.csv").open()))
+    switched = keras.saving.load_model(tmp_path / "r" / "model.keras")
+    images = data.load("made")
+    given = switched.predict(images.x_validation, verbose=0)[
+        np.arange(len(images.y_validation)), images.y_validation
+    ]
+    assert float(rows[-1]["val_loss"]) == pytest.approx(-np.log(given).mean(), rel=1e-3)
+
+
+def test_another_file_under_the_same_name_is_noticed_on_resume(tmp_path, train_here):
+    from keras_switcher.callbacks import SaveCheckpoints
+
+    path = tmp_path / "start.keras"
+    model = cnn()
+    model.save(path)
+    flags = [*CNN, "--init-from", path, "--run-dir", tmp_path / "r", "--freeze-trunk"]
+    after = SaveCheckpoints.on_epoch_end
+
+    def stop_after_the_first(self, epoch, logs=None):
+        after(self, epoch, logs)
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SaveCheckpoints, "on_epoch_end", stop_after_the_first)
+        status, output = train_here(*flags)
+    assert status == 1, output
+    model.layers[1].set_weights([w + 1 for w in model.layers[1].get_weights()])
+    model.save(path)
+    status, output = train_here(*flags, "--resume")
+    assert status == 2
+    assert "The checkpoint is of another run. Expected initial weights" in output
+
+
+def saved(tmp_path, model):
+    model.save(tmp_path / "m.keras")
+    return str(tmp_path / "m.keras")
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    images = data.load("made")
+    with pytest.raises(
+        FileNotFoundError, match="Expected --init-from to be a .keras file.*nowhere"
+    ):
+        load_initial(str(tmp_path / "nowhere.keras"), images)
+    (tmp_path / "text.keras").write_text("no model")
+    with pytest.raises(ValueError, match="Can't load --init-from .*text.keras as a Keras model"):
+        load_initial(str(tmp_path / "text.keras"), images)
+    with zipfile.ZipFile(tmp_path / "empty.keras", "w"):
+        pass
+    with pytest.raises(ValueError, match="Can't load --init-from .*empty.keras as a Keras model"):
+        load_initial(str(tmp_path / "empty.keras"), images)
+    with pytest.raises(ValueError, match="a model of dense layers.*are switched already"):
+        load_initial(saved(tmp_path, switch(cnn())), images)
+    inputs = keras.Input(SHAPE)
+    flat = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    with pytest.raises(ValueError, match="a model with dense layers.*GlobalAveragePooling2D"):
+        load_initial(saved(tmp_path, flat), images)
+    with pytest.raises(ValueError, match=r"images of made, \(20, 20, 1\).*takes \(28, 28, 1\)"):
+        load_initial(saved(tmp_path, cnn(shape=(28, 28, 1))), images)
+    with pytest.raises(ValueError, match=r"each of the 4 classes of made.*returns \(7,\)"):
+        load_initial(saved(tmp_path, cnn(classes=7)), images)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--freeze-trunk"], "Expected --init-from with --freeze-trunk"),
+        (["--init-from", "nowhere.keras"], "Expected --init-from to be a .keras file"),
+        (
+            ["--init-from", "x.keras", "--precision", "mixed_bfloat16"],
+            "Expected --precision float32 with --init-from",
+        ),
+    ],
+)
+def test_flags_that_do_not_go_together(flags, message, train_here, tmp_path):
+    status, output = train_here("--dataset", "made", "--run-dir", "r", *flags)
+    assert status == 2
+    assert message in output
+    assert not (tmp_path / "r").exists()
