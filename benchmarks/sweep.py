@@ -27,9 +27,10 @@ from rich.table import Table
 from keras_switcher.batches import evaluation_batches, training_batches
 from keras_switcher.config import Config, from_values, to_values, validate
 from keras_switcher.data import ImageData, load
-from keras_switcher.fitting import dense_model, execution, new_start, switched_model
+from keras_switcher.fitting import execution
 from keras_switcher.flags import resolve
 from keras_switcher.metrics import layer_table
+from keras_switcher.networks import dense_model, new_start, switched_model
 
 
 def combinations(varied: list[str]) -> list[dict[str, Any]]:
@@ -48,7 +49,7 @@ def train(config: Config, data: ImageData, network: str, with_test: bool) -> dic
     """Train one network and return its figures."""
     options = config.optimisation
     start = time.perf_counter()
-    with execution(config) as scope, scope:
+    with execution(config) as scope, scope():
         build = switched_model if network == "switched" else dense_model
         model = build(config, data, new_start(config, data))
         history = model.fit(

@@ -1,6 +1,8 @@
 """The batches that training and evaluation read from arrays of examples."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -90,23 +92,60 @@ def training_batches(
     return _in_background(batches)
 
 
-def evaluation_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(
+    x: np.ndarray,
+    y: np.ndarray,
+    batch_size: int,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Any:
     """Every example once, in order, in batches; the last one may be smaller.
+
+    With more than one replica the batches are about equal, so that each replica has a part of
+    each: of an empty part a loss is not a number.
 
     Args:
         x: Images, (examples, ...).
         y: Integer labels, (examples,).
         batch_size: Examples in a batch.
+        strategy: The distribution strategy of the model to evaluate.
 
     Returns:
-        A `tf.data.Dataset` of (images, int32 labels).
+        A `tf.data.Dataset` of (images, int32 labels), or what a strategy with more than one replica
+        made of it.
 
     Raises:
-        ValueError: If the batch size is below 1, or there are no examples.
+        ValueError: If the batch size is below 1, or there are no examples, or fewer than replicas.
     """
     examples = _check_batches(x, y, batch_size)
+    if strategy is not None and strategy.num_replicas_in_sync > 1:
+        return _shared_batches(x, y, batch_size, strategy)
     batches = tf.data.Dataset.range(examples).batch(batch_size).map(_examples_on_cpu(x, y))
     return _in_background(batches)
+
+
+def _shared_batches(
+    x: np.ndarray, y: np.ndarray, batch_size: int, strategy: tf.distribute.Strategy
+) -> tf.distribute.DistributedDataset:
+    replicas, examples = strategy.num_replicas_in_sync, len(x)
+    if examples < replicas:
+        raise ValueError(
+            "Evaluation needs an example for each replica; take more examples or fewer devices. "
+            f"Received: {examples} examples, {replicas} replicas"
+        )
+    batches = min(math.ceil(examples / batch_size), examples // replicas)
+    # Part p of batch b is that of replica p.
+    edges = np.arange(batches * replicas + 1) * examples // (batches * replicas)
+    take = _examples_on_cpu(x, y)
+
+    def parts(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        local = replicas // context.num_input_pipelines
+        first = context.input_pipeline_id * local
+        own = np.arange(batches * replicas).reshape(batches, replicas)[:, first : first + local]
+        starts, ends = edges[:-1][own.ravel()], edges[1:][own.ravel()]
+        ranges = tf.data.Dataset.from_tensor_slices((starts, ends)).map(tf.range)
+        return _in_background(ranges.map(take))
+
+    return strategy.distribute_datasets_from_function(parts)
 
 
 def _check_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> int:

@@ -1,5 +1,7 @@
 """What `train.py` does beside `fit`: progress, history, checkpoints, stopping in time."""
 
+import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from keras_switcher.runs import Checkpoint, CheckpointError, Checkpoints, RunError, RunFolder
-from keras_switcher.signals import StopSignals
+from keras_switcher.signals import Interrupted, StopSignals
+from keras_switcher.workers import Workers
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+
+# Seconds between two questions among workers whether a signal has come.
+_ASK_EVERY = 0.2
 
 
 class Diverged(RunError):
@@ -26,19 +34,41 @@ class Diverged(RunError):
 class StopOnSignal(keras.callbacks.Callback):
     """Ends training after the batch in which Ctrl-C or SIGTERM came.
 
+    Several workers ask each other a few times a second, and end after the same batch, even if the
+    signal came to one of them alone.
+
     Args:
         signals: What has come.
+        workers: The workers of the run.
     """
 
-    def __init__(self, signals: StopSignals):
+    def __init__(self, signals: StopSignals, workers: Workers):
         super().__init__()
         self.signals = signals
+        self.workers = workers
+        self._batches, self._asked = 0, time.perf_counter()
+        # The batches between two questions: of the slowest worker, so that all count the same.
+        self._every = 1
 
     def on_train_batch_end(self, batch: int, logs: Row | None = None) -> None:
-        self.signals.check()
+        self._check()
 
     def on_test_batch_end(self, batch: int, logs: Row | None = None) -> None:
-        self.signals.check()
+        self._check()
+
+    def _check(self) -> None:
+        if self.workers.count == 1:
+            self.signals.check()
+            return
+        self._batches += 1
+        if self._batches < self._every:
+            return
+        seconds = (time.perf_counter() - self._asked) / self._batches
+        answers = self.workers.gather("signals", [self.signals.received or 0, seconds])
+        if received := max(number for number, _ in answers):
+            raise Interrupted(received)
+        self._every = max(1, min(1000, int(_ASK_EVERY / max(s for _, s in answers))))
+        self._batches, self._asked = 0, time.perf_counter()
 
 
 class StopOnDivergence(keras.callbacks.Callback):
@@ -100,8 +130,16 @@ class EpochRows(keras.callbacks.Callback):
         self.rows.append(row)
 
 
+class WorkersDiffer(RunError):
+    """The workers do not have the same weights."""
+
+    exit_status = 1
+
+
 class SaveCheckpoints(keras.callbacks.Callback):
     """Writes a checkpoint and the history after every epoch.
+
+    Of several workers the chief writes, after all have seen that their state is the same.
 
     Args:
         checkpoints: Where the checkpoints go.
@@ -109,6 +147,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         facts: What the state belongs to.
         folder: The run's folder.
         history: File name of the history in it.
+        workers: The workers of the run.
     """
 
     def __init__(
@@ -118,6 +157,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         facts: dict[str, Any],
         folder: RunFolder,
         history: str,
+        workers: Workers,
     ):
         super().__init__()
         self.checkpoints = checkpoints
@@ -125,14 +165,33 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self.facts = facts
         self.folder = folder
         self.history = history
+        self.workers = workers
 
     def on_epoch_end(self, epoch: int, logs: Row | None = None) -> None:
         arrays = [np.asarray(keras.ops.convert_to_numpy(v)) for v in variables(self.model)]
         for variable, array in zip(variables(self.model), arrays, strict=True):
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise _diverged(f"{variable.path} is not finite after epoch {epoch + 1}.")
-        self.checkpoints.save(Checkpoint(epoch + 1, self.rows.rows, self.facts, arrays))
-        self.folder.write_history(self.history, self.rows.rows)
+        self._compare(arrays, epoch)
+        if self.workers.is_chief:
+            self.checkpoints.save(Checkpoint(epoch + 1, self.rows.rows, self.facts, arrays))
+            self.folder.write_history(self.history, self.rows.rows)
+
+    def _compare(self, arrays: list[np.ndarray], epoch: int) -> None:
+        if self.workers.count == 1:
+            return
+        content = hashlib.sha256()
+        for array in arrays:
+            content.update(array.tobytes())
+        digest = content.hexdigest()[:16]
+        logger.debug("State after epoch %d: %s", epoch + 1, digest)
+        digests = self.workers.gather("the state after an epoch", digest)
+        if len(set(digests)) > 1:
+            raise WorkersDiffer(
+                f"The workers have different weights after epoch {epoch + 1}: machines of "
+                "different kinds may round differently. Use machines of one kind; the checkpoint "
+                f"before is kept. Received: {', '.join(digests)}"
+            )
 
 
 def variables(model: keras.Model) -> list[Any]:

@@ -203,10 +203,13 @@ class Execution:
     """Compile by XLA; needs --no-deterministic."""
     steps_per_execution: int = _option(1, COUNT)
     """Batches in one call of the compiled step."""
-    strategy: Annotated[str, tyro.conf.arg(metavar="{none,mirrored}")] = _option(
-        "none", one_of("none", "mirrored")
+    strategy: Annotated[str, tyro.conf.arg(metavar="{none,mirrored,multiworker}")] = _option(
+        "none", one_of("none", "mirrored", "multiworker")
     )
-    """mirrored spreads each batch over all GPUs of this machine."""
+    """mirrored spreads each batch over all GPUs of this machine; multiworker, over all workers that
+    TF_CONFIG or Slurm names (docs/distributed.md)."""
+    worker_timeout: float = _option(600.0, RATE, influences=False)
+    """Seconds to wait for the other workers of multiworker at the start."""
     deterministic: bool = _option(True, FLAG)
     """Only deterministic operations: the same seed gives the same numbers to the bit."""
 
@@ -357,6 +360,11 @@ def validate(config: Config) -> Config:
             "Expected --init-from with --freeze-trunk: the features of an untrained trunk are of "
             "no use. Received: freeze_trunk=True, init_from=None"
         )
+    if config.network.freeze_trunk and config.execution.strategy != "none":
+        raise ConfigError(
+            "Expected --strategy none with --freeze-trunk: dense layers on ready features learn in "
+            f"minutes on one device. Received: {config.execution.strategy}"
+        )
     if config.network.init_from is not None and config.execution.precision != "float32":
         raise ConfigError(
             "Expected --precision float32 with --init-from: the layers of a loaded model have the "
@@ -367,15 +375,20 @@ def validate(config: Config) -> Config:
             "Expected --no-deterministic with --jit: XLA has no deterministic form of every "
             "operation. Received: jit=True, deterministic=True"
         )
-    if config.execution.strategy == "mirrored" and config.execution.jit:
+    strategy = config.execution.strategy
+    if strategy != "none" and config.execution.jit:
+        reason = {
+            "mirrored": "Keras can't do both (keras#17187)",
+            "multiworker": "XLA compiles no collective of CPUs",
+        }[strategy]
         raise ConfigError(
-            "Expected --no-jit with --strategy mirrored: Keras can't do both (keras#17187). "
-            "Received: jit=True, strategy=mirrored"
+            f"Expected --no-jit with --strategy {strategy}: {reason}. "
+            f"Received: jit=True, strategy={strategy}"
         )
-    if config.execution.strategy == "mirrored" and config.execution.steps_per_execution > 1:
+    if strategy != "none" and config.execution.steps_per_execution > 1:
         raise ConfigError(
-            "Expected --steps-per-execution 1 with --strategy mirrored: with more than one device "
-            "`fit` of Keras 3.15 fails in its loop over the steps. "
+            f"Expected --steps-per-execution 1 with --strategy {strategy}: with more than one "
+            "device `fit` of Keras 3.15 fails in its loop over the steps. "
             f"Received: {config.execution.steps_per_execution}"
         )
     return config

@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from keras_switcher.config import Config
+from keras_switcher.workers import Workers
 
 
 def show_config(console: Console, config: Config, path: Path) -> None:
@@ -26,6 +27,14 @@ def show_config(console: Console, config: Config, path: Path) -> None:
         table.add_row(f"[bold]{group.name}[/]", escape("  ".join(values)))
     console.print(Panel(table, title="Configuration", title_align="left"))
     console.print(f"Run folder: [bold]{escape(str(path))}[/]", soft_wrap=True, highlight=False)
+
+
+def show_workers(console: Console, workers: Workers) -> None:
+    """Show which of several workers this one is."""
+    role = "the chief, which writes the run's folder" if workers.is_chief else "the chief is 0"
+    console.print(
+        f"Worker {workers.index} of {workers.count}: {role}.", soft_wrap=True, highlight=False
+    )
 
 
 def _plain(value: Any) -> str:

@@ -1,11 +1,10 @@
-"""The two networks of a run, made as configured and trained from their last checkpoint."""
+"""Training a network of a run, on the machines as configured, from its last checkpoint on."""
 
-import dataclasses
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,8 +12,6 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from keras_switcher import models, switchers
-from keras_switcher.alternation import Alternation
 from keras_switcher.batches import evaluation_batches, training_batches
 from keras_switcher.callbacks import (
     EpochRows,
@@ -24,14 +21,27 @@ from keras_switcher.callbacks import (
     StopOnSignal,
     restore,
 )
+from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, influences
-from keras_switcher.convert import switch
 from keras_switcher.data import ImageData
-from keras_switcher.initial import FrozenTrunk, file_digest, load_initial, returns_logits
-from keras_switcher.losses import SmoothedCrossentropy
-from keras_switcher.model import SwitchedModel
-from keras_switcher.runs import CHECKPOINTS, Checkpoints, RunError, RunFolder, WriteError
+from keras_switcher.initial import file_digest
+from keras_switcher.runs import (
+    CHECKPOINTS,
+    Checkpoint,
+    Checkpoints,
+    RunError,
+    RunFolder,
+    WriteError,
+)
 from keras_switcher.signals import StopSignals
+from keras_switcher.strategy import MultiWorkerStrategy
+from keras_switcher.workers import Workers
+
+STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy] | None] = {
+    "none": None,
+    "mirrored": tf.distribute.MirroredStrategy,
+    "multiworker": MultiWorkerStrategy,
+}
 
 
 class OutOfMemory(RunError):
@@ -41,150 +51,45 @@ class OutOfMemory(RunError):
 
 
 @contextmanager
-def execution(config: Config) -> Iterator[AbstractContextManager[Any]]:
-    """Set the machine up as configured; yields the scope to make and compile models in."""
+def execution(config: Config) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+    """Set the machine up as configured; yields what opens the scope to make and compile models in.
+
+    The environment variable TF_CONFIG says who the workers of --strategy multiworker are.
+    """
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(config.execution.precision)
     if config.execution.deterministic:
         tf.config.experimental.enable_op_determinism()
     try:
-        mirrored = config.execution.strategy == "mirrored"
-        yield tf.distribute.MirroredStrategy().scope() if mirrored else nullcontext()
+        strategy = STRATEGIES[config.execution.strategy]
+        # A scope of TensorFlow can be entered once, and there are two networks.
+        yield nullcontext if strategy is None else strategy().scope
     finally:
         keras.config.set_dtype_policy(policy)
 
 
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """The network that a run starts from.
-
-    Args:
-        network: The whole network, of plain dense layers.
-        returns_logits: Whether it returns logits, and not probabilities.
-        trunk: The part that stays as it is, if one does.
-    """
-
-    network: keras.Model
-    returns_logits: bool
-    trunk: FrozenTrunk | None
-
-    @property
-    def learned(self) -> keras.Model:
-        """The part that learns, whose layers are those of the network."""
-        return self.network if self.trunk is None else self.trunk.head
-
-
-def new_start(config: Config, data: ImageData) -> Start:
-    """Build the network, or read the one to start from; each time with the same weights.
+def check_replicas(config: Config, data: ImageData) -> None:
+    """See that batches and examples can be shared by the replicas of the strategy in scope.
 
     Args:
         config: The configuration.
-        data: What it will learn from.
+        data: The data.
 
     Raises:
-        FileNotFoundError: If there is no file to start from where it was said to be.
-        ValueError: If it doesn't fit.
+        ConfigError: If they can't.
     """
-    keras.utils.set_random_seed(config.optimisation.seed)
-    options = config.network
-    if options.init_from is None:
-        network = models.build(
-            options.model,
-            data.input_shape,
-            data.num_classes,
-            options.width,
-            options.dropout,
-            options.fc_units,
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if config.optimisation.batch_size % replicas:
+        raise ConfigError(
+            f"Expected --batch-size to be a multiple of {replicas}, the number of devices that "
+            f"share a batch. Received: {config.optimisation.batch_size}"
         )
-        return Start(network, returns_logits=True, trunk=None)
-    network = load_initial(options.init_from, data)
-    return Start(
-        network,
-        returns_logits(network, data.x_train[:32]),
-        FrozenTrunk(network) if options.freeze_trunk else None,
-    )
-
-
-def switched_model(config: Config, data: ImageData, start: Start) -> SwitchedModel:
-    """Switch the dense layers of the part that learns, a copy of it, and compile that."""
-    return _switched(config, data, start, start.learned)
-
-
-def _switched(config: Config, data: ImageData, start: Start, network: keras.Model) -> SwitchedModel:
-    options = config.switching
-    model = switch(
-        network,
-        switcher=switchers.registry.get(options.switcher)(hidden=options.switcher_hidden),
-        gate=options.gate,
-        granularity=options.granularity,
-    )
-    model.compile(
-        optimizer=_optimizer(config, data),
-        switcher_optimizer=keras.optimizers.Adam(config.optimisation.switcher_learning_rate),
-        target_sparsity=options.target_sparsity,
-        alternation=Alternation(**dataclasses.asdict(config.alternation)),
-        **_compile_options(config, start),
-    )
-    return model
-
-
-def dense_model(config: Config, data: ImageData, start: Start) -> keras.Model:
-    """Compile the part that learns as it is, with plain dense layers."""
-    return _compiled(config, data, start, start.learned)
-
-
-def _compiled(config: Config, data: ImageData, start: Start, network: keras.Model) -> keras.Model:
-    network.compile(optimizer=_optimizer(config, data), **_compile_options(config, start))
-    network.optimizer.build(network.trainable_variables)
-    return network
-
-
-def whole_switched(
-    config: Config, data: ImageData, start: Start, learned: SwitchedModel
-) -> SwitchedModel:
-    """Return the whole network once its switched part has learned."""
-    if start.trunk is None:
-        return learned
-    whole = _switched(config, data, start, start.network)
-    start.trunk.copy_head(learned, whole)
-    return whole
-
-
-def whole_dense(config: Config, data: ImageData, start: Start) -> keras.Model:
-    """Return the whole network once its dense part has learned."""
-    if start.trunk is None:
-        return start.network
-    return _compiled(config, data, start, start.network)
-
-
-def _optimizer(config: Config, data: ImageData) -> keras.optimizers.Optimizer:
-    options = config.optimisation
-    rate: Any = options.learning_rate
-    if options.lr_schedule == "cosine":
-        steps = options.epochs * (len(data.x_train) // options.batch_size)
-        rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
-    decay = options.weight_decay or None
-    optimizer: keras.optimizers.Optimizer
-    if options.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(rate, options.momentum, weight_decay=decay)
-    else:
-        optimizer = keras.optimizers.Adam(rate, weight_decay=decay)
-    if decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
-
-
-def _compile_options(config: Config, start: Start) -> dict[str, Any]:
-    from_logits = start.returns_logits
-    smoothing = config.optimisation.label_smoothing
-    return {
-        "loss": SmoothedCrossentropy(smoothing, from_logits=from_logits)
-        if smoothing
-        else keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
-        "metrics": ["accuracy"],
-        "jit_compile": config.execution.jit,
-        "steps_per_execution": config.execution.steps_per_execution,
-    }
+    fewest = min(len(data.x_validation), len(data.x_test))
+    if fewest < replicas:
+        raise ConfigError(
+            f"Expected as many validation and test examples as devices, {replicas}, or more. "
+            f"Received: {fewest}"
+        )
 
 
 def fit(
@@ -196,28 +101,42 @@ def fit(
     folder: RunFolder,
     stop: StopSignals,
     console: Console,
+    workers: Workers,
 ) -> list[dict[str, Any]]:
     """Train a network from its last checkpoint to the last epoch; return the history's rows."""
     options = config.optimisation
+    digest = _digest(data)
+    workers.check_same("the training data", digest)
     # As JSON has them: the checkpoint holds them so.
+    origin = _origin(config)
+    workers.check_same("the file of --init-from", origin)
     facts = json.loads(
-        json.dumps(
-            {"network": name, "data": _digest(data), **_origin(config), **influences(config)}
-        )
+        json.dumps({"network": name, "data": digest, **origin, **influences(config)})
     )
     checkpoints = Checkpoints(folder.path / CHECKPOINTS, name)
-    checkpoint = checkpoints.load()
+    checkpoint = _newest(checkpoints, workers)
     rows = EpochRows([] if checkpoint is None else checkpoint.rows)
     done = len(rows.rows)
     if checkpoint is not None:
         restore(model, checkpoint, facts)
         # The process may have ended between the checkpoint and the history.
-        folder.write_history(history, rows.rows)
+        if workers.is_chief:
+            folder.write_history(history, rows.rows)
         console.print(f"Going on after epoch {done} of the {name} network.", highlight=False)
     if done == options.epochs:
         return rows.rows
     console.print(f"Training the {name} network:", highlight=False)
     progress = ProgressBar(console, name, options.epochs, rows)
+    callbacks = [
+        StopOnDivergence(),
+        rows,
+        SaveCheckpoints(checkpoints, rows, facts, folder, history, workers),
+        progress,
+        StopOnSignal(stop, workers),
+    ]
+    if workers.is_chief:
+        board = folder.path / "tensorboard" / name
+        callbacks.insert(3, keras.callbacks.TensorBoard(board, write_graph=False))
     with progress.shown(), stop.deferred(), _resources(folder):
         model.fit(
             training_batches(
@@ -234,19 +153,28 @@ def fit(
             initial_epoch=done,
             shuffle=False,
             validation_data=evaluation_batches(
-                data.x_validation, data.y_validation, options.batch_size
+                data.x_validation,
+                data.y_validation,
+                options.batch_size,
+                model.distribute_strategy,
             ),
-            callbacks=[
-                StopOnDivergence(),
-                rows,
-                SaveCheckpoints(checkpoints, rows, facts, folder, history),
-                keras.callbacks.TensorBoard(folder.path / "tensorboard" / name, write_graph=False),
-                progress,
-                StopOnSignal(stop),
-            ],
+            callbacks=callbacks,
             verbose=0,
         )
     return rows.rows
+
+
+def _newest(checkpoints: Checkpoints, workers: Workers) -> Checkpoint | None:
+    """Return the newest checkpoint; the chief reads it for all, who may not see its folder."""
+    if workers.count == 1:
+        return checkpoints.load()
+
+    def read() -> bytes:
+        checkpoint = checkpoints.load()
+        return b"" if checkpoint is None else checkpoint.to_bytes()
+
+    content = workers.from_chief("the checkpoint", read)
+    return Checkpoint.from_bytes(content) if content else None
 
 
 @contextmanager

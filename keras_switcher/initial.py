@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-import logging
+import math
 import zipfile
 from pathlib import Path
 
@@ -16,8 +16,6 @@ from keras_switcher.features import split
 from keras_switcher.layers import switched_layers
 from keras_switcher.model import SwitchedModel
 from keras_switcher.runs import replacing
-
-logger = logging.getLogger(__name__)
 
 _FEATURES = "features.npz"
 _BATCH = 128
@@ -123,6 +121,11 @@ class FrozenTrunk:
         self.model = model
         self.trunk = parts.trunk
         self.head = parts.head
+
+    @property
+    def size(self) -> int:
+        """Number of features of an image."""
+        return math.prod(self.trunk.outputs[0].shape[1:])
 
     def features(self, data: ImageData, cache: Path) -> ImageData:
         """Return the data set with features in the place of the training and validation images.

@@ -232,6 +232,23 @@ class Checkpoint:
     facts: dict[str, Any]
     arrays: list[np.ndarray]
 
+    def to_bytes(self) -> bytes:
+        """Return it as bytes."""
+        content = io.BytesIO()
+        header = {"epoch": self.epoch, "rows": self.rows, "facts": self.facts}
+        content.write(json.dumps(header).encode() + b"\n")
+        np.savez(content, *self.arrays)
+        return content.getvalue()
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> "Checkpoint":
+        """Return the checkpoint that `to_bytes` made bytes of."""
+        line, _, content = payload.partition(b"\n")
+        header = json.loads(line)
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = [archive[f"arr_{index}"] for index in range(len(archive.files))]
+        return cls(header["epoch"], header["rows"], header["facts"], arrays)
+
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
@@ -260,11 +277,7 @@ class Checkpoints:
         Raises:
             WriteError: If it can't be written; the checkpoints before it are as they were.
         """
-        content = io.BytesIO()
-        header = {"epoch": checkpoint.epoch, "rows": checkpoint.rows, "facts": checkpoint.facts}
-        content.write(json.dumps(header).encode() + b"\n")
-        np.savez(content, *checkpoint.arrays)
-        payload = content.getbuffer()
+        payload = checkpoint.to_bytes()
         with (
             replacing(self._path(checkpoint.epoch)) as temporary,
             open(temporary, "wb") as file,
@@ -310,8 +323,4 @@ def _read(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint of keras_switcher, or it is damaged.")
     if hashlib.sha256(payload).hexdigest().encode() != first.removeprefix(_FORMAT):
         raise CheckpointError(f"The checkpoint {path} is damaged: its checksum does not match.")
-    line, _, content = payload.partition(b"\n")
-    header = json.loads(line)
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        arrays = [archive[f"arr_{index}"] for index in range(len(archive.files))]
-    return Checkpoint(header["epoch"], header["rows"], header["facts"], arrays)
+    return Checkpoint.from_bytes(payload)

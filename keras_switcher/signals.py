@@ -52,6 +52,11 @@ class StopSignals:
             self._deferred = False
         self.check()
 
+    @property
+    def received(self) -> int | None:
+        """The signal that has come and was put off, if one has."""
+        return self._received
+
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""
         if self._received is not None:

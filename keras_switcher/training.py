@@ -4,19 +4,29 @@ import gzip
 import json
 import logging
 import math
-import shlex
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+import keras_switcher
 from keras_switcher.checks import ConfigError
+from keras_switcher.cluster import TF_CONFIG, find_cluster, refuse_lone_workers, to_tf_config
 from keras_switcher.commands import load_tensorflow, shown_messages
-from keras_switcher.config import Config, changes, from_values, to_yaml, validate
-from keras_switcher.display import show_comparison, show_config, show_error, show_layers
+from keras_switcher.config import Config, changes, from_values, influences, to_yaml, validate
+from keras_switcher.display import (
+    show_comparison,
+    show_config,
+    show_error,
+    show_layers,
+    show_workers,
+)
 from keras_switcher.flags import read_yaml, resolve
 from keras_switcher.runs import (
     CHECKPOINTS,
@@ -34,12 +44,14 @@ from keras_switcher.runs import (
     writing,
 )
 from keras_switcher.signals import Interrupted, StopSignals
+from keras_switcher.workers import WorkerLost, Workers, how_to_resume, joined
 
 # TensorFlow takes seconds to load: the functions import what needs it, after the checks.
 if TYPE_CHECKING:
     import keras
 
     from keras_switcher.data import ImageData
+    from keras_switcher.networks import Start
 
 logger = logging.getLogger(__name__)
 
@@ -63,24 +75,26 @@ def train(
     """
     console = Console(quiet=True) if console is None else console
     stop = StopSignals() if stop is None else stop
-    folder, resumed = _open_folder(validate(config))
-    if resumed and folder.is_finished:
-        folder.tidy()
-        console.print(f"The run in {folder.path} is finished: nothing to resume.", soft_wrap=True)
-        summary: dict[str, Any] = json.loads((folder.path / SUMMARY_FILE).read_text())
-        return summary
-    # At once: whenever the run is stopped, it can be resumed with the same configuration.
-    folder.start(to_yaml(config))
-    show_config(console, config, folder.path)
+    with _joined(validate(config)) as workers:
+        return _train(config, console, stop, workers)
 
-    with _resumable(folder):
+
+def _train(config: Config, console: Console, stop: StopSignals, workers: Workers) -> dict[str, Any]:
+    folder, resumed, summary = _start(config, workers)
+    if summary is not None:
+        console.print(f"The run in {folder.path} is finished: nothing to resume.", soft_wrap=True)
+        return summary
+    show_config(console, config, folder.path)
+    if workers.count > 1:
+        show_workers(console, workers)
+
+    with _resumable(folder, workers):
         load_tensorflow(config.run.verbose)
         from keras_switcher.batches import evaluation_batches
         from keras_switcher.convert import strip
-        from keras_switcher.fitting import (
+        from keras_switcher.fitting import check_replicas, execution, fit
+        from keras_switcher.networks import (
             dense_model,
-            execution,
-            fit,
             new_start,
             switched_model,
             whole_dense,
@@ -88,65 +102,161 @@ def train(
         )
         from keras_switcher.report import write_report
 
-        with execution(config) as scope:
+        with _collectives(workers), execution(config) as scope:
             try:
-                data = _load_data(config)
-                with scope:
+                with workers.chief_first("the data"):
+                    data = _load_data(config)
+                with scope():
+                    check_replicas(config, data)
                     start = new_start(config, data)
                     switched = switched_model(config, data, start)
             except (ValueError, OSError) as error:
-                if not resumed:
+                if not resumed and workers.is_chief:
                     folder.discard()
                 raise ConfigError(str(error)) from error
             _show_data(console, data)
 
             # What the system refuses from here on, it refuses to write.
             with writing(folder.path):
-                examples = data
-                if start.trunk is not None:
-                    console.print("Computing the features of the frozen trunk, once.")
-                    examples = start.trunk.features(data, folder.path / CHECKPOINTS)
-                rows = fit(
-                    switched, "switched", HISTORY_FILE, config, examples, folder, stop, console
+                train_network = partial(
+                    fit,
+                    config=config,
+                    data=_examples(start, data, folder, console),
+                    folder=folder,
+                    stop=stop,
+                    console=console,
+                    workers=workers,
                 )
-                with scope:
+                rows = train_network(switched, "switched", HISTORY_FILE)
+                with scope():
                     switched = whole_switched(config, data, start, switched)
-                with replacing(folder.path / MODEL_FILE) as path:
-                    switched.save(path)
-                stripped = strip(switched)
-                with replacing(folder.path / STRIPPED_FILE) as path:
-                    stripped.save(path)
+                if workers.is_chief:
+                    with replacing(folder.path / MODEL_FILE) as path:
+                        switched.save(path)
+                    stripped = strip(switched)
+                    with replacing(folder.path / STRIPPED_FILE) as path:
+                        stripped.save(path)
 
                 dense, dense_rows = None, []
                 if config.run.dense_baseline:
-                    with scope:
+                    with scope():
                         start = new_start(config, data)
                         dense = dense_model(config, data, start)
-                    history = f"dense_{HISTORY_FILE}"
-                    dense_rows = fit(
-                        dense, "dense", history, config, examples, folder, stop, console
-                    )
-                    with scope:
+                    dense_rows = train_network(dense, "dense", f"dense_{HISTORY_FILE}")
+                    with scope():
                         dense = whole_dense(config, data, start)
-                    with replacing(folder.path / DENSE_FILE) as path:
-                        dense.save(path)
+                    if workers.is_chief:
+                        with replacing(folder.path / DENSE_FILE) as path:
+                            dense.save(path)
 
                 # The test examples are read here and nowhere before.
-                test = evaluation_batches(data.x_test, data.y_test, config.optimisation.batch_size)
-                summary = {
-                    **_summary(config, data, switched, stripped, rows),
+                test = evaluation_batches(
+                    data.x_test,
+                    data.y_test,
+                    config.optimisation.batch_size,
+                    switched.distribute_strategy,
+                )
+                accuracies = {
                     "test_accuracy": _accuracy(switched, test),
                     "dense_test_accuracy": None if dense is None else _accuracy(dense, test),
-                    "dense_gzip_bytes": None if dense is None else _gzip_bytes(dense),
-                    "dense_seconds": None if dense is None else _seconds(dense_rows),
                 }
-                folder.write_text(SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
-                report = write_report(folder.path)
-                folder.finish()
-    show_layers(console, summary)
-    show_comparison(console, summary)
-    console.print(f"Report: {report}", soft_wrap=True, highlight=False)
+
+                def finish() -> bytes:
+                    summary = {
+                        **_summary(config, data, switched, stripped, rows),
+                        **accuracies,
+                        "dense_gzip_bytes": None if dense is None else _gzip_bytes(dense),
+                        "dense_seconds": None if dense is None else _seconds(dense_rows),
+                    }
+                    text = json.dumps(summary, indent=2) + "\n"
+                    folder.write_text(SUMMARY_FILE, text)
+                    write_report(folder.path)
+                    folder.finish()
+                    return text.encode()
+
+                summary = json.loads(workers.from_chief("the summary", finish))
+    if workers.is_chief:
+        show_layers(console, summary)
+        show_comparison(console, summary)
+        report = folder.path / "report.html"
+        console.print(f"Report: {report}", soft_wrap=True, highlight=False)
     return summary
+
+
+@contextmanager
+def _joined(config: Config) -> Iterator[Workers]:
+    """Meet the other workers, if the strategy has more than this one."""
+    strategy = config.execution.strategy
+    if strategy != "multiworker":
+        refuse_lone_workers(strategy)
+        yield Workers()
+        return
+    if TF_CONFIG not in os.environ:
+        # For the resolver of Slurm.
+        load_tensorflow(config.run.verbose)
+    cluster = find_cluster()
+    facts = {
+        **{name: version(name) for name in ("tensorflow", "keras")},
+        "keras_switcher": keras_switcher.__version__,
+        **influences(config),
+    }
+    before = os.environ.get(TF_CONFIG)
+    os.environ[TF_CONFIG] = to_tf_config(cluster)
+    try:
+        with joined(cluster, facts, config.execution.worker_timeout) as workers:
+            yield workers
+    finally:
+        os.environ.pop(TF_CONFIG)
+        if before is not None:
+            os.environ[TF_CONFIG] = before
+
+
+@contextmanager
+def _collectives(workers: Workers) -> Iterator[None]:
+    """Say which worker is lost, where TensorFlow says that a collective failed."""
+    import tensorflow as tf
+
+    signs = (
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.UnavailableError,
+    )
+    try:
+        yield
+    except (RunError, ConfigError):
+        raise
+    except Exception as error:
+        if workers.count == 1:
+            raise
+        if lost := workers.loss(wait=isinstance(error, signs)):
+            raise lost from error
+        if isinstance(error, signs):
+            reason = str(error).partition("aborted by: ")[2] or str(error)
+            reason = " ".join(reason.partition("The error could be from")[0].split())
+            raise WorkerLost(f"The workers have lost touch: {reason}") from error
+        raise
+
+
+def _start(config: Config, workers: Workers) -> tuple[RunFolder, bool, dict[str, Any] | None]:
+    """Return the run's folder, whether the run there goes on, and its summary if it is finished.
+
+    The chief opens it; the others may not even see it.
+    """
+
+    def start() -> bytes:
+        folder, resumed = _open_folder(config)
+        summary = None
+        if resumed and folder.is_finished:
+            folder.tidy()
+            summary = json.loads((folder.path / SUMMARY_FILE).read_text())
+        else:
+            # At once: whenever the run is stopped, it can be resumed with the same configuration.
+            folder.start(to_yaml(config))
+        return json.dumps([str(folder.path), resumed, summary]).encode()
+
+    path, resumed, summary = json.loads(workers.from_chief("the run's folder", start))
+    return RunFolder(Path(path)), resumed, summary
 
 
 def _open_folder(config: Config) -> tuple[RunFolder, bool]:
@@ -173,14 +283,15 @@ def _open_folder(config: Config) -> tuple[RunFolder, bool]:
 
 
 @contextmanager
-def _resumable(folder: RunFolder) -> Iterator[None]:
+def _resumable(folder: RunFolder, workers: Workers) -> Iterator[None]:
     """Add to an error how the run can go on."""
+    workers.advice = how_to_resume(folder.path, workers)
     try:
         yield
-    except (Interrupted, WriteError) as error:
-        if folder.has_run:
-            command = f"python train.py --run-dir {shlex.quote(str(folder.path))} --resume"
-            error.add_note(f"Go on with: {command}")
+    except (Interrupted, WriteError, WorkerLost) as error:
+        # The other workers may not see the folder.
+        if folder.has_run or not workers.is_chief:
+            error.add_note(workers.advice)
         raise
 
 
@@ -204,10 +315,23 @@ def _load_data(config: Config) -> "ImageData":
     return data
 
 
+def _examples(
+    start: "Start", data: "ImageData", folder: RunFolder, console: Console
+) -> "ImageData":
+    """Return what the part that learns takes: the images, or the features of a frozen trunk."""
+    if start.trunk is None:
+        return data
+    console.print(
+        f"Computing the {start.trunk.size:,} features of each image below the dense layers, once.",
+        highlight=False,
+    )
+    return start.trunk.features(data, folder.path / CHECKPOINTS)
+
+
 def _show_data(console: Console, data: "ImageData") -> None:
     import tensorflow as tf
 
-    devices = [device.device_type for device in tf.config.list_logical_devices()]
+    devices = [device.device_type for device in tf.config.list_physical_devices()]
     console.print(
         f"Data: {data.source}: {len(data.x_train):,} training, {len(data.x_validation):,} "
         f"validation, {len(data.x_test):,} test examples. Devices: {', '.join(devices)}.",

@@ -127,7 +127,9 @@ def test_run_makes_an_existing_network_sparse(freeze, trained, tmp_path, train_h
     status, output = train_here(*flags, *(["--freeze-trunk"] if freeze else []))
     assert status == 0, output
 
-    assert ("Computing the features of the frozen trunk, once." in output) == freeze
+    assert (
+        "Computing the 216 features of each image below the dense layers, once." in output
+    ) == freeze
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert summary["fc_sparsity"] == pytest.approx(0.8, abs=0.005)
     assert [layer["shape"] for layer in summary["layers"]] == [[216, 24], [24, 4]]
@@ -225,6 +227,10 @@ def test_what_does_not_fit_is_refused(tmp_path):
     ("flags", "message"),
     [
         (["--freeze-trunk"], "Expected --init-from with --freeze-trunk"),
+        (
+            ["--init-from", "x.keras", "--freeze-trunk", "--strategy", "mirrored"],
+            "Expected --strategy none with --freeze-trunk",
+        ),
         (["--init-from", "nowhere.keras"], "Expected --init-from to be a .keras file"),
         (
             ["--init-from", "x.keras", "--precision", "mixed_bfloat16"],

@@ -1,0 +1,287 @@
+"""The launcher: several workers of one run as processes of this machine.
+
+`python -m keras_switcher.launch --workers 2 train.py --strategy multiworker ...` is to
+`--strategy multiworker` what torchrun is to PyTorch. It needs neither TensorFlow nor Keras.
+"""
+
+import argparse
+import collections
+import dataclasses
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from keras_switcher.cluster import TF_CONFIG, Cluster, to_tf_config
+from keras_switcher.workers import GRACE, LAUNCHER, WorkerLost
+
+# What the others are given to end by themselves when one has failed, and then after SIGTERM.
+_TO_END = GRACE + 5.0
+_AFTER_TERM = 10.0
+_LAST_LINES = 15
+# As train.py, which an installed package lacks.
+_TRAIN = """
+import os, sys
+os.environ["KERAS_SWITCHER_FLAGS_FIRST"] = "1"
+from keras_switcher.training import main
+sys.exit(main())
+"""
+_THREADS = "TF_NUM_INTRAOP_THREADS"
+
+
+@dataclasses.dataclass
+class _Worker:
+    """A worker's process, and the last lines that it wrote if they are not shown."""
+
+    index: int
+    process: subprocess.Popen[str]
+    last: collections.deque[str]
+    reader: threading.Thread | None = None
+
+
+def free_ports(number: int) -> list[int]:
+    """Return ports of the loopback interface that nothing listens on.
+
+    They lie below those that the system gives out to whoever asks for any: nobody gets one of them
+    by chance between this call and its use.
+
+    Args:
+        number: How many.
+
+    Raises:
+        OSError: If there are too few.
+    """
+    ports: list[int] = []
+    with ExitStack() as taken:
+        for port in random.sample(range(15_000, 32_000), 1000):
+            listener = taken.enter_context(socket.socket())
+            with suppress(OSError):
+                # As TensorFlow will: on all interfaces.
+                listener.bind(("", port))
+                ports.append(port)
+            if len(ports) == number:
+                return ports
+    raise OSError(f"Expected {number} free ports from 15000 to 31999. Received: {len(ports)}")
+
+
+def command_of(arguments: Sequence[str]) -> list[str]:
+    """Return what a worker runs.
+
+    Args:
+        arguments: A script and its arguments, `-m` with a module and its, or flags alone, which
+            are those of `keras_switcher.training`.
+    """
+    given = list(arguments[1:] if arguments[:1] == ["--"] else arguments)
+    if not given or (given[0].startswith("-") and given[0] != "-m"):
+        return [sys.executable, "-c", _TRAIN, *given]
+    return [sys.executable, *given]
+
+
+class Launch:
+    """The workers of one run, from their start to their end.
+
+    Args:
+        count: How many.
+        command: What each runs.
+        show_all: Whether to show what the workers beside the chief write, too.
+        output: Where the launcher itself writes.
+    """
+
+    def __init__(self, count: int, command: Sequence[str], show_all: bool, output: TextIO):
+        self.count = count
+        self.command = list(command)
+        self.show_all = show_all
+        self.output = output
+        self._workers: list[_Worker] = []
+        self._signal: int | None = None
+
+    def run(self) -> int:
+        """Run the workers to their end; return the exit status."""
+        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        for number in before:
+            signal.signal(number, self._forward)
+        try:
+            self._start()
+            return self._wait()
+        finally:
+            for worker in self._workers:
+                if worker.process.poll() is None:
+                    worker.process.kill()
+                    worker.process.wait()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _say(self, text: str) -> None:
+        print(f"[launch] {text}", file=self.output, flush=True)
+
+    def _start(self) -> None:
+        addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(self.count))
+        environment = {**os.environ, LAUNCHER: str(os.getpid())}
+        if _THREADS not in os.environ:
+            # Without it each worker would take every core for itself.
+            environment[_THREADS] = str(max(1, _cores() // self.count))
+        self._say(
+            f"{self.count} workers on this machine, {environment[_THREADS]} threads each: "
+            f"{', '.join(addresses)}."
+        )
+        for index in range(self.count):
+            is_shown = index == 0
+            process = subprocess.Popen(
+                self.command,
+                env={**environment, TF_CONFIG: to_tf_config(Cluster(addresses, index))},
+                stdin=subprocess.DEVNULL,
+                stdout=None if is_shown else subprocess.PIPE,
+                stderr=None if is_shown else subprocess.STDOUT,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                # Ctrl-C in a terminal comes to the launcher alone, which forwards it once.
+                process_group=0,
+            )
+            worker = _Worker(index, process, collections.deque(maxlen=_LAST_LINES))
+            if not is_shown:
+                worker.reader = threading.Thread(target=self._read, args=(worker,), daemon=True)
+                worker.reader.start()
+            self._workers.append(worker)
+            if self._signal is not None:
+                # It came before this worker was there.
+                process.send_signal(self._signal)
+
+    def _read(self, worker: _Worker) -> None:
+        for line in worker.process.stdout or ():
+            worker.last.append(line.rstrip("\n"))
+            if self.show_all:
+                print(f"[{worker.index}] {line}", end="", file=self.output, flush=True)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        # A terminal that closes is as good as a request to stop.
+        self._signal = signal.SIGTERM if number == signal.SIGHUP else number
+        for worker in self._workers:
+            worker.process.send_signal(self._signal)
+
+    def _wait(self) -> int:
+        """Wait for all; once one has failed, see that the others end. Return the exit status."""
+        ended: list[_Worker] = []
+        victims: list[_Worker] = []
+        deadlines = [(_TO_END, signal.SIGTERM), (_TO_END + _AFTER_TERM, signal.SIGKILL)]
+        failed_at = 0.0
+        while len(ended) < self.count:
+            for worker in self._workers:
+                if worker not in ended and worker.process.poll() is not None:
+                    ended.append(worker)
+                    failed_at = failed_at or (time.monotonic() if worker.process.returncode else 0)
+            if failed_at and deadlines and time.monotonic() > failed_at + deadlines[0][0]:
+                _, number = deadlines.pop(0)
+                victims = [worker for worker in self._workers if worker not in ended]
+                for worker in victims:
+                    worker.process.send_signal(number)
+            time.sleep(0.1)
+        failed = [worker for worker in ended if worker.process.returncode]
+        if not failed:
+            return 0
+        # Who ended because another did is not to blame.
+        failed.sort(
+            key=lambda worker: (
+                worker in victims or worker.process.returncode == WorkerLost.exit_status
+            )
+        )
+        status = failed[0].process.returncode
+        status = status if status > 0 else 128 - status
+        if self._signal is None or status != 128 + self._signal:
+            self._report(failed[0])
+        return status
+
+    def _report(self, worker: _Worker) -> None:
+        """Say which worker failed, how, with what last lines, and how to go on."""
+        status = worker.process.returncode
+        how = (
+            f"was killed by {signal.Signals(-status).name}"
+            if status < 0
+            else f"ended with exit status {status}"
+        )
+        lines = []
+        if worker.reader is not None:
+            worker.reader.join(timeout=5)
+            lines = [] if self.show_all else list(worker.last)
+        self._say(
+            f"Worker {worker.index} of {self.count} {how}; the others were ended."
+            + (" Its last lines:" if lines else "")
+        )
+        for line in lines:
+            print(f"[{worker.index}] {line}", file=self.output, flush=True)
+        # Else the chief has said it.
+        if self._workers[0].process.returncode < 0:
+            self._say("Go on with the same command and --resume.")
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the launcher.
+
+    Args:
+        arguments: Its arguments; those of the process by default.
+
+    Returns:
+        The exit status: 0; that of the worker that failed first, 128 and the number of the signal
+        if one killed it; 2 for a mistake in the arguments.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_switcher.launch",
+        description="Run a training as several processes of this machine, for --strategy "
+        "multiworker. The chief, worker 0, writes to this terminal; the others show when they "
+        "fail.",
+        epilog="Example: python -m keras_switcher.launch --workers 2 train.py --strategy "
+        "multiworker --model lenet. In an installed package: keras-switcher-launch --workers 2 "
+        "--strategy multiworker --model lenet",
+        # What comes after the launcher's own options is not abbreviated ones of it.
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workers", type=int, required=True, metavar="N", help="how many")
+    parser.add_argument(
+        "--show-all", action="store_true", help="show what the other workers write, too"
+    )
+    parser.add_argument(
+        "command",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="a script and its flags, -m and a module and its, or flags of train.py alone",
+    )
+    own, command = _split(sys.argv[1:] if arguments is None else list(arguments))
+    options = parser.parse_args(own)
+    if options.workers < 1:
+        parser.error(f"expected --workers to be 1 or more. Received: {options.workers}")
+    if command and command[0].endswith(".py") and not Path(command[0]).is_file():
+        parser.error(f"expected a script that exists. Received: {command[0]}")
+    return Launch(options.workers, command_of(command), options.show_all, sys.stderr).run()
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the launcher's own arguments, which come first, and the rest."""
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        if argument == "--workers":
+            position += 2
+        elif argument in ("--show-all", "-h", "--help") or argument.startswith("--workers="):
+            position += 1
+        else:
+            break
+    return arguments[:position], arguments[position:]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

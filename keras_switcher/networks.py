@@ -1,0 +1,148 @@
+"""The networks of a run: built or read, their dense layers switched or not, and compiled."""
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from keras_switcher import models, switchers
+from keras_switcher.alternation import Alternation
+from keras_switcher.config import Config
+from keras_switcher.convert import switch
+from keras_switcher.data import ImageData
+from keras_switcher.initial import FrozenTrunk, load_initial, returns_logits
+from keras_switcher.losses import SmoothedCrossentropy
+from keras_switcher.model import SwitchedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The network that a run starts from.
+
+    Args:
+        network: The whole network, of plain dense layers.
+        returns_logits: Whether it returns logits, and not probabilities.
+        trunk: The part that stays as it is, if one does.
+    """
+
+    network: keras.Model
+    returns_logits: bool
+    trunk: FrozenTrunk | None
+
+    @property
+    def learned(self) -> keras.Model:
+        """The part that learns, whose layers are those of the network."""
+        return self.network if self.trunk is None else self.trunk.head
+
+
+def new_start(config: Config, data: ImageData) -> Start:
+    """Build the network, or read the one to start from; each time with the same weights.
+
+    Args:
+        config: The configuration.
+        data: What it will learn from.
+
+    Raises:
+        FileNotFoundError: If there is no file to start from where it was said to be.
+        ValueError: If it doesn't fit.
+    """
+    keras.utils.set_random_seed(config.optimisation.seed)
+    options = config.network
+    if options.init_from is None:
+        network = models.build(
+            options.model,
+            data.input_shape,
+            data.num_classes,
+            options.width,
+            options.dropout,
+            options.fc_units,
+        )
+        return Start(network, returns_logits=True, trunk=None)
+    network = load_initial(options.init_from, data)
+    return Start(
+        network,
+        returns_logits(network, data.x_train[:32]),
+        FrozenTrunk(network) if options.freeze_trunk else None,
+    )
+
+
+def switched_model(config: Config, data: ImageData, start: Start) -> SwitchedModel:
+    """Switch the dense layers of the part that learns, a copy of it, and compile that."""
+    return _switched(config, data, start, start.learned)
+
+
+def _switched(config: Config, data: ImageData, start: Start, network: keras.Model) -> SwitchedModel:
+    options = config.switching
+    model = switch(
+        network,
+        switcher=switchers.registry.get(options.switcher)(hidden=options.switcher_hidden),
+        gate=options.gate,
+        granularity=options.granularity,
+    )
+    model.compile(
+        optimizer=_optimizer(config, data),
+        switcher_optimizer=keras.optimizers.Adam(config.optimisation.switcher_learning_rate),
+        target_sparsity=options.target_sparsity,
+        alternation=Alternation(**dataclasses.asdict(config.alternation)),
+        **_compile_options(config, start),
+    )
+    return model
+
+
+def dense_model(config: Config, data: ImageData, start: Start) -> keras.Model:
+    """Compile the part that learns as it is, with plain dense layers."""
+    return _compiled(config, data, start, start.learned)
+
+
+def _compiled(config: Config, data: ImageData, start: Start, network: keras.Model) -> keras.Model:
+    network.compile(optimizer=_optimizer(config, data), **_compile_options(config, start))
+    network.optimizer.build(network.trainable_variables)
+    return network
+
+
+def whole_switched(
+    config: Config, data: ImageData, start: Start, learned: SwitchedModel
+) -> SwitchedModel:
+    """Return the whole network once its switched part has learned."""
+    if start.trunk is None:
+        return learned
+    whole = _switched(config, data, start, start.network)
+    start.trunk.copy_head(learned, whole)
+    return whole
+
+
+def whole_dense(config: Config, data: ImageData, start: Start) -> keras.Model:
+    """Return the whole network once its dense part has learned."""
+    if start.trunk is None:
+        return start.network
+    return _compiled(config, data, start, start.network)
+
+
+def _optimizer(config: Config, data: ImageData) -> keras.optimizers.Optimizer:
+    options = config.optimisation
+    rate: Any = options.learning_rate
+    if options.lr_schedule == "cosine":
+        steps = options.epochs * (len(data.x_train) // options.batch_size)
+        rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
+    decay = options.weight_decay or None
+    optimizer: keras.optimizers.Optimizer
+    if options.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(rate, options.momentum, weight_decay=decay)
+    else:
+        optimizer = keras.optimizers.Adam(rate, weight_decay=decay)
+    if decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def _compile_options(config: Config, start: Start) -> dict[str, Any]:
+    from_logits = start.returns_logits
+    smoothing = config.optimisation.label_smoothing
+    return {
+        "loss": SmoothedCrossentropy(smoothing, from_logits=from_logits)
+        if smoothing
+        else keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
+        "metrics": ["accuracy"],
+        "jit_compile": config.execution.jit,
+        "steps_per_execution": config.execution.steps_per_execution,
+    }

@@ -1,0 +1,208 @@
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from command import ROOT
+
+from keras_switcher import launch
+from keras_switcher.launch import Launch, command_of, free_ports
+
+# Neither needs TensorFlow: any script can be launched.
+TELLS = """
+import json, os, pathlib, sys
+cluster = json.loads(os.environ["TF_CONFIG"])
+index = cluster["task"]["index"]
+told = [cluster, os.environ.get("TF_NUM_INTRAOP_THREADS"), sys.argv[1:]]
+pathlib.Path(f"told-{index}.json").write_text(json.dumps(told))
+print("worker", index, "here", flush=True)
+"""
+FAILS = """
+import json, os, sys, time
+if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 1:
+    print("something is wrong", flush=True)
+    {how}
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def launched(tmp_path, monkeypatch):
+    """Launches a script in this process; returns the exit status and what the launcher wrote."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "_TO_END", 0.5)
+    monkeypatch.setattr(launch, "_AFTER_TERM", 0.5)
+
+    def run(script, *arguments, workers=2, show_all=False):
+        (tmp_path / "script.py").write_text(script)
+        output = io.StringIO()
+        command = command_of(["script.py", *arguments])
+        status = Launch(workers, command, show_all, output).run()
+        return status, output.getvalue()
+
+    return run
+
+
+def test_ports_are_free_and_below_those_of_chance():
+    ports = free_ports(8)
+    assert len(set(ports)) == 8
+    for port in ports:
+        assert 15_000 <= port < 32_000
+        with socket.socket() as listener:
+            listener.bind(("", port))
+
+
+def test_each_worker_has_its_place_in_one_cluster(launched, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(launch, "_cores", lambda: 8)
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+
+    status, output = launched(TELLS, "--seed", "3", workers=3)
+
+    told = [json.loads((tmp_path / f"told-{index}.json").read_text()) for index in range(3)]
+    clusters, threads, arguments = zip(*told, strict=True)
+    assert status == 0
+    assert [c["task"] for c in clusters] == [{"type": "worker", "index": i} for i in range(3)]
+    assert len({json.dumps(c["cluster"]) for c in clusters}) == 1
+    assert len(set(clusters[0]["cluster"]["worker"])) == 3
+    assert all(a.startswith("127.0.0.1:") for a in clusters[0]["cluster"]["worker"])
+    # The cores are shared out.
+    assert threads == ("2", "2", "2")
+    assert arguments == (["--seed", "3"],) * 3
+    # The chief writes as if it were alone; the others are silent.
+    assert capfd.readouterr().out == "worker 0 here\n"
+    assert "here" not in output
+
+
+def test_threads_that_the_user_has_chosen_stay(launched, tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "5")
+    launched(TELLS)
+    assert json.loads((tmp_path / "told-1.json").read_text())[1] == "5"
+
+
+def test_what_the_others_write_is_shown_on_request(launched):
+    status, output = launched(TELLS, show_all=True)
+    assert status == 0
+    assert "[1] worker 1 here\n" in output
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "told"),
+    [
+        ("sys.exit(7)", 7, "Worker 1 of 2 ended with exit status 7; the others were ended."),
+        ("os.kill(os.getpid(), 9)", 137, "Worker 1 of 2 was killed by SIGKILL; the others"),
+    ],
+)
+def test_worker_that_fails_is_named_with_its_last_lines(launched, how, status, told):
+    start = time.monotonic()
+    result, output = launched(FAILS.format(how=how))
+    assert result == status
+    assert told in output
+    assert "[1] something is wrong" in output
+    # The other one would have slept for ten minutes.
+    assert time.monotonic() - start < 60
+
+
+def test_worker_that_another_took_down_is_not_blamed(launched):
+    script = """
+import json, os, sys, time
+if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 1:
+    time.sleep(0.2)
+    sys.exit(4)
+sys.exit(75)
+"""
+    status, output = launched(script)
+    assert status == 4
+    assert "Worker 1 of 2 ended with exit status 4" in output
+
+
+def test_death_of_the_chief_tells_how_to_go_on(launched):
+    status, output = launched("import os; os.kill(os.getpid(), 9)", workers=1)
+    assert status == 137
+    assert "Worker 0 of 1 was killed by SIGKILL" in output
+    assert "Go on with the same command and --resume." in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_comes_to_every_worker_once(tmp_path, number):
+    script = """
+import os, signal, sys, time
+got = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda n, frame: got.append(n))
+print("ready", flush=True)
+while not got:
+    time.sleep(0.01)
+time.sleep(0.5)
+print("got", *got, flush=True)
+sys.exit(128 + got[0])
+"""
+    (tmp_path / "script.py").write_text(script)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "keras_switcher.launch", "--workers", "3", "--show-all"]
+        + [str(tmp_path / "script.py")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines = []
+    while sum("ready" in line for line in lines) < 3:
+        line = process.stdout.readline()
+        assert line, lines
+        lines.append(line)
+    process.send_signal(number)
+    lines += process.communicate(timeout=60)[0].splitlines()
+
+    # A terminal that closes is as good as a request to stop.
+    sent = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+    assert process.returncode == 128 + sent, lines
+    assert sum(line.endswith(f"got {int(sent)}") for line in lines) == 3, lines
+    assert not any("was killed" in line or "ended with" in line for line in lines)
+
+
+def test_flags_alone_are_those_of_the_training():
+    assert command_of(["train.py", "--seed", "1"]) == [sys.executable, "train.py", "--seed", "1"]
+    assert command_of(["-m", "export", "runs"]) == [sys.executable, "-m", "export", "runs"]
+    for flags in ([], ["--help"], ["--", "--help"]):
+        command = command_of(flags)
+        assert command[:2] == [sys.executable, "-c"]
+        assert "keras_switcher.training" in command[2]
+    # As in an installed package, where there is no train.py.
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert "--target-sparsity" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "--workers"),
+        (["train.py", "--workers", "2"], "--workers"),
+        (["--workers", "0", "train.py"], "expected --workers to be 1 or more. Received: 0"),
+        (["--workers", "two"], "invalid int value: 'two'"),
+        (["--workers", "2", "none.py"], "expected a script that exists. Received: none.py"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_answered_by_what_would_be_right(arguments, expected, capsys):
+    with pytest.raises(SystemExit) as left:
+        launch.main(arguments)
+    assert left.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_launcher_loads_no_tensorflow():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "keras_switcher.launch", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "keras_switcher.workers" in loaded
+    assert not {"tensorflow", "keras"} & loaded
