@@ -54,6 +54,7 @@ OTHER = {
     "jit": True,
     "steps_per_execution": 3,
     "strategy": "mirrored",
+    "worker_timeout": 30.0,
     "deterministic": False,
     "dense_baseline": False,
     "run_dir": "r",
@@ -159,7 +160,7 @@ def test_yaml_values_become_those_of_the_option(line, value):
         ("precision", "float16"),
         ("jit", "yes"),
         ("jit", 1),
-        ("strategy", "multiworker"),
+        ("strategy", "horovod"),
         ("ramp", 1.1),
         ("run_dir", ""),
     ],
@@ -278,7 +279,7 @@ def test_changes_names_what_numbers_depend_on_and_nothing_else():
         "limit: None -> 600",
         "epochs: 30 -> 40",
     ]
-    free = {"data_dir", *CALL}
+    free = {"data_dir", "worker_timeout", *CALL}
     assert influences(from_values(OTHER)) == {k: v for k, v in OTHER.items() if k not in free}
     assert len(changes(Config(), from_values(OTHER))) == len(OTHER) - len(free)
 
