@@ -25,6 +25,7 @@ from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, influences
 from keras_switcher.data import ImageData
 from keras_switcher.initial import file_digest
+from keras_switcher.moving_statistics import AverageStatistics
 from keras_switcher.runs import (
     CHECKPOINTS,
     Checkpoint,
@@ -129,6 +130,7 @@ def fit(
     progress = ProgressBar(console, name, options.epochs, rows)
     callbacks = [
         StopOnDivergence(),
+        AverageStatistics(),
         rows,
         SaveCheckpoints(checkpoints, rows, facts, folder, history, workers),
         progress,
@@ -136,7 +138,7 @@ def fit(
     ]
     if workers.is_chief:
         board = folder.path / "tensorboard" / name
-        callbacks.insert(3, keras.callbacks.TensorBoard(board, write_graph=False))
+        callbacks.insert(-2, keras.callbacks.TensorBoard(board, write_graph=False))
     with progress.shown(), stop.deferred(), _resources(folder):
         model.fit(
             training_batches(
