@@ -170,6 +170,24 @@ def to_tf_config(cluster: Cluster) -> str:
     )
 
 
+def without_proxy(cluster: Cluster, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return what to add to the environment so that gRPC speaks to the workers directly.
+
+    It sends even what goes to a neighbour to the proxy that `http_proxy` names, and waits for ever
+    for an answer. A proxy that `grpc_proxy` names is meant for it, and stays.
+
+    Args:
+        cluster: The cluster.
+        environment: The environment.
+    """
+    if environment.get("grpc_proxy"):
+        return {}
+    # Where the first is set, gRPC does not read the second.
+    exempt = environment.get("no_grpc_proxy") or environment.get("no_proxy") or ""
+    hosts = dict.fromkeys(split_address(address)[0] for address in cluster.addresses)
+    return {"no_grpc_proxy": ",".join([*filter(None, [exempt]), *hosts])}
+
+
 def _from_slurm(environment: Mapping[str, str]) -> Cluster:
     import tensorflow as tf
 

@@ -1,6 +1,7 @@
 """Training a network of a run, on the machines as configured, from its last checkpoint on."""
 
 import errno
+import faulthandler
 import hashlib
 import json
 import os
@@ -63,10 +64,31 @@ def execution(config: Config) -> Iterator[Callable[[], AbstractContextManager[An
         tf.config.experimental.enable_op_determinism()
     try:
         strategy = STRATEGIES[config.execution.strategy]
+        if strategy is None:
+            yield nullcontext
+            return
+        with _in_time(config) if strategy is MultiWorkerStrategy else nullcontext():
+            scope = strategy().scope
         # A scope of TensorFlow can be entered once, and there are two networks.
-        yield nullcontext if strategy is None else strategy().scope
+        yield scope
     finally:
         keras.config.set_dtype_policy(policy)
+
+
+@contextmanager
+def _in_time(config: Config) -> Iterator[None]:
+    """End the process with a traceback if the block lasts longer.
+
+    Until its servers have met, TensorFlow holds the lock of the interpreter: no thread of Python
+    could end it.
+    """
+    faulthandler.dump_traceback_later(
+        config.execution.worker_timeout, exit=True, file=sys.__stderr__
+    )
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def check_replicas(config: Config, data: ImageData) -> None:

@@ -17,7 +17,13 @@ from rich.console import Console
 
 import keras_switcher
 from keras_switcher.checks import ConfigError
-from keras_switcher.cluster import TF_CONFIG, find_cluster, refuse_lone_workers, to_tf_config
+from keras_switcher.cluster import (
+    TF_CONFIG,
+    find_cluster,
+    refuse_lone_workers,
+    to_tf_config,
+    without_proxy,
+)
 from keras_switcher.commands import load_tensorflow, shown_messages
 from keras_switcher.config import Config, changes, from_values, influences, to_yaml, validate
 from keras_switcher.display import (
@@ -200,15 +206,10 @@ def _joined(config: Config) -> Iterator[Workers]:
         "keras_switcher": keras_switcher.__version__,
         **influences(config),
     }
-    before = os.environ.get(TF_CONFIG)
-    os.environ[TF_CONFIG] = to_tf_config(cluster)
-    try:
-        with joined(cluster, facts, config.execution.worker_timeout) as workers:
-            yield workers
-    finally:
-        os.environ.pop(TF_CONFIG)
-        if before is not None:
-            os.environ[TF_CONFIG] = before
+    with joined(cluster, facts, config.execution.worker_timeout) as workers:
+        # For the server of TensorFlow.
+        os.environ.update({TF_CONFIG: to_tf_config(cluster), **without_proxy(cluster)})
+        yield workers
 
 
 @contextmanager

@@ -32,14 +32,14 @@ def offline(data_dir: Path) -> dict[str, str]:
 class Process:
     """A running `train.py`, and what it has written so far."""
 
-    def __init__(self, *flags: str, cwd: Path):
+    def __init__(self, *flags: str, cwd: Path, **environment: str):
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._ended = False
         self._process = subprocess.Popen(
             [sys.executable, str(TRAIN), *flags],
             cwd=cwd,
-            env=offline(cwd),
+            env={**offline(cwd), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
