@@ -82,9 +82,7 @@ def _in_time(config: Config) -> Iterator[None]:
     Until its servers have met, TensorFlow holds the lock of the interpreter: no thread of Python
     could end it.
     """
-    faulthandler.dump_traceback_later(
-        config.execution.worker_timeout, exit=True, file=sys.__stderr__
-    )
+    faulthandler.dump_traceback_later(config.execution.worker_timeout, exit=True, file=2)
     try:
         yield
     finally:
