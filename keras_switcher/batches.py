@@ -114,7 +114,8 @@ def evaluation_batches(
         made of it.
 
     Raises:
-        ValueError: If the batch size is below 1, or there are no examples, or fewer than replicas.
+        ValueError: If the batch size is below 1, or there are no examples, or fewer than two
+            for each replica.
     """
     examples = _check_batches(x, y, batch_size)
     if strategy is not None and strategy.num_replicas_in_sync > 1:
@@ -127,14 +128,18 @@ def _shared_batches(
     x: np.ndarray, y: np.ndarray, batch_size: int, strategy: tf.distribute.Strategy
 ) -> tf.distribute.DistributedDataset:
     replicas, examples = strategy.num_replicas_in_sync, len(x)
-    if examples < replicas:
+    if examples < 2 * replicas:
         raise ValueError(
-            "Evaluation needs an example for each replica; take more examples or fewer devices. "
+            "Evaluation needs two examples for each replica; take more examples or fewer devices. "
             f"Received: {examples} examples, {replicas} replicas"
         )
-    batches = min(math.ceil(examples / batch_size), examples // replicas)
-    # Part p of batch b is that of replica p.
-    edges = np.arange(batches * replicas + 1) * examples // (batches * replicas)
+    batches = min(max(2, math.ceil(examples / batch_size)), examples // replicas)
+    # Part p of batch b is that of replica p. The parts of the first batch are equal, for under
+    # `MirroredStrategy` Keras 3.15 averages that batch over the replicas, to see its shapes.
+    least, more = divmod(examples, batches * replicas)
+    sizes = np.full(batches * replicas, least)
+    sizes[slice(0, more) if more >= replicas else slice(len(sizes) - more, None)] += 1
+    edges = np.concatenate([[0], np.cumsum(sizes)])
     take = _examples_on_cpu(x, y)
 
     def parts(context: tf.distribute.InputContext) -> tf.data.Dataset:

@@ -106,9 +106,9 @@ def check_replicas(config: Config, data: ImageData) -> None:
             f"share a batch. Received: {config.optimisation.batch_size}"
         )
     fewest = min(len(data.x_validation), len(data.x_test))
-    if fewest < replicas:
+    if replicas > 1 and fewest < 2 * replicas:
         raise ConfigError(
-            f"Expected as many validation and test examples as devices, {replicas}, or more. "
+            f"Expected two validation and test examples for each of {replicas} devices. "
             f"Received: {fewest}"
         )
 

@@ -16,12 +16,14 @@ from keras_switcher.callbacks import (
     SaveCheckpoints,
     StopOnDivergence,
     StopOnSignal,
+    WorkersDiffer,
     epoch_line,
     restore,
     variables,
 )
 from keras_switcher.runs import CheckpointError, Checkpoints, RunFolder
 from keras_switcher.signals import Interrupted, StopSignals
+from keras_switcher.workers import Workers
 
 X, Y = separable(64)
 
@@ -49,7 +51,10 @@ def saved(tmp_path):
         epochs=2,
         validation_data=(X, Y),
         verbose=0,
-        callbacks=[rows, SaveCheckpoints(checkpoints, rows, {"network": "x"}, folder, "h.csv")],
+        callbacks=[
+            rows,
+            SaveCheckpoints(checkpoints, rows, {"network": "x"}, folder, "h.csv", Workers()),
+        ],
     )
     return model, checkpoints
 
@@ -109,7 +114,7 @@ def test_validation_loss_that_is_not_finite_ends_training_without_a_checkpoint(t
     model = compiled(network())
     rows = EpochRows([])
     checkpoints = Checkpoints(tmp_path, "x")
-    save = SaveCheckpoints(checkpoints, rows, {}, RunFolder(tmp_path), "h.csv")
+    save = SaveCheckpoints(checkpoints, rows, {}, RunFolder(tmp_path), "h.csv", Workers())
 
     with pytest.raises(Diverged, match="validation loss is nan after epoch 1"):
         model.fit(
@@ -125,7 +130,7 @@ def test_validation_loss_that_is_not_finite_ends_training_without_a_checkpoint(t
 def test_weight_that_is_not_finite_is_never_saved(tmp_path):
     model = compiled(network())
     checkpoints = Checkpoints(tmp_path, "x")
-    save = SaveCheckpoints(checkpoints, EpochRows([]), {}, RunFolder(tmp_path), "h.csv")
+    save = SaveCheckpoints(checkpoints, EpochRows([]), {}, RunFolder(tmp_path), "h.csv", Workers())
     save.set_model(model)
     save.on_epoch_end(0)
     model.switcher_optimizer.variables[-1].assign(
@@ -153,7 +158,7 @@ def test_signal_ends_a_fit_after_the_batch(number):
     handler = signal.getsignal(number)
     with pytest.raises(Interrupted, match=number.name) as error, stop.handled(), stop.deferred():
         compiled(network()).fit(
-            X, Y, batch_size=16, verbose=0, callbacks=[Kill(), StopOnSignal(stop)]
+            X, Y, batch_size=16, verbose=0, callbacks=[Kill(), StopOnSignal(stop, Workers())]
         )
     assert batches == [0, 1]
     assert error.value.exit_status == 128 + number
@@ -213,3 +218,65 @@ def test_line_of_an_epoch():
         " 3/40  warmup     loss 0.1235  accuracy  50.00 %  validation 100.00 %  "
         "sparsity  95.10 %  2.0 s"
     )
+
+
+class TwoWorkers(Workers):
+    """The chief of two workers, of which the other answers as it is told to."""
+
+    count = 2
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.asked = []
+
+    def gather(self, what, value):
+        self.asked.append(what)
+        return [value, self.answer(value)]
+
+
+def test_signal_that_came_to_another_worker_stops_this_one_too():
+    callback = StopOnSignal(StopSignals(), TwoWorkers(lambda own: [signal.SIGTERM, own[1]]))
+    with pytest.raises(Interrupted, match="Stopped by SIGTERM") as stopped:
+        callback.on_train_batch_end(0)
+    assert stopped.value.exit_status == 143
+
+
+def test_workers_ask_each_other_as_often_as_the_slowest_has_batches():
+    # Both must count the same number of batches: what each measured by itself may differ.
+    slow, fast = (TwoWorkers(lambda own, s=seconds: [0, s]) for seconds in (0.05, 1e-9))
+    for workers, expected in ((slow, range(1, 5)), (fast, range(1, 50))):
+        callback = StopOnSignal(StopSignals(), workers)
+        for _ in range(9):
+            callback.on_train_batch_end(0)
+        assert len(workers.asked) in expected
+    # A batch of 0.05 s: four of them between two questions.
+    assert len(slow.asked) == 3
+
+
+def test_workers_with_different_weights_end_before_the_checkpoint(tmp_path):
+    model = compiled(network())
+    checkpoints = Checkpoints(tmp_path, "x")
+    for answer, saved in ((lambda own: "another", False), (lambda own: own, True)):
+        workers = TwoWorkers(answer)
+        save = SaveCheckpoints(
+            checkpoints, EpochRows([]), {}, RunFolder(tmp_path), "h.csv", workers
+        )
+        save.set_model(model)
+        if saved:
+            save.on_epoch_end(0)
+        else:
+            with pytest.raises(WorkersDiffer, match="different weights after epoch 1"):
+                save.on_epoch_end(0)
+        assert workers.asked == ["the state after an epoch"]
+        assert (checkpoints.load() is not None) == saved
+
+
+def test_workers_beside_the_chief_write_nothing(tmp_path):
+    workers = TwoWorkers(lambda own: own)
+    workers.index = 1
+    save = SaveCheckpoints(
+        Checkpoints(tmp_path, "x"), EpochRows([]), {}, RunFolder(tmp_path), "h.csv", workers
+    )
+    save.set_model(compiled(network()))
+    save.on_epoch_end(0)
+    assert list(tmp_path.iterdir()) == []

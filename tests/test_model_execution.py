@@ -204,6 +204,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 
 import small
 from keras_switcher import Alternation, SwitchedModel, SwitchedDense
+from keras_switcher.batches import evaluation_batches
 
 x, y = small.separable()
 report = {}
@@ -257,6 +258,23 @@ report["multipliers"] = [
     float(keras.ops.convert_to_numpy(m.alternation_state.multiplier)) for m in (one, two)
 ]
 report["subclassed"] = train(mirrored, OwnCall)[0].sparsity
+
+plain = small.compiled(small.network())
+plain.set_weights(two.get_weights())
+report["evaluated"] = {}
+for examples in (33, 35, 5):
+    few = x[:examples], y[:examples]
+    batches = evaluation_batches(*few, 32, mirrored)
+    sizes = [[len(part) for part in images.values] for images, _ in batches]
+    report["evaluated"][examples] = [
+        sizes,
+        two.evaluate(batches, verbose=0, return_dict=True),
+        plain.evaluate(*few, verbose=0, return_dict=True),
+    ]
+try:
+    evaluation_batches(x[:3], y[:3], 32, mirrored)
+except ValueError as error:
+    report["too_few"] = str(error)
 print(json.dumps(report))
 """
 
@@ -303,3 +321,18 @@ def test_two_replicas_have_the_same_switches_and_hit_the_target(distributed):
 @pytest.mark.slow
 def test_subclassed_model_first_built_under_a_strategy_hits_its_target(distributed):
     assert distributed["subclassed"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.slow
+def test_two_replicas_evaluate_every_example_once_and_none_has_an_empty_part(distributed):
+    # Of an empty part the loss would not be a number, and with it the loss of the whole.
+    for examples, sizes in (
+        ("33", [[8, 8], [8, 9]]),
+        ("35", [[9, 9], [9, 8]]),
+        ("5", [[1, 1], [1, 2]]),
+    ):
+        found, by_two, by_one = distributed["evaluated"][examples]
+        assert found == sizes
+        assert by_two == pytest.approx(by_one, rel=1e-5)
+    assert "two examples for each replica" in distributed["too_few"]
+    assert "Received: 3 examples, 2 replicas" in distributed["too_few"]

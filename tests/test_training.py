@@ -405,6 +405,12 @@ def test_resumed_run_of_another_kind_ends_with_the_same_numbers(variant, tmp_pat
         assert summary["fc_sparsity"] == pytest.approx(summary["target_sparsity"], abs=0.005)
 
 
+def test_both_networks_train_under_one_strategy(tmp_path):
+    summary = train(config_for(tmp_path / "r", strategy="mirrored", epochs=1))
+    assert summary["fc_sparsity"] == pytest.approx(0.95, abs=0.005)
+    assert 0 <= summary["dense_test_accuracy"] <= 1
+
+
 def test_data_that_can_not_be_had_is_replaced_with_a_warning(train_here, tmp_path):
     small = [flag if flag != "mnist5k" else "mnist" for flag in SMALL]
 

@@ -1,0 +1,59 @@
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from command import ROOT
+
+from keras_switcher import launch
+from keras_switcher.cluster import Cluster, read_tf_config
+from keras_switcher.flags import resolve
+
+PAGE = (ROOT / "docs" / "distributed.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def commands(word):
+    """The flags of every command of the page that holds a word, without the word."""
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [line.split(word)[1] for line in lines if re.search(rf"\b{word}", line)]
+
+
+def test_commands_of_the_launcher_take_their_flags():
+    started = [*commands("keras_switcher.launch "), *commands("keras-switcher-launch ")]
+    assert len(started) == 2
+    for command in started:
+        own, rest = launch._split(shlex.split(command))
+        assert own == ["--workers", "2"]
+        flags = rest[1:] if rest[0] == "train.py" else rest
+        assert resolve(flags).execution.strategy == "multiworker"
+
+
+def test_commands_of_a_worker_take_their_flags():
+    pods = yaml.safe_load(blocks("yaml")[0])["spec"]["tfReplicaSpecs"]["Worker"]
+    container = pods["template"]["spec"]["containers"][0]
+    assert container["command"] == ["keras-switcher-train"]
+    alone = [c for c in commands("train.py ") if "--workers" not in c and "--run-dir" in c]
+    step = [c.replace("$HOME", "/home/user") for c in commands("keras-switcher-train ")]
+    for flags in (container["args"], shlex.split(alone[0]), shlex.split(step[0])):
+        config = resolve([flag for flag in flags if flag != "--resume"])
+        assert config.execution.strategy == "multiworker"
+        assert config.run.run_dir
+
+
+def test_the_example_of_tf_config_is_one():
+    text = re.search(r"TF_CONFIG='(.*)'", "\n".join(blocks("sh")))[1]
+    assert read_tf_config(text) == Cluster(("host1:2222", "host2:2222"), 0)
+
+
+def test_the_default_that_the_page_names_is_that_of_the_option():
+    assert f"`--worker-timeout` ({resolve([]).execution.worker_timeout:g} s)" in PAGE
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http|#)([^)#]+)\)", PAGE))
+def test_what_the_page_links_to_is_there(target):
+    assert (Path(ROOT) / "docs" / target).exists()
