@@ -419,15 +419,14 @@ class _ConnectedWorkers(Workers):
             # Its last words may be on their way.
             self._is_lost.wait(ALIVE_EVERY)
             self._lose(other, _told(error))
-        if self._lost is not None:
-            raise self._lost
+            raise self._lost or WorkerLost(f"Lost worker {other}.") from error
 
     def _next(self, other: int, expected: bytes, what: str) -> Any:
         if self._lost is not None:
             raise self._lost
         message = self._received[other].get()
         if message is None:
-            raise self._lost or WorkerLost(f"Worker {other} is gone.")
+            raise self._lost or WorkerLost(f"Lost worker {other}.")
         kind, content = message
         if kind == _DATA and expected == _DATA:
             return content
@@ -459,7 +458,9 @@ class _ConnectedWorkers(Workers):
         with self._changing:
             if self._lost is not None or self._has_left.is_set():
                 return
-            self._lost = WorkerLost(f"Lost worker {other} ({self._addresses[other]}): {how}.")
+            self._lost = WorkerLost(
+                f"Lost worker {other} ({self._addresses[other]}): {how.rstrip('.')}."
+            )
         self._is_lost.set()
         for received in self._received.values():
             received.put(None)

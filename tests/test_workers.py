@@ -147,6 +147,18 @@ def test_error_of_one_ends_the_others_with_its_message():
         assert "it stopped: the disk is full" in str(error)
 
 
+def test_what_all_decide_together_is_the_loss_of_none():
+    # As when all stop after the same batch: who is first closes its connections before the others
+    # have looked at the answers.
+    def body(workers):
+        for n in range(20):
+            workers.gather(f"value {n}", None)
+        raise ValueError("decided")
+
+    for _ in range(20):
+        assert [type(error) for error in together(3, body)] == [ValueError] * 3
+
+
 def test_workers_out_of_step_are_told_so():
     results = together(2, lambda workers: workers.gather(f"value {workers.index}", None))
     assert "out of step" in str(results[0])
