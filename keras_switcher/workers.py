@@ -39,6 +39,7 @@ _HEADER = struct.Struct("!4scQ")
 _MAGIC = b"KSW1"
 _HELLO, _WELCOME, _REFUSED, _ALIVE = b"H", b"W", b"R", b"A"
 _VALUE, _VALUES, _DATA, _STOPPED, _BYE = b"V", b"L", b"D", b"S", b"B"
+_PROBE = b"P"
 _SHORT = 2**24
 
 
@@ -271,9 +272,43 @@ def _meet_as_chief(
                 except OSError:
                     # It may come again.
                     del met[index]
+        _probe_all(cluster, met)
     for connection in met.values():
         connection.send(_WELCOME)
     return met
+
+
+def _probe_all(cluster: Cluster, met: dict[int, _Connection]) -> None:
+    """See that every worker reaches every other: a collective would wait for ever."""
+    try:
+        for connection in met.values():
+            connection.send(_PROBE)
+        problems = _unreachable(cluster)
+        for index in sorted(met):
+            kind, found = met[index].receive(LOST_AFTER)
+            problems += found if kind == _PROBE else [f"worker {index} does not answer"]
+    except OSError as error:
+        problems = [f"a worker left: {_told(error)}"]
+    if problems:
+        message = (
+            f"Expected every worker to reach every other. Received: {'; '.join(problems)}. Open "
+            "the ports of the cluster between its machines, or give it other addresses."
+        )
+        _refuse(met, message)
+        raise RunError(message)
+
+
+def _unreachable(cluster: Cluster) -> list[str]:
+    """Return which other workers this one can't reach; they listen until all have been tried."""
+    problems = []
+    for index, address in enumerate(cluster.addresses):
+        if index != cluster.index:
+            try:
+                socket.create_connection(split_address(address), 10.0).close()
+            except OSError as error:
+                reason = error.strerror or str(error)
+                problems.append(f"worker {cluster.index} to worker {index}, {address}: {reason}")
+    return problems
 
 
 def _greet(
@@ -323,7 +358,12 @@ def _meet_as_worker(
     cluster: Cluster, facts: dict[str, Any], timeout: float
 ) -> dict[int, _Connection]:
     # That the port is free shows now, and not when TensorFlow wants it.
-    _listen(cluster).close()
+    with _listen(cluster):
+        return {0: _knock(cluster, facts, timeout)}
+
+
+def _knock(cluster: Cluster, facts: dict[str, Any], timeout: float) -> _Connection:
+    """Return the connection to the chief, when it has all workers together."""
     hello = {"index": cluster.index, "addresses": cluster.addresses, "facts": facts}
     deadline = time.monotonic() + timeout
     problem = "nothing answers"
@@ -334,10 +374,12 @@ def _meet_as_worker(
             connection = _Connection(socket.create_connection(address, min(left, 5.0)))
             connection.send(_HELLO, hello)
             kind = _ALIVE
-            while kind == _ALIVE:
+            while kind in (_ALIVE, _PROBE):
                 kind, content = connection.receive(LOST_AFTER)
+                if kind == _PROBE:
+                    connection.send(_PROBE, _unreachable(cluster))
             if kind == _WELCOME:
-                return {0: connection}
+                return connection
             if kind == _REFUSED:
                 raise ConfigError(content)
         except OSError as error:
@@ -422,9 +464,11 @@ class _ConnectedWorkers(Workers):
             raise self._lost or WorkerLost(f"Lost worker {other}.") from error
 
     def _next(self, other: int, expected: bytes, what: str) -> Any:
+        received = self._received[other]
         if self._lost is not None:
-            raise self._lost
-        message = self._received[other].get()
+            # What it said before it ended still counts; the end comes last.
+            received.put(None)
+        message = received.get()
         if message is None:
             raise self._lost or WorkerLost(f"Lost worker {other}.")
         kind, content = message

@@ -155,7 +155,7 @@ def test_what_all_decide_together_is_the_loss_of_none():
             workers.gather(f"value {n}", None)
         raise ValueError("decided")
 
-    for _ in range(20):
+    for _ in range(40):
         assert [type(error) for error in together(3, body)] == [ValueError] * 3
 
 
@@ -185,7 +185,9 @@ def test_cluster_that_differs_is_refused():
 
 def test_two_workers_with_the_same_index_are_refused():
     members = addresses(3)
-    others = [Other(Cluster(members, 1), "time.sleep(60)") for _ in range(2)]
+    # As on two machines, where both have the port.
+    before = "import contextlib; module._listen = lambda cluster: contextlib.nullcontext()"
+    others = [Other(Cluster(members, 1), "time.sleep(60)", before) for _ in range(2)]
     with (
         pytest.raises(ConfigError, match="an index of its own. Received: 1 twice"),
         joined(Cluster(members, 0), FACTS, 60.0),
@@ -228,6 +230,30 @@ def test_port_that_is_taken_is_named(index):
         ):
             pass
         assert f"{members[index]}: Address already in use" in str(error.value)
+
+
+def test_worker_that_another_can_not_reach_is_named(monkeypatch):
+    # Worker 1 can reach the chief, and nobody can reach worker 2: as behind a firewall.
+    members = addresses(3)
+    connect = socket.create_connection
+
+    def walled(address, *arguments, **options):
+        if f"127.0.0.1:{address[1]}" == members[2]:
+            raise TimeoutError(110, "Connection timed out")
+        return connect(address, *arguments, **options)
+
+    monkeypatch.setattr(socket, "create_connection", walled)
+
+    def run(index):
+        with joined(Cluster(members, index), FACTS, 60.0):
+            pass
+
+    with ThreadPoolExecutor(3) as pool:
+        errors = [task.exception() for task in [pool.submit(run, index) for index in range(3)]]
+    for error in errors:
+        assert "Expected every worker to reach every other" in str(error)
+        for index in (0, 1):
+            assert f"worker {index} to worker 2, {members[2]}: Connection timed out" in str(error)
 
 
 def test_port_is_free_for_tensorflow_once_all_have_met():
