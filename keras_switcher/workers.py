@@ -413,6 +413,8 @@ class _ConnectedWorkers(Workers):
         self._is_lost = threading.Event()
         self._has_left = threading.Event()
         self._changing = threading.Lock()
+        # All are told an answer before any is told that one, who had it first, has left.
+        self._telling = threading.RLock()
         for other, connection in connections.items():
             self._received[other] = queue.Queue()
             threading.Thread(target=self._hear, args=(other, connection), daemon=True).start()
@@ -425,8 +427,9 @@ class _ConnectedWorkers(Workers):
             return values
         values = [json.loads(json.dumps(value))]
         values += [self._next(other, _VALUE, what) for other in sorted(self._connections)]
-        for other in self._connections:
-            self._send(other, _VALUES, [what, values])
+        with self._telling:
+            for other in self._connections:
+                self._send(other, _VALUES, [what, values])
         return values
 
     def from_chief(self, what: str, make: Callable[[], bytes]) -> bytes:
@@ -434,8 +437,9 @@ class _ConnectedWorkers(Workers):
             received: bytes = self._next(0, _DATA, what)
             return received
         content = make()
-        for other in self._connections:
-            self._send(other, _DATA, content)
+        with self._telling:
+            for other in self._connections:
+                self._send(other, _DATA, content)
         return content
 
     def loss(self, wait: bool = False) -> WorkerLost | None:
@@ -510,7 +514,7 @@ class _ConnectedWorkers(Workers):
             received.put(None)
         if self.is_chief:
             for index in set(self._connections) - {other}:
-                with suppress(OSError):
+                with self._telling, suppress(OSError):
                     self._connections[index].send(_STOPPED, [other, how])
         threading.Thread(target=self._end_by_force, daemon=True).start()
 
