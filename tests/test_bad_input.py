@@ -49,7 +49,7 @@ def contents(folder):
         ("--lr 0", "Expected --learning-rate to be a number > 0. Received: 0.0"),
         ("--jit --deterministic", "Expected --no-deterministic with --jit"),
         ("--warmup 0.6 --settle 0.4", "to leave time to alternate"),
-        ("--strategy mirored", "one of none, mirrored. Received: mirored"),
+        ("--strategy mirored", "one of none, mirrored, multiworker. Received: mirored"),
         ("--epochs ten", "Error parsing --epochs"),
         ("--modle lenet", "--model"),
         ("--config nowhere.yaml", "Can't read the config file nowhere.yaml: No such file"),
