@@ -41,6 +41,6 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             return tf.nest.map_structure(lambda v: self.experimental_local_results(v)[0], value)
         local = self.experimental_local_results(value)
         if axis is not None and all(scalar.shape.rank == 0 for scalar in local):
-            # A collective for each of them took longer than the step itself, on two CPU cores.
+            # A collective for each, in every step, would only make the logs of a batch whole.
             return tf.reduce_mean(tf.stack(local), axis=0)
         return super().reduce(reduce_op, value, axis)
