@@ -26,9 +26,10 @@ def load_tensorflow(verbose: bool) -> None:
     # They come before any of its own settings can keep them back. What goes wrong, raises.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    # From here on: a signal may come at any line, and has something to say.
     try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
         importlib.import_module("tensorflow")
     finally:
         os.dup2(kept, 2)

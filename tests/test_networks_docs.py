@@ -18,7 +18,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-@pytest.mark.parametrize("command", "\n".join(blocks("sh")).splitlines())
+@pytest.mark.parametrize("command", "".join(blocks("sh")).splitlines())
 def test_commands_are_understood(command):
     program, script, *flags = shlex.split(command)
     assert (program, script) == ("python", "train.py")

@@ -431,7 +431,7 @@ def test_library_leaves_signals_to_the_program(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
         "keras_switcher.fitting.fit",
-        lambda *arguments: (
+        lambda *arguments, **options: (
             seen.append([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)])
             or [][0]
         ),
