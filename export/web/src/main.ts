@@ -1,0 +1,394 @@
+/** The page: what is drawn or shown goes through the chosen file, whenever it changes. */
+import { Answer, probabilities } from './answer';
+import { Drawing } from './drawing';
+import { exampleValues, loadFacts, pictureShape } from './facts';
+import type { Facts, ModelFile } from './facts';
+import { Files, sized } from './files';
+import { describeLive, paintLive } from './live';
+import { keepOffline } from './offline';
+import { NoPicture, Picture } from './picture';
+import { toImage } from './pixels';
+import type { Plane } from './pixels';
+import { Refused, Runner } from './runtime';
+
+const RUNS = 100;
+const AT_ONCE = 20e6; // bytes of files that are measured without being asked to
+
+function element<T extends HTMLElement = HTMLElement>(id: string): T {
+  return document.getElementById(id) as T;
+}
+
+function button(text: string, action: () => void): HTMLButtonElement {
+  const made = document.createElement('button');
+  made.type = 'button';
+  made.textContent = text;
+  made.addEventListener('click', action);
+  element('controls').append(made);
+  return made;
+}
+
+function notice(text: string): void {
+  const line = element('notice');
+  line.textContent = text;
+  line.hidden = text === '';
+}
+
+function say(text: string): void {
+  element('spoken').textContent = text;
+}
+
+class Page {
+  private readonly files: Files;
+  private readonly answer: Answer | null;
+  private readonly input: Drawing | Picture | null;
+  private readonly loaded = new Set<string>();
+  private last: Promise<unknown> = Promise.resolve();
+  private chosen: ModelFile | null = null;
+  private changed = false;
+  private running: Promise<void> | null = null;
+  private examples = 0;
+
+  constructor(
+    private readonly facts: Facts,
+    private readonly runner: Runner,
+  ) {
+    this.runner.onReplaced = () => this.loaded.clear();
+    this.describe();
+    this.files = new Files(element('files'), facts.files, (file) => void this.choose(file));
+    this.answer = facts.labels
+      ? new Answer(
+          facts.labels,
+          element('bars'),
+          element('answer'),
+          element('answer-share'),
+          element('spoken'),
+        )
+      : null;
+    element('answer-part').hidden = this.answer === null;
+    this.input = this.madeInput();
+    this.showLive();
+    element('measure').addEventListener('click', () => void this.measureAll());
+  }
+
+  /** Loads a file and gives the first answer. */
+  async open(): Promise<void> {
+    this.nextExample();
+    await this.running; // of the example's change, which had no file yet
+    const { usable } = this.files;
+    const first = usable.find((file) => file.kind === 'sparse') ?? usable[0];
+    if (first !== undefined) await this.choose(first);
+    performance.mark('ready');
+    document.documentElement.dataset.state = 'ready';
+    const bytes = this.files.usable.reduce((sum, file) => sum + file.bytes, 0);
+    element<HTMLButtonElement>('measure').disabled = false;
+    element('measure-hint').textContent =
+      `Load: from the bytes to the first answer. A run: the median of ${RUNS} on this device.`;
+    if (bytes <= AT_ONCE) await this.measureAll();
+    else if (this.chosen) await this.measure(this.chosen);
+    if (bytes > AT_ONCE) {
+      element('measure').textContent = `Measure every file (${sized(bytes)})`;
+    }
+  }
+
+  private describe(): void {
+    const { facts } = this;
+    document.title = `${facts.model} · keras_switcher`;
+    element('title').textContent = facts.model;
+    const parts = ['Runs on this device'];
+    if (facts.dataset) parts.unshift(`Trained on ${facts.dataset}`);
+    if (facts.fc_sparsity !== null) {
+      parts.unshift(`${(100 * facts.fc_sparsity).toFixed(1)} % of the dense connections are off`);
+    }
+    element('summary').textContent = `${parts.join('. ')}.`;
+    element('files-hint').textContent =
+      'The same network in several files; which of them answers is up to you.';
+  }
+
+  private madeInput(): Drawing | Picture | null {
+    const shape = pictureShape(this.facts);
+    const area = element<HTMLCanvasElement>('area');
+    const [title, hint] = [element('input-title'), element('input-hint')];
+    if (shape === null) {
+      title.textContent = 'Input';
+      hint.textContent =
+        'This model takes ' +
+        this.facts.inputs.map((one) => `${one.name} of shape (${one.shape.join(', ')})`).join(' and ') +
+        ', which can be neither drawn nor photographed. Its files can be measured below, on zeros.';
+      element('input').hidden = true;
+      return null;
+    }
+    const update = (): void => this.update();
+    let input: Drawing | Picture;
+    if (shape.join() === '28,28,1') {
+      title.textContent = 'Draw a digit';
+      hint.textContent =
+        'Draw with a finger, a mouse, or the keys: arrows move the pen, space puts it down or lifts ' +
+        'it, delete clears.';
+      input = new Drawing(area, update, say);
+      button('Clear', () => input.clear());
+    } else {
+      title.textContent = 'Show a picture';
+      hint.textContent = 'A picture can be dropped on the dark area, too.';
+      const picture = new Picture(area, element<HTMLVideoElement>('video'), shape, update);
+      this.addPictureControls(picture);
+      input = picture;
+    }
+    if (this.facts.examples.length > 0) button('Example', () => this.nextExample());
+    const seen = element<HTMLCanvasElement>('seen');
+    [seen.height, seen.width] = shape;
+    element('seen-part').hidden = false;
+    element('seen-text').textContent =
+      input instanceof Drawing
+        ? 'Your drawing, scaled and centred as MNIST’s digits are.'
+        : `The middle of the picture, at ${shape[0]}x${shape[1]} pixels.`;
+    return input;
+  }
+
+  private addPictureControls(picture: Picture): void {
+    const chooser = document.createElement('input');
+    chooser.type = 'file';
+    chooser.accept = 'image/*';
+    chooser.id = 'chooser';
+    chooser.hidden = true;
+    chooser.setAttribute('aria-label', 'Picture file');
+    element('controls').append(chooser);
+    const open = async (file: File | undefined): Promise<void> => {
+      if (file) await this.tried(() => picture.open(file));
+      camera?.replaceChildren('Camera');
+    };
+    chooser.addEventListener('change', async () => {
+      await open(chooser.files?.[0]);
+      chooser.value = ''; // so that the same file can be chosen again
+    });
+    button('Choose a picture', () => chooser.click());
+    const stage = element('stage');
+    stage.addEventListener('dragover', (event) => event.preventDefault());
+    stage.addEventListener('drop', (event) => {
+      event.preventDefault();
+      void open(event.dataTransfer?.files[0]);
+    });
+    // Where the page is not served over https, browsers keep the camera to themselves.
+    const camera = navigator.mediaDevices
+      ? button('Camera', () => {
+          if (picture.hasCamera) {
+            picture.stop();
+            camera!.textContent = 'Camera';
+          } else {
+            void this.tried(async () => {
+              await picture.startCamera();
+              camera!.textContent = 'Hold this picture';
+            });
+          }
+        })
+      : null;
+  }
+
+  private async tried(task: () => Promise<void>): Promise<void> {
+    notice('');
+    try {
+      await task();
+    } catch (error) {
+      if (!(error instanceof NoPicture)) throw error;
+      notice(error.message);
+    }
+  }
+
+  private nextExample(): void {
+    const shape = pictureShape(this.facts);
+    const { examples, labels } = this.facts;
+    if (this.input === null || shape === null || examples.length === 0) return;
+    notice('');
+    const example = examples[this.examples++ % examples.length]!;
+    const [rows, columns, channels] = shape;
+    const plane = { rows, columns, channels, values: exampleValues(example) };
+    const what = example.label === null ? 'Example' : `Example of ${labels?.[example.label]}`;
+    this.input.show(plane, what);
+  }
+
+  private showLive(): void {
+    const { live_inputs: live } = this.facts;
+    const canvas = element<HTMLCanvasElement>('live');
+    canvas.hidden = true;
+    if (live === null || this.input === null) return;
+    paintLive(canvas, live);
+    const text = element('live-text');
+    text.hidden = false;
+    text.textContent = describeLive(live);
+    const toggle = button('Live inputs', () => {
+      canvas.hidden = !canvas.hidden;
+      toggle.setAttribute('aria-pressed', String(!canvas.hidden));
+    });
+    toggle.setAttribute('aria-describedby', text.id);
+    canvas.hidden = false;
+    toggle.setAttribute('aria-pressed', 'true');
+  }
+
+  /** Has the chosen file answer to the input as it is now; what changes meanwhile comes after. */
+  private update(): void {
+    this.changed = true;
+    this.running ??= this.answers().finally(() => (this.running = null));
+  }
+
+  private async answers(): Promise<void> {
+    await new Promise(requestAnimationFrame);
+    while (this.changed && this.chosen !== null) {
+      this.changed = false;
+      this.showSeen();
+      const file = this.chosen;
+      try {
+        const outputs = await this.inTurn(() => this.outputsOf(file));
+        if (file !== this.chosen) continue;
+        const isEmpty = this.input === null || this.input.isEmpty;
+        this.answer?.show(isEmpty ? null : probabilities(this.firstOf(outputs)));
+      } catch (error) {
+        this.refused(file, error);
+      }
+    }
+  }
+
+  private async outputsOf(file: ModelFile): Promise<Float32Array> {
+    await this.ensureLoaded(file);
+    await this.unload((other) => other !== file.file);
+    return this.runner.ask<'run'>({ kind: 'run', file: file.file, input: this.values() });
+  }
+
+  /** Has one task with the runtime follow the other: none finds that its file was unloaded. */
+  private inTurn<T>(task: () => Promise<T>): Promise<T> {
+    const result = this.last.then(task);
+    this.last = result.catch(() => undefined);
+    return result;
+  }
+
+  /** The input, as often as the file takes pictures in a call. */
+  private values(): Float32Array {
+    const { facts } = this;
+    const one =
+      this.input?.values().values ??
+      new Float32Array(facts.inputs[0]!.shape.reduce((a, b) => a * b, 1));
+    const all = new Float32Array(one.length * facts.batch);
+    for (let place = 0; place < facts.batch; place++) all.set(one, place * one.length);
+    return all;
+  }
+
+  private firstOf(outputs: Float32Array): Float32Array {
+    return outputs.subarray(0, outputs.length / this.facts.batch);
+  }
+
+  private showSeen(): void {
+    const seen: Plane | undefined = this.input?.values();
+    if (seen) element<HTMLCanvasElement>('seen').getContext('2d')!.putImageData(toImage(seen), 0, 0);
+  }
+
+  private async choose(file: ModelFile): Promise<void> {
+    this.chosen = file;
+    this.files.choose(file);
+    this.update();
+    await this.running;
+  }
+
+  /** Shows that a file was refused; if it was the chosen one, chooses another. */
+  private refused(file: ModelFile, error: unknown): void {
+    if (!(error instanceof Refused)) throw error;
+    this.files.refuse(file, error.message);
+    if (file !== this.chosen) return;
+    this.chosen = this.files.usable[0] ?? null;
+    if (this.chosen !== null) {
+      this.files.choose(this.chosen);
+      this.update();
+    } else {
+      this.answer?.show(null);
+      notice('None of the files runs here; the table says why.');
+    }
+  }
+
+  private async ensureLoaded(file: ModelFile): Promise<void> {
+    if (this.loaded.has(file.file)) return;
+    this.files.loading(file);
+    const bytes = await downloaded(file);
+    const loaded = await this.runner.ask<'load'>({ kind: 'load', file: file.file, bytes }, [
+      bytes.buffer,
+    ]);
+    this.loaded.add(file.file);
+    this.files.loaded(file, loaded);
+  }
+
+  private async unload(which: (file: string) => boolean): Promise<void> {
+    for (const file of [...this.loaded].filter(which)) {
+      this.loaded.delete(file);
+      await this.runner.ask<'unload'>({ kind: 'unload', file });
+    }
+  }
+
+  private async measureAll(): Promise<void> {
+    const trigger = element<HTMLButtonElement>('measure');
+    trigger.disabled = true;
+    for (const file of this.files.usable) await this.measure(file);
+    trigger.disabled = false;
+    document.documentElement.dataset.measured = 'all';
+  }
+
+  private async measure(file: ModelFile): Promise<void> {
+    try {
+      const measured = await this.inTurn(async () => {
+        // Loaded anew: the first file that a browser loads pays for what it compiles then.
+        await this.unload((other) => other === file.file);
+        await this.ensureLoaded(file);
+        const input = this.values();
+        return this.runner.ask<'measure'>({ kind: 'measure', file: file.file, input, runs: RUNS });
+      });
+      this.files.measured(file, measured);
+    } catch (error) {
+      this.refused(file, error);
+    }
+    this.update(); // which leaves the chosen file alone loaded
+  }
+}
+
+async function downloaded(file: ModelFile): Promise<Uint8Array<ArrayBuffer>> {
+  let response: Response;
+  try {
+    response = await fetch(`./${file.file}`);
+  } catch {
+    throw new Refused('It could not be fetched: the server does not answer.');
+  }
+  if (!response.ok) throw new Refused(`The server answered ${response.status}.`);
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+function aboutList(lines: string[]): void {
+  element('about-list').replaceChildren(
+    ...lines.map((line) => {
+      const item = document.createElement('li');
+      item.textContent = line;
+      return item;
+    }),
+  );
+}
+
+async function main(): Promise<void> {
+  const runner = new Runner();
+  const starting = runner.start();
+  starting.catch(() => undefined); // looked at below
+  const facts = await loadFacts();
+  const page = new Page(facts, runner);
+  const runtime = await starting;
+  await page.open();
+  const offline = await keepOffline(facts.files.map((file) => file.file));
+  aboutList([
+    `LiteRT.js ${__LITERT_VERSION__} (build: ${runtime.build}), ready after ${Math.round(runtime.milliseconds)} ms; ` +
+      'one thread of the processor.',
+    'No picture leaves this device.',
+    crossOriginIsolated
+      ? 'The page is isolated from other origins: the clock steps finely.'
+      : 'The page is not isolated from other origins, so the clock is coarse: a run is many calls, timed together.',
+    offline,
+    `Exported by keras_switcher ${facts.keras_switcher}.`,
+  ]);
+  document.documentElement.dataset.state = 'complete';
+}
+
+main().catch((error: unknown) => {
+  const reason = error instanceof Error ? error.message : String(error);
+  element('summary').textContent = 'This page could not start.';
+  notice(`${reason} Reload the page; if that does not help, see whether the server still runs.`);
+});
