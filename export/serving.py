@@ -19,11 +19,10 @@ from .site import ENCODINGS, START, Asset, content_type
 
 logger = logging.getLogger("keras_switcher.export")
 
-# The first three isolate the page from other origins, without which a browser gives no shared
-# memory to WebAssembly's threads, and only a coarse clock. The last lets the page load and ask
-# nothing but its own files.
+# With the one below, the first two isolate the page from other origins. Without that, a browser
+# gives no shared memory to WebAssembly's threads, and only a coarse clock. The last lets the page
+# load and ask nothing but its own files.
 HEADERS = {
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
@@ -33,6 +32,8 @@ HEADERS = {
         "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
+# Over plain http, browsers take it from this machine alone, and call it an error elsewhere.
+ISOLATION = ("Cross-Origin-Opener-Policy", "same-origin")
 _SECONDS = 30.0
 """How long a connection may be silent."""
 
@@ -135,7 +136,20 @@ class _PageRequest(http.server.BaseHTTPRequestHandler):
     def end_headers(self) -> None:
         for name, value in HEADERS.items():
             self.send_header(name, value)
+        if self._is_trusted():
+            self.send_header(*ISOLATION)
         super().end_headers()
+
+    def _is_trusted(self) -> bool:
+        """Return whether browsers trust the address: this machine, or https before this server."""
+        if not hasattr(self, "headers"):  # of a request that could not be read
+            return False
+        try:
+            host = urllib.parse.urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        except ValueError:  # such as half an IPv6 address
+            return False
+        is_local = host == "localhost" or host == "::1" or host.startswith("127.")
+        return is_local or self.headers.get("X-Forwarded-Proto") == "https"
 
     def log_message(self, format: str, *args: Any) -> None:
         logger.debug("%s: " + format, self.address_string(), *args)

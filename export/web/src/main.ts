@@ -38,7 +38,7 @@ function say(text: string): void {
 }
 
 class Page {
-  private readonly files: Files;
+  readonly files: Files;
   private readonly answer: Answer | null;
   private readonly input: Drawing | Picture | null;
   private readonly loaded = new Set<string>();
@@ -373,7 +373,7 @@ async function main(): Promise<void> {
   const page = new Page(facts, runner);
   const runtime = await starting;
   await page.open();
-  const offline = await keepOffline(facts.files.map((file) => file.file));
+  const offline = await keepOffline([...runtime.urls, ...page.files.usable.map(({ file }) => file)]);
   aboutList([
     `LiteRT.js ${__LITERT_VERSION__} (build: ${runtime.build}), ready after ${Math.round(runtime.milliseconds)} ms; ` +
       'one thread of the processor.',

@@ -11,6 +11,8 @@ export interface Runtime {
   /** The build of the runtime that was loaded. */
   build: string;
   milliseconds: number;
+  /** What was fetched for it, which the page can't see by itself. */
+  urls: string[];
 }
 
 export interface Loaded {

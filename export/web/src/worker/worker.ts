@@ -20,6 +20,7 @@ let liteRt: LiteRt;
 async function start(): Promise<Runtime> {
   const begun = performance.now();
   const relaxed = await supportsFeature('relaxedSimd');
+  const urls = (relaxed ? [script, wasm] : [compatScript, compatWasm]).map(absolute);
   // LiteRT asks for a GPU even if no file is to run on it; a phone would wake its GPU for nothing.
   Object.defineProperty(navigator, 'gpu', {
     configurable: true,
@@ -27,19 +28,22 @@ async function start(): Promise<Runtime> {
   });
   // What Emscripten would look for beside this worker, and print as errors, goes through here.
   self.Module = {
-    locateFile: (name: string) =>
-      name.endsWith('.wasm') ? absolute(relaxed ? wasm : compatWasm) : name,
+    locateFile: (name: string) => (name.endsWith('.wasm') ? urls[1] : name),
     print: (line: string) => said.push(line),
     printErr: (line: string) => said.push(line),
   };
   const warn = console.warn;
   console.warn = () => undefined; // that there is no GPU
   try {
-    liteRt = await loadLiteRt(absolute(relaxed ? script : compatScript));
+    liteRt = await loadLiteRt(urls[0]!);
   } finally {
     console.warn = warn;
   }
-  return { build: relaxed ? 'relaxed SIMD' : 'SIMD', milliseconds: performance.now() - begun };
+  return {
+    build: relaxed ? 'relaxed SIMD' : 'SIMD',
+    milliseconds: performance.now() - begun,
+    urls: [self.location.href, ...urls],
+  };
 }
 
 function absolute(url: string): string {
