@@ -65,6 +65,8 @@ async function run(file: string, input: Float32Array): Promise<Float32Array> {
   const { model, tensor } = prepared(file, input);
   try {
     const outputs = await model.run(tensor);
+    // LiteRT.js returns outputs, of whatever was there, even when the run failed; it only prints.
+    if (printedErrors().length > 0) throw new Error('The run failed.');
     const values = outputs[0]!.toTypedArray();
     outputs.forEach((output) => output.delete());
     return Float32Array.from(values);
@@ -136,13 +138,16 @@ async function answer(request: Request): Promise<Answers[Request['kind']]> {
   }
 }
 
+function printedErrors(): string[] {
+  return said
+    .filter((line) => line.includes('ERROR: '))
+    .map((line) => line.replace(/^.*?ERROR: (\[[^\]]*\] )?/, ''));
+}
+
 /** The exception, and the errors that the runtime printed before it. */
 function reason(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
-  const printed = said
-    .filter((line) => /ERROR/.test(line))
-    .map((line) => line.replace(/^.*?ERROR:\s*(\[[^\]]*\]\s*)?/, ''));
-  return [...new Set([message.split('\n')[0]!, ...printed])].join(' · ');
+  return [...new Set([message.split('\n')[0]!, ...printedErrors()])].join(' · ');
 }
 
 self.onmessage = async ({ data: { id, request } }: MessageEvent<{ id: number; request: Request }>) => {
