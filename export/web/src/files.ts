@@ -22,7 +22,7 @@ export class Files {
       this.rows.set(file.file, row);
       body.append(row.row);
       if (file.problems.length > 0) {
-        this.refuse(file, `Not exported: ${file.problems.join('; ')}.`);
+        this.refuse(file, `Not exported: ${file.problems.join('; ')}`);
       }
     }
   }
@@ -61,7 +61,7 @@ export class Files {
     row.row.classList.add('refused');
     row.row.classList.remove('chosen');
     row.load.textContent = row.run.textContent = '–';
-    row.note.textContent = `Refused. ${reason}`;
+    row.note.textContent = `Refused. ${reason.replace(/\.?$/, '.')}`;
   }
 
   private made(file: ModelFile): Row {

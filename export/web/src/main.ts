@@ -210,10 +210,11 @@ class Page {
     const canvas = element<HTMLCanvasElement>('live');
     canvas.hidden = true;
     if (live === null || this.input === null) return;
-    paintLive(canvas, live);
+    const overPicture = this.input instanceof Picture;
+    paintLive(canvas, live, overPicture);
     const text = element('live-text');
     text.hidden = false;
-    text.textContent = describeLive(live);
+    text.textContent = describeLive(live, overPicture);
     const toggle = button('Live inputs', () => {
       canvas.hidden = !canvas.hidden;
       toggle.setAttribute('aria-pressed', String(!canvas.hidden));

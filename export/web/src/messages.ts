@@ -11,6 +11,8 @@ export interface Runtime {
   /** The build of the runtime that was loaded. */
   build: string;
   milliseconds: number;
+  /** Bytes of its memory, which only grows. */
+  memory: number;
   /** What was fetched for it, which the page can't see by itself. */
   urls: string[];
 }
@@ -18,7 +20,7 @@ export interface Runtime {
 export interface Loaded {
   /** From the bytes of the file to its first answer. */
   milliseconds: number;
-  /** Bytes of the runtime's memory, which only grows. */
+  /** Bytes of the runtime's memory afterwards. */
   memory: number;
 }
 

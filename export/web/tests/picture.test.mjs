@@ -99,10 +99,6 @@ test('the camera answers as long as it is on, and its last picture stays', async
 test('without leave to use the camera, the page says what to do', async () => {
   const { page, context, errors } = await opened();
   await context.clearPermissions();
-  await page.evaluate(() => {
-    navigator.mediaDevices.getUserMedia = () =>
-      Promise.reject(new DOMException('Permission denied', 'NotAllowedError'));
-  });
   await page.getByRole('button', { name: 'Camera' }).click();
   await page.getByText('not allowed to use the camera').waitFor();
   await page.getByRole('button', { name: 'Example' }).click();

@@ -42,6 +42,7 @@ async function start(): Promise<Runtime> {
   return {
     build: relaxed ? 'relaxed SIMD' : 'SIMD',
     milliseconds: performance.now() - begun,
+    memory: liteRt.liteRtWasm.HEAPU8.length,
     urls: [self.location.href, ...urls],
   };
 }
@@ -66,7 +67,7 @@ async function run(file: string, input: Float32Array): Promise<Float32Array> {
   try {
     const outputs = await model.run(tensor);
     // LiteRT.js returns outputs, of whatever was there, even when the run failed; it only prints.
-    if (printedErrors().length > 0) throw new Error('The run failed.');
+    if (printedErrors().length > 0) throw new Error('The run failed');
     const values = outputs[0]!.toTypedArray();
     outputs.forEach((output) => output.delete());
     return Float32Array.from(values);
@@ -147,7 +148,8 @@ function printedErrors(): string[] {
 /** The exception, and the errors that the runtime printed before it. */
 function reason(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
-  return [...new Set([message.split('\n')[0]!, ...printedErrors()])].join(' · ');
+  const what = error instanceof WebAssembly.RuntimeError ? 'It crashed the runtime: ' : '';
+  return [...new Set([`${what}${message.split('\n')[0]}`, ...printedErrors()])].join('; ');
 }
 
 self.onmessage = async ({ data: { id, request } }: MessageEvent<{ id: number; request: Request }>) => {
