@@ -27,7 +27,7 @@ CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$
 PICTURE ?= build/web/page.png
 
 .DEFAULT_GOAL := help
-.PHONY: setup train test test-web web lint format lock bench clean help
+.PHONY: setup train test test-web has-chromium web lint format lock bench clean help
 
 setup: $(STAMP) ## make .venv from requirements.lock (PYTHON=python3.12 picks the interpreter)
 
@@ -68,11 +68,14 @@ $(WEB_TOOLS): $(WEB)/package.json $(WEB)/package-lock.json
 	cd $(WEB) && npm ci
 	@touch $@
 
-test-web: setup web $(RUNS_MADE) ## test the page in a browser (Chromium; CHROMIUM=path picks another)
-	@test -x "$(CHROMIUM)" || { \
-	  echo "Expected Chromium. Received: none. On Debian: apt-get install chromium" >&2; exit 1; }
+test-web: has-chromium setup web $(RUNS_MADE) ## test the page in a browser (CHROMIUM=path picks one)
 	cd $(WEB) && npm run --silent check && CHROMIUM="$(CHROMIUM)" WEB_RUNS="$(abspath $(WEB_RUNS))" \
 	  PICTURE="$(abspath $(PICTURE))" npm test --silent
+
+has-chromium:
+	@test -x "$(CHROMIUM)" || { \
+	  echo "Expected Chromium. Received: '$(CHROMIUM)'. On Debian: apt-get install chromium" >&2; \
+	  exit 1; }
 
 $(RUNS_MADE): tests/web/make_runs.py $(wildcard export/*.py export/compact/*.py)
 	PYTHONPATH=. $(BIN)/python tests/web/make_runs.py $(WEB_RUNS)

@@ -14,7 +14,7 @@ export class Answer {
     private readonly spoken: HTMLElement,
   ) {
     const longest = Math.max(...labels.map((label) => label.length));
-    list.style.setProperty('--name-width', `${Math.min(longest, 12) + 0.5}ch`);
+    list.style.setProperty('--name-width', `${0.65 * Math.min(longest, 12) + 0.5}rem`);
     this.rows = Array.from({ length: Math.min(labels.length, MOST) }, (_, index) => {
       const item = document.createElement('li');
       const [name, track, bar, share] = ['span', 'span', 'span', 'span'].map((tag) =>

@@ -67,16 +67,20 @@ test('the first answer comes soon, and little is transferred for it', async () =
   const relay = await counted(server.url);
   /** @type {number[]} */
   const readies = [];
+  /** @type {number[]} */
+  const transfers = [];
   for (let load = 0; load < 3; load++) {
     const { context, page } = await tab(browser);
     relay.count.bytes = 0;
     await page.goto(relay.url);
     await until(page, 'ready');
-    const own = { transferred: relay.count.bytes };
+    // Perhaps already with a part of the next file, which is loaded to be measured.
+    const transferred = relay.count.bytes;
     readies.push(await page.evaluate(() => performance.getEntriesByName('ready')[0]?.startTime ?? Infinity));
     const files = await page.evaluate(async () => (await (await fetch('facts.json')).json()).files);
     const first = files.find((/** @type {any} */ file) => file.kind === 'sparse').bytes;
-    assert.ok(own.transferred - first < 4e6, `transferred ${own.transferred}, of it the file ${first}`);
+    assert.ok(transferred - first < 4e6, `transferred ${transferred}, of it the file ${first}`);
+    transfers.push(transferred - first);
     // Nothing of the runtime comes twice, not even for use without a network.
     await until(page, 'complete');
     const all = files.reduce((/** @type {number} */ sum, /** @type {any} */ file) => sum + file.bytes, 0);
@@ -86,13 +90,13 @@ test('the first answer comes soon, and little is transferred for it', async () =
       return (await cache.keys()).map((one) => one.url).filter((url) => url.endsWith('.wasm'));
     });
     assert.equal(builds.length, 1, 'one build of the runtime is loaded');
-    console.log(
-      `Ready after ${Math.round(/** @type {number} */ (readies.at(-1)))} ms; ` +
-        `transferred ${own.transferred - first} bytes, the model aside`,
-    );
     await context.close();
   }
   relay.end();
+  console.log(
+    `First answer after ${readies.map(Math.round).join(', ')} ms; ` +
+      `transferred for it, the model aside: ${Math.min(...transfers)} bytes`,
+  );
   // Under 2 s on an idle machine, which docs/mobile.md has; here, others may be at work.
   assert.ok(Math.min(...readies) < 6000, `ready after ${readies.join(', ')} ms`);
 });
@@ -232,6 +236,27 @@ test('over plain http from another machine, all works but what browsers forbid',
   relay.end();
 });
 
+test('a browser without relaxed SIMD gets the other build of the runtime', async () => {
+  const { page } = opened;
+  await page.route('**/assets/worker-*.js', async (route) => {
+    const response = await route.fetch();
+    // This browser has it; LiteRT's own look for it, a tiny module, is made to fail.
+    const body = `const instantiate = WebAssembly.instantiate;
+      WebAssembly.instantiate = (code, ...more) => code.byteLength < 100
+        ? Promise.reject(new Error('no relaxed SIMD')) : instantiate(code, ...more);
+      ${await response.text()}`;
+    await route.fulfill({ response, body });
+  });
+  await page.goto(server.url);
+  await until(page, 'complete');
+  assert.match((await page.locator('#about-list').textContent()) ?? '', /\(build: SIMD\)/);
+  for (const kind of ['sparse', 'dense', 'int8']) {
+    await page.getByRole('radio', { name: kind }).check();
+    await draw(page, DIGITS[7]);
+    await answers(page, '7');
+  }
+});
+
 test('nothing is wider than a screen of 360 pixels', async () => {
   const narrow = await tab(browser, { ...PHONE, viewport: { width: 360, height: 740 } });
   await narrow.page.goto(server.url);
@@ -244,14 +269,13 @@ test('a picture of the page is taken', async () => {
   const out = path.resolve(ROOT, process.env.PICTURE ?? 'build/web/page.png');
   mkdirSync(path.dirname(out), { recursive: true });
   const { page, context } = await tab(browser, {
-    viewport: { width: 1180, height: 740 },
-    deviceScaleFactor: 1.25,
+    viewport: { width: 1120, height: 900 },
     colorScheme: 'light',
   });
   await page.goto(server.url);
   await until(page, 'complete');
   await draw(page, DIGITS[2]);
   await answers(page, '2');
-  await page.screenshot({ path: out });
+  await page.screenshot({ path: out, fullPage: true });
   await context.close();
 });
