@@ -43,7 +43,20 @@ export class Files {
   }
 
   loaded(file: ModelFile, loaded: Loaded): void {
-    this.rows.get(file.file)!.load.textContent = `${digits(loaded.milliseconds)} ms`;
+    const { row, load, note } = this.rows.get(file.file)!;
+    load.textContent = `${digits(loaded.milliseconds)} ms`;
+    row.classList.remove('missing');
+    note.textContent = described(file);
+  }
+
+  /** Shows that a file could not be had this time. */
+  miss(file: ModelFile, reason: string): void {
+    const { row, radio, load, note } = this.rows.get(file.file)!;
+    radio.checked = false;
+    row.classList.remove('chosen');
+    row.classList.add('missing');
+    load.textContent = '–';
+    note.textContent = `Not there. ${reason}`;
   }
 
   measured(file: ModelFile, measured: Measured): void {
@@ -78,7 +91,7 @@ export class Files {
     label.append(radio, title);
     const note = document.createElement('span');
     note.className = 'note';
-    note.textContent = `${PRECISIONS[file.precision] ?? file.precision}; ${file.purpose}`;
+    note.textContent = described(file);
     name.append(label, note);
     const [bytes, accuracy, load, run] = ['Bytes', 'Accuracy', 'Load', 'A run'].map((column): HTMLElement => {
       const cell = document.createElement('td');
@@ -100,6 +113,10 @@ const PRECISIONS: Record<string, string> = {
   dynamic: 'int8 weights',
   int8: 'int8',
 };
+
+function described(file: ModelFile): string {
+  return `${PRECISIONS[file.precision] ?? file.precision}; ${file.purpose}`;
+}
 
 export function sized(bytes: number): string {
   return bytes < 1e6 ? `${digits(bytes / 1e3)} kB` : `${digits(bytes / 1e6)} MB`;

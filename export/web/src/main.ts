@@ -9,7 +9,7 @@ import { keepOffline } from './offline';
 import { NoPicture, Picture } from './picture';
 import { toImage } from './pixels';
 import type { Plane } from './pixels';
-import { Refused, Runner } from './runtime';
+import { Refused, Runner, Unreachable } from './runtime';
 
 const RUNS = 100;
 const AT_ONCE = 20e6; // bytes of files that are measured without being asked to
@@ -287,12 +287,16 @@ class Page {
     await this.running;
   }
 
-  /** Shows that a file was refused; if it was the chosen one, chooses another. */
+  /** Shows that a file was refused, or not there; if it was the chosen one, chooses another. */
   private refused(file: ModelFile, error: unknown): void {
-    if (!(error instanceof Refused)) throw error;
-    this.files.refuse(file, error.message);
+    if (error instanceof Unreachable) this.files.miss(file, error.message);
+    else if (error instanceof Refused) this.files.refuse(file, error.message);
+    else throw error;
     if (file !== this.chosen) return;
-    this.chosen = this.files.usable[0] ?? null;
+    const { usable } = this.files;
+    const others =
+      error instanceof Unreachable ? usable.filter(({ file }) => this.loaded.has(file)) : usable;
+    this.chosen = others[0] ?? null;
     if (this.chosen !== null) {
       this.files.choose(this.chosen);
       this.update();
@@ -350,9 +354,9 @@ async function downloaded(file: ModelFile): Promise<Uint8Array<ArrayBuffer>> {
   try {
     response = await fetch(`./${file.file}`);
   } catch {
-    throw new Refused('It could not be fetched: the server does not answer.');
+    throw new Unreachable('The server does not answer. Choose the file again once it does.');
   }
-  if (!response.ok) throw new Refused(`The server answered ${response.status}.`);
+  if (!response.ok) throw new Unreachable(`The server answered ${response.status}.`);
   return new Uint8Array(await response.arrayBuffer());
 }
 

@@ -62,6 +62,27 @@ test('a server that is gone before anything was kept is told in words', async ()
   await server.end();
 });
 
+test('a server that goes away leaves the file that is loaded, and can come back', async () => {
+  const server = await serve(path.join(RUNS, 'digits'));
+  const port = new URL(server.url).port;
+  const { page, context } = await tab(browser);
+  await page.goto(server.url.replace('127.0.0.1', 'phone.test')); // where nothing is kept
+  await until(page, 'complete');
+  await server.end();
+  await page.getByRole('radio', { name: 'dense' }).click();
+  await page.getByText('Not there. The server does not answer.').waitFor();
+  assert.ok(await page.getByRole('radio', { name: 'sparse' }).isChecked());
+  await draw(page, DIGITS[7]);
+  await answers(page, '7');
+  const again = await serve(path.join(RUNS, 'digits'), '--port', port);
+  await page.getByRole('radio', { name: 'dense' }).check();
+  await page.waitForFunction(() => document.querySelectorAll('.missing').length === 0);
+  await draw(page, DIGITS[3]);
+  await answers(page, '3');
+  await context.close();
+  assert.equal(await again.end(), 0);
+});
+
 test('the page can be installed', async () => {
   const server = await serve(path.join(RUNS, 'digits'));
   const { page, context } = await tab(browser);
