@@ -1,52 +1,25 @@
 /** The page: what is drawn or shown goes through the chosen file, whenever it changes. */
 import { Answer, probabilities } from './answer';
-import { Drawing } from './drawing';
-import { exampleValues, loadFacts, pictureShape } from './facts';
+import { element, notice } from './elements';
+import { loadFacts } from './facts';
 import type { Facts, ModelFile } from './facts';
 import { Files, sized } from './files';
-import { describeLive, paintLive } from './live';
+import { Input } from './input';
 import { keepOffline } from './offline';
-import { NoPicture, Picture } from './picture';
-import { toImage } from './pixels';
-import type { Plane } from './pixels';
 import { Refused, Runner, Unreachable } from './runtime';
 
 const RUNS = 100;
 const AT_ONCE = 20e6; // bytes of files that are measured without being asked to
 
-function element<T extends HTMLElement = HTMLElement>(id: string): T {
-  return document.getElementById(id) as T;
-}
-
-function button(text: string, action: () => void): HTMLButtonElement {
-  const made = document.createElement('button');
-  made.type = 'button';
-  made.textContent = text;
-  made.addEventListener('click', action);
-  element('controls').append(made);
-  return made;
-}
-
-function notice(text: string): void {
-  const line = element('notice');
-  line.textContent = text;
-  line.hidden = text === '';
-}
-
-function say(text: string): void {
-  element('spoken').textContent = text;
-}
-
 class Page {
   readonly files: Files;
   private readonly answer: Answer | null;
-  private readonly input: Drawing | Picture | null;
+  private readonly input: Input;
   private readonly loaded = new Set<string>();
   private last: Promise<unknown> = Promise.resolve();
   private chosen: ModelFile | null = null;
   private changed = false;
   private running: Promise<void> | null = null;
-  private examples = 0;
 
   constructor(
     private readonly facts: Facts,
@@ -65,14 +38,13 @@ class Page {
         )
       : null;
     element('answer-part').hidden = this.answer === null;
-    this.input = this.madeInput();
-    this.showLive();
+    this.input = new Input(facts, () => this.update());
     element('measure').addEventListener('click', () => void this.measureAll());
   }
 
   /** Loads a file and gives the first answer. */
   async open(): Promise<void> {
-    this.nextExample();
+    this.input.nextExample();
     await this.running; // of the example's change, which had no file yet
     const { usable } = this.files;
     const first = usable.find((file) => file.kind === 'sparse') ?? usable[0];
@@ -104,126 +76,6 @@ class Page {
       'The same network in several files; which of them answers is up to you.';
   }
 
-  private madeInput(): Drawing | Picture | null {
-    const shape = pictureShape(this.facts);
-    const area = element<HTMLCanvasElement>('area');
-    const [title, hint] = [element('input-title'), element('input-hint')];
-    if (shape === null) {
-      title.textContent = 'Input';
-      hint.textContent =
-        'This model takes ' +
-        this.facts.inputs.map((one) => `${one.name} of shape (${one.shape.join(', ')})`).join(' and ') +
-        ', which can be neither drawn nor photographed. Its files can be measured below, on zeros.';
-      element('input').hidden = true;
-      return null;
-    }
-    const update = (): void => this.update();
-    let input: Drawing | Picture;
-    if (shape.join() === '28,28,1') {
-      title.textContent = 'Draw a digit';
-      hint.textContent =
-        'Draw with a finger, a mouse, or the keys: arrows move the pen, space puts it down or lifts ' +
-        'it, delete clears.';
-      input = new Drawing(area, update, say);
-      button('Clear', () => input.clear());
-    } else {
-      title.textContent = 'Show a picture';
-      hint.textContent = 'A picture can be dropped on the dark area, too.';
-      const picture = new Picture(area, element<HTMLVideoElement>('video'), shape, update);
-      this.addPictureControls(picture);
-      input = picture;
-    }
-    if (this.facts.examples.length > 0) button('Example', () => this.nextExample());
-    const seen = element<HTMLCanvasElement>('seen');
-    [seen.height, seen.width] = shape;
-    element('seen-part').hidden = false;
-    element('seen-text').textContent =
-      input instanceof Drawing
-        ? 'Your drawing, scaled and centred as MNIST’s digits are.'
-        : `The middle of the picture, at ${shape[0]}x${shape[1]} pixels.`;
-    return input;
-  }
-
-  private addPictureControls(picture: Picture): void {
-    const chooser = document.createElement('input');
-    chooser.type = 'file';
-    chooser.accept = 'image/*';
-    chooser.id = 'chooser';
-    chooser.hidden = true;
-    chooser.setAttribute('aria-label', 'Picture file');
-    element('controls').append(chooser);
-    const open = async (file: File | undefined): Promise<void> => {
-      if (file) await this.tried(() => picture.open(file));
-      camera?.replaceChildren('Camera');
-    };
-    chooser.addEventListener('change', async () => {
-      await open(chooser.files?.[0]);
-      chooser.value = ''; // so that the same file can be chosen again
-    });
-    button('Choose a picture', () => chooser.click());
-    const stage = element('stage');
-    stage.addEventListener('dragover', (event) => event.preventDefault());
-    stage.addEventListener('drop', (event) => {
-      event.preventDefault();
-      void open(event.dataTransfer?.files[0]);
-    });
-    // Where the page is not served over https, browsers keep the camera to themselves.
-    const camera = navigator.mediaDevices
-      ? button('Camera', () => {
-          if (picture.hasCamera) {
-            picture.stop();
-            camera!.textContent = 'Camera';
-          } else {
-            void this.tried(async () => {
-              await picture.startCamera();
-              camera!.textContent = 'Hold this picture';
-            });
-          }
-        })
-      : null;
-  }
-
-  private async tried(task: () => Promise<void>): Promise<void> {
-    notice('');
-    try {
-      await task();
-    } catch (error) {
-      if (!(error instanceof NoPicture)) throw error;
-      notice(error.message);
-    }
-  }
-
-  private nextExample(): void {
-    const shape = pictureShape(this.facts);
-    const { examples, labels } = this.facts;
-    if (this.input === null || shape === null || examples.length === 0) return;
-    notice('');
-    const example = examples[this.examples++ % examples.length]!;
-    const [rows, columns, channels] = shape;
-    const plane = { rows, columns, channels, values: exampleValues(example) };
-    const what = example.label === null ? 'Example' : `Example of ${labels?.[example.label]}`;
-    this.input.show(plane, what);
-  }
-
-  private showLive(): void {
-    const { live_inputs: live } = this.facts;
-    const canvas = element<HTMLCanvasElement>('live');
-    canvas.hidden = true;
-    if (live === null || this.input === null) return;
-    const overPicture = this.input instanceof Picture;
-    paintLive(canvas, live, overPicture);
-    const text = element('live-text');
-    text.hidden = false;
-    text.textContent = describeLive(live, overPicture);
-    const toggle = button('Live inputs', () => {
-      canvas.hidden = !canvas.hidden;
-      toggle.setAttribute('aria-pressed', String(!canvas.hidden));
-    });
-    toggle.setAttribute('aria-describedby', text.id);
-    canvas.hidden = false;
-    toggle.setAttribute('aria-pressed', 'true');
-  }
-
   /** Has the chosen file answer to the input as it is now; what changes meanwhile comes after. */
   private update(): void {
     this.changed = true;
@@ -234,13 +86,12 @@ class Page {
     await new Promise(requestAnimationFrame);
     while (this.changed && this.chosen !== null) {
       this.changed = false;
-      this.showSeen();
+      this.input.showSeen();
       const file = this.chosen;
       try {
         const outputs = await this.inTurn(() => this.outputsOf(file));
         if (file !== this.chosen) continue;
-        const isEmpty = this.input === null || this.input.isEmpty;
-        this.answer?.show(isEmpty ? null : probabilities(this.firstOf(outputs)));
+        this.answer?.show(this.input.isEmpty ? null : probabilities(this.firstOf(outputs)));
       } catch (error) {
         this.refused(file, error);
       }
@@ -250,7 +101,7 @@ class Page {
   private async outputsOf(file: ModelFile): Promise<Float32Array> {
     await this.ensureLoaded(file);
     await this.unload((other) => other !== file.file);
-    return this.runner.ask<'run'>({ kind: 'run', file: file.file, input: this.values() });
+    return this.runner.ask<'run'>({ kind: 'run', file: file.file, input: this.input.values() });
   }
 
   /** Has one task with the runtime follow the other: none finds that its file was unloaded. */
@@ -260,24 +111,8 @@ class Page {
     return result;
   }
 
-  /** The input, as often as the file takes pictures in a call. */
-  private values(): Float32Array {
-    const { facts } = this;
-    const one =
-      this.input?.values().values ??
-      new Float32Array(facts.inputs[0]!.shape.reduce((a, b) => a * b, 1));
-    const all = new Float32Array(one.length * facts.batch);
-    for (let place = 0; place < facts.batch; place++) all.set(one, place * one.length);
-    return all;
-  }
-
   private firstOf(outputs: Float32Array): Float32Array {
     return outputs.subarray(0, outputs.length / this.facts.batch);
-  }
-
-  private showSeen(): void {
-    const seen: Plane | undefined = this.input?.values();
-    if (seen) element<HTMLCanvasElement>('seen').getContext('2d')!.putImageData(toImage(seen), 0, 0);
   }
 
   private async choose(file: ModelFile): Promise<void> {
@@ -338,7 +173,7 @@ class Page {
         // Loaded anew: the first file that a browser loads pays for what it compiles then.
         await this.unload((other) => other === file.file);
         await this.ensureLoaded(file);
-        const input = this.values();
+        const input = this.input.values();
         return this.runner.ask<'measure'>({ kind: 'measure', file: file.file, input, runs: RUNS });
       });
       this.files.measured(file, measured);
