@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from export.command import main
 from export.errors import ExportError
 from export.serving import HEADERS, ISOLATION, PageServer
 from export.site import TYPES, content_type, site
+from keras_switcher.signals import Interrupted
 
 SECRET = b"not to be served"
 # As `python -m export` starts: nothing is imported that the command can do without.
@@ -331,6 +333,17 @@ def test_a_signal_ends_the_server(run, page, number, status):
         connection.close()
     assert process.returncode == status
     assert "Traceback" not in rest
+
+
+def test_a_signal_that_comes_while_a_connection_is_taken_ends_the_server(run, page, monkeypatch):
+    def interrupted(*arguments):
+        raise Interrupted(signal.SIGINT)
+
+    with PageServer(site(run, page), "127.0.0.1", 0) as server:
+        monkeypatch.setattr(server, "process_request", interrupted)
+        with socket.create_connection(("127.0.0.1", server.server_port)):
+            with pytest.raises(Interrupted):
+                server.serve_forever(0.01)
 
 
 def test_serving_needs_no_tensorflow():
