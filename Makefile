@@ -13,8 +13,21 @@ UNFINISHED := $(VENV)/.setup-unfinished
 # TensorFlow as pinned by the lock has wheels for these.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
+# The page, and what its browser tests show. Both are made by `make` alone, and not committed.
+WEB := export/web
+WEB_TOOLS := $(WEB)/node_modules/.installed
+PAGE := $(WEB)/node_modules/.page-built
+PAGE_SOURCES := $(shell find $(WEB)/src $(WEB)/build $(WEB)/public -type f) \
+  $(addprefix $(WEB)/, index.html vite.config.ts tsconfig.json tsconfig.workers.json)
+WEB_RUNS := build/web-runs
+RUNS_MADE := $(WEB_RUNS)/.made
+NODE_SUPPORTED := const [a, b] = process.versions.node.split(".").map(Number); \
+  process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)
+CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
+PICTURE ?= build/web/page.png
+
 .DEFAULT_GOAL := help
-.PHONY: setup train test lint format lock bench clean help
+.PHONY: setup train test test-web has-chromium web lint format lock bench clean help
 
 setup: $(STAMP) ## make .venv from requirements.lock (PYTHON=python3.12 picks the interpreter)
 
@@ -38,8 +51,35 @@ $(STAMP): requirements.lock pyproject.toml
 train: setup ## train a sparse LeNet (ARGS="--model lenet300 --dataset mnist ..." to choose)
 	$(BIN)/python train.py $(ARGS)
 
-test: setup ## run the tests (ARGS="-k name" to choose)
+test: setup ## run the tests (ARGS="-k name" to choose); those in a browser are `make test-web`
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@echo "Without a browser. The page's own tests need one: make test-web"
+
+web: $(PAGE) ## build the page that `python -m export serve` shows (Node.js 20.19+ and npm)
+
+$(PAGE): $(WEB_TOOLS) $(PAGE_SOURCES)
+	cd $(WEB) && npm run --silent build
+	@touch $@
+
+$(WEB_TOOLS): $(WEB)/package.json $(WEB)/package-lock.json
+	@node -e '$(NODE_SUPPORTED)' && command -v npm >/dev/null || { \
+	  echo "Expected Node.js 20.19 or later, with npm. Received: $$(node --version 2>&1)" >&2; \
+	  exit 1; }
+	cd $(WEB) && npm ci
+	@touch $@
+
+test-web: has-chromium setup web $(RUNS_MADE) ## test the page in a browser (CHROMIUM=path picks one)
+	cd $(WEB) && npm run --silent check && CHROMIUM="$(CHROMIUM)" WEB_RUNS="$(abspath $(WEB_RUNS))" \
+	  PICTURE="$(abspath $(PICTURE))" npm test --silent
+
+has-chromium:
+	@test -x "$(CHROMIUM)" || { \
+	  echo "Expected Chromium. Received: '$(CHROMIUM)'. On Debian: apt-get install chromium" >&2; \
+	  exit 1; }
+
+$(RUNS_MADE): tests/web/make_runs.py $(wildcard export/*.py export/compact/*.py)
+	PYTHONPATH=. $(BIN)/python tests/web/make_runs.py $(WEB_RUNS)
+	@touch $@
 
 lint: setup ## check style, format and types
 	$(BIN)/ruff check .
@@ -61,9 +101,9 @@ bench: setup ## time a training step against plain Dense layers
 	$(BIN)/python benchmarks/step_time.py $(ARGS)
 
 clean: ## remove build outputs and caches; .venv and runs stay
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf build dist $(WEB)/dist $(PAGE) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -path ./$(WEB)/node_modules -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) \
 	  | awk -F '\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'

@@ -13,9 +13,9 @@ from keras_switcher.runs import RunError
 from keras_switcher.signals import StopSignals
 
 from .errors import ExportError
-from .options import BenchmarkOptions, ExportOptions, check
+from .options import BenchmarkOptions, ExportOptions, ServeOptions, check
 
-_BENCHMARK = "benchmark"
+_BENCHMARK, _SERVE = "benchmark", "serve"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 2 for a mistake in the flags; 1 for an export that failed; 130 and 143
-        after Ctrl-C and SIGTERM.
+        after Ctrl-C, which is how a server ends with 0, and SIGTERM.
     """
     flags = list(sys.argv[1:] if arguments is None else arguments)
     verbose = "--verbose" in flags
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with stop.handled():
                 if flags[:1] == [_BENCHMARK]:
                     _benchmark(flags[1:])
+                elif flags[:1] == [_SERVE]:
+                    _serve(flags[1:])
                 else:
                     _export(flags)
         except (ExportError, RunError, ConfigError) as error:
@@ -53,7 +55,8 @@ def _export(flags: Sequence[str]) -> None:
         args=flags,
         prog="python -m export",
         description="Write a trained model as TFLite files without its switched-off connections, "
-        "and prove each. `python -m export benchmark FILE...` measures any TFLite files.",
+        "and prove each. `python -m export serve RUN` runs them in a browser; `python -m export "
+        "benchmark FILE...` measures any TFLite files.",
     )
     check(options)
     load_tensorflow(options.verbose)
@@ -73,3 +76,16 @@ def _benchmark(flags: Sequence[str]) -> None:
     from .benchmark import benchmark
 
     benchmark(options, Console())
+
+
+def _serve(flags: Sequence[str]) -> None:
+    options = tyro.cli(
+        ServeOptions,
+        args=flags,
+        prog="python -m export serve",
+        description="Run the exported files of a run in a browser, on a phone or on a desktop.",
+    )
+    check(options)
+    from .serve import serve
+
+    serve(options, Console())

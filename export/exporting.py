@@ -24,9 +24,10 @@ from .display import show_artifacts, show_compaction
 from .errors import ExportError, RuntimeFailure
 from .figures import figures, information_bound
 from .flatbuffer import read
-from .folder import CARD_FILE, CHART_FILE, EXPORT_FILE, exclusive, publish, write
+from .folder import CARD_FILE, CHART_FILE, EXPORT_FILE, PAGE_FILE, exclusive, publish, write
 from .metadata import runtime_needed
 from .options import ExportOptions
+from .page_facts import page_facts
 from .source import Source, read_source
 from .verify import Reference, Verdict, accuracy, verify
 
@@ -106,12 +107,13 @@ def export_model(
             with console.status("Measuring"):
                 content["peers"] = _measured(content, made, scratch, source, reference, options)
         passed = [artifact.file for artifact in made if not _problems(verdicts[artifact.file])]
-        names = [*passed, EXPORT_FILE, CARD_FILE]
+        names = [*passed, EXPORT_FILE, CARD_FILE, PAGE_FILE]
         if options.measure and passed:
             write_chart(content, scratch / CHART_FILE)
             names.append(CHART_FILE)
         write(scratch / EXPORT_FILE, json.dumps(content, indent=2) + "\n")
         write(scratch / CARD_FILE, model_card(source, content))
+        write(scratch / PAGE_FILE, json.dumps(page_facts(source)) + "\n")
         publish(out, scratch, names)
     show_artifacts(console, content)
     if failed := {name: _problems(v) for name, v in verdicts.items() if _problems(v)}:

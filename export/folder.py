@@ -15,9 +15,10 @@ from .errors import ExportError
 EXPORT_FILE = "export.json"
 CHART_FILE = "export.png"
 CARD_FILE = "model_card.md"
+PAGE_FILE = "page.json"
 _SCRATCH = ".unproven-"
 # What an export may leave; a file of an earlier export that this one did not make is stale.
-_OWN = ("model_*.tflite", EXPORT_FILE, CHART_FILE, CARD_FILE)
+_OWN = ("model_*.tflite", EXPORT_FILE, CHART_FILE, CARD_FILE, PAGE_FILE)
 
 
 @contextlib.contextmanager

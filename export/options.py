@@ -78,6 +78,24 @@ class BenchmarkOptions:
     """Show the traceback of an error."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ServeOptions:
+    """What to serve, and where."""
+
+    run: tyro.conf.Positional[_Path]
+    """Folder of a run that was exported, or of an export."""
+    host: str = "127.0.0.1"
+    """Name or address to listen on; 0.0.0.0 is every address of this machine, for a phone in the
+    same network."""
+    port: int = 0
+    """Port to listen on; 0 takes any that is free."""
+    bundle: _Path | None = None
+    """Write the page as static files into this folder, for any web host, and serve nothing."""
+    verbose: bool = False
+    """Log every request, and show the traceback of an error."""
+
+
+_PORT = Check("an integer from 0 to 65535", lambda value: 0 <= value <= 65535)
 _THREADS = Check(
     "numbers of threads, integers >= 1",
     lambda value: len(value) > 0 and all(COUNT.accepts(v) for v in value),
@@ -88,6 +106,7 @@ _CHECKS = {
     "threads": _THREADS,
     "timeout": RATE,
     "processes": COUNT,
+    "port": _PORT,
 }
 _THRESHOLD_CHECKS = {
     **dict.fromkeys(("csr", "large_csr", "block4", "block16"), INNER_SHARE),
@@ -96,7 +115,7 @@ _THRESHOLD_CHECKS = {
 }
 
 
-def check(options: ExportOptions | BenchmarkOptions) -> None:
+def check(options: ExportOptions | BenchmarkOptions | ServeOptions) -> None:
     """See that every value is right.
 
     Raises:
@@ -113,7 +132,7 @@ def check(options: ExportOptions | BenchmarkOptions) -> None:
                 "Expected one of --examples and --dataset. Received: "
                 f"--examples {options.examples}, --dataset {options.dataset}"
             )
-    elif not options.files:
+    elif isinstance(options, BenchmarkOptions) and not options.files:
         raise ConfigError("Expected at least one TFLite file. Received: none")
     for holder, name, test in checked:
         value = getattr(holder, name)

@@ -57,7 +57,7 @@ def test_a_run_becomes_proven_and_measured_files(run, command, tmp_path):
     status, written = command(run, "--out", out, "--threads", "1", "--float16")
     assert status == 0, written
     assert names(out) == sorted(
-        [*FILES, "model_float16.tflite", "export.json", "export.png", "model_card.md"]
+        [*FILES, "model_float16.tflite", "export.json", "export.png", "model_card.md", "page.json"]
     )
     content = json.loads((out / "export.json").read_text())
     by_kind = {entry["kind"]: entry for entry in content["artifacts"]}
@@ -106,7 +106,7 @@ def test_every_goal_passes(run, command, tmp_path, goal):
         "4",
     )
     assert status == 0, written
-    assert names(tmp_path) == sorted([*FILES, "export.json", "model_card.md"])
+    assert names(tmp_path) == sorted([*FILES, "export.json", "model_card.md", "page.json"])
     stored = weights(flatbuffer.read((tmp_path / "model_sparse.tflite").read_bytes()))
     assert {weight.storage for weight in stored} & {Storage.CSR, Storage.BLOCK4}
 
@@ -120,6 +120,7 @@ def test_the_files_go_beside_what_was_exported(run, command):
         "model_compact.tflite",
         "model_dense.tflite",
         "model_sparse.tflite",
+        "page.json",
     ]
 
 
@@ -153,6 +154,7 @@ def test_a_file_that_fails_is_not_left_and_the_others_are(fragile, command, tmp_
         "model_compact.tflite",
         "model_dense.tflite",
         "model_sparse.tflite",
+        "page.json",
     ]
     entries = json.loads((tmp_path / "export.json").read_text())["artifacts"]
     assert [entry["file"] for entry in entries if entry["problems"]] == ["model_int8.tflite"]

@@ -10,8 +10,9 @@ from command import ROOT
 from small_run import sparse_lenet300, write_run
 
 from export.command import main
-from export.options import BenchmarkOptions, ExportOptions, check
+from export.options import BenchmarkOptions, ExportOptions, ServeOptions, check
 
+COMMANDS = {"benchmark": BenchmarkOptions, "serve": ServeOptions}
 EXPORT, MOBILE = ROOT / "docs" / "export.md", ROOT / "docs" / "mobile.md"
 
 
@@ -64,8 +65,8 @@ def test_the_python_code_for_exports_leaves_files(tmp_path):
 )
 def test_the_commands_of_the_docs_take_their_flags(line):
     flags = shlex.split(line.partition("-m export")[2])
-    kind = BenchmarkOptions if flags[0] == "benchmark" else ExportOptions
-    check(tyro.cli(kind, args=flags[1:] if flags[0] == "benchmark" else flags))
+    kind = COMMANDS.get(flags[0], ExportOptions)
+    check(tyro.cli(kind, args=flags[1:] if flags[0] in COMMANDS else flags))
 
 
 @pytest.mark.parametrize("path", [EXPORT, MOBILE], ids=lambda path: path.name)

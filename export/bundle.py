@@ -1,0 +1,59 @@
+"""The page of a run as a folder of static files, for any web host."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from keras_switcher.runs import writing
+
+from .errors import ExportError
+from .folder import write
+from .site import ENCODINGS, FACTS_FILE, START, Asset
+
+
+def write_bundle(assets: Mapping[str, Asset], out: Path) -> None:
+    """Write a site into a folder, with its compressed files beside the others.
+
+    An earlier bundle there is replaced once the new one is complete.
+
+    Args:
+        assets: The files, by their paths below the folder.
+        out: The folder.
+
+    Raises:
+        ExportError: If it holds something that is no bundle, which would be lost.
+        WriteError: If it can't be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise ExportError(f"Expected --bundle to be a folder. Received: {out}, which is a file")
+    if out.is_dir() and any(out.iterdir()) and not _is_bundle(out):
+        raise ExportError(
+            "Expected --bundle to be a new folder, an empty one or an earlier bundle. Received: "
+            f"{out}, which holds other files"
+        )
+    out = Path(os.path.abspath(out))
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.writing-", dir=out.parent))
+    try:
+        for name, asset in assets.items():
+            path = made / name
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, asset.read())
+            for encoding in asset.encoded:
+                write(path.with_name(path.name + ENCODINGS[encoding]), asset.read(encoding))
+        with writing(out):
+            # What mkdtemp makes, nobody else may read; a web host has to.
+            made.chmod(0o755)
+            if out.exists():
+                shutil.rmtree(out)
+            os.replace(made, out)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / START).is_file() and (folder / FACTS_FILE).is_file()

@@ -1,0 +1,149 @@
+"""What the page that `serve` shows knows of a model besides its files: `page.json`."""
+
+import base64
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_switcher.features import producer
+
+from .artifacts import labels
+from .compact.graph import Graph
+from .convert import fixed_shape
+from .source import Examples, Source
+
+_EXAMPLES = 10
+_EXAMPLE_BYTES = 200_000
+"""Of all examples together: the page loads them before the first answer."""
+
+# They leave every value in its place, so that what is behind them lies where it lay before them.
+_IN_PLACE = (
+    keras.layers.Activation,
+    keras.layers.BatchNormalization,
+    keras.layers.Dropout,
+    keras.layers.Identity,
+    keras.layers.LeakyReLU,
+    keras.layers.Normalization,
+    keras.layers.ReLU,
+    keras.layers.Rescaling,
+)
+
+
+def page_facts(source: Source) -> dict[str, Any]:
+    """Return what `page.json` holds: what the model takes and gives, and examples to try.
+
+    Args:
+        source: What is exported.
+    """
+    outputs = source.model.outputs
+    score: tuple[int, ...] = tuple(outputs[0].shape[1:]) if len(outputs) == 1 else ()
+    is_classifier = len(score) == 1 and score[0] > 1
+    return {
+        "model": source.name,
+        "dataset": source.summary.get("dataset"),
+        "fc_sparsity": source.summary.get("fc_sparsity"),
+        "inputs": [
+            {"name": one.name, "shape": list(fixed_shape(one))} for one in source.model.inputs
+        ],
+        "labels": labels(source) if is_classifier else None,
+        "live_inputs": live_inputs(source.model),
+        "examples": example_images(source.examples),
+    }
+
+
+def live_inputs(model: keras.Model) -> dict[str, Any] | None:
+    """Return which inputs of the first layer with switched-off connections still have one.
+
+    Args:
+        model: A functional model of plain layers.
+
+    Returns:
+        `None` if no dense layer has a zero in its kernel. Else the layer's `name`, its number of
+        `units`, of `inputs` and of `live` inputs, and where these lie: `kind` is `pixels` if they
+        are the model's own inputs, `features` if they come from places on a map, and `vector` if
+        they have no place. `shape` is (rows, columns, channels), and (1, inputs, 1) for a vector;
+        `connections` counts, row by row, the connections that are on at each place.
+    """
+    for call in Graph.of(model, 1, False).calls:
+        layer = call.operation
+        if not isinstance(layer, keras.layers.Dense):
+            continue
+        kernel = np.asarray(layer.kernel)
+        if np.count_nonzero(kernel) < kernel.size:
+            break
+    else:
+        return None
+    on = np.count_nonzero(kernel, axis=1)
+    kind, shape = _places(call.input_tensors[0], len(on))
+    rows, columns, channels = shape
+    return {
+        "name": layer.name,
+        "units": kernel.shape[1],
+        "inputs": len(on),
+        "live": int(np.count_nonzero(on)),
+        "kind": kind,
+        "shape": list(shape),
+        "connections": on.reshape(rows * columns, channels).sum(axis=1).tolist(),
+    }
+
+
+def _places(tensor: Any, count: int) -> tuple[str, tuple[int, int, int]]:
+    """Return where the entries of a layer's input come from: the kind, and the shape of the map."""
+    vector = ("vector", (1, count, 1))
+    operation, call = _behind_in_place(tensor)
+    if not isinstance(operation, keras.layers.Flatten | keras.layers.Reshape):
+        return vector
+    (flattened,) = call.input_tensors
+    shape = tuple(flattened.shape[1:])
+    if len(shape) != 3 or math.prod(shape) != count:
+        return vector
+    if getattr(operation, "data_format", "channels_last") != "channels_last":
+        return vector
+    origin, _ = _behind_in_place(flattened)
+    return "pixels" if isinstance(origin, keras.layers.InputLayer) else "features", shape
+
+
+def _behind_in_place(tensor: Any) -> tuple[Any, Any]:
+    operation, call = producer(tensor)
+    while isinstance(operation, _IN_PLACE):
+        operation, call = producer(call.input_tensors[0])
+    return operation, call
+
+
+def example_images(examples: Examples) -> list[dict[str, Any]]:
+    """Return some test images, of as many classes as there is room for.
+
+    Args:
+        examples: What the export was verified with.
+
+    Returns:
+        For each, its `label`, a class number or `None`, and its `pixels`, bytes in base64. None
+        for what is no image of bytes, or made up.
+    """
+    if not examples.are_real or len(examples.test) != 1:
+        return []
+    (images,) = examples.test.values()
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        return []
+    count = min(_EXAMPLES, _EXAMPLE_BYTES // math.prod(images.shape[1:]), len(images))
+    chosen = _of_many_classes(examples.labels, len(images))[:count]
+    pixels = images[chosen]
+    if not np.array_equal(pixels, pixels.clip(0, 255).round()):
+        return []  # not pixel values: a picture of them would be another one
+    return [
+        {
+            "label": None if examples.labels is None else int(examples.labels[index]),
+            "pixels": base64.b64encode(image.astype(np.uint8).tobytes()).decode(),
+        }
+        for index, image in zip(chosen, pixels, strict=True)
+    ]
+
+
+def _of_many_classes(classes: np.ndarray | None, count: int) -> list[int]:
+    """Return indices in an order in which the first of every class come first."""
+    if classes is None:
+        return list(range(count))
+    _, first = np.unique(classes, return_index=True)
+    return [*first.tolist(), *sorted(set(range(count)) - set(first.tolist()))]

@@ -1,0 +1,201 @@
+"""The server behind `serve`: it answers with the files of one site, and with nothing else."""
+
+import contextlib
+import errno
+import hashlib
+import http.server
+import ipaddress
+import logging
+import socket
+import sys
+import urllib.parse
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from keras_switcher import __version__
+from keras_switcher.signals import Interrupted
+
+from .errors import ExportError
+from .site import ENCODINGS, START, Asset, content_type
+
+logger = logging.getLogger("keras_switcher.export")
+
+# With the one below, the first two isolate the page from other origins. Without that, a browser
+# gives no shared memory to WebAssembly's threads, and only a coarse clock. The last lets the page
+# load and ask nothing but its own files.
+HEADERS = {
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' blob: data:; "
+        "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+}
+# Over plain http, browsers take it from this machine alone, and call it an error elsewhere.
+ISOLATION = ("Cross-Origin-Opener-Policy", "same-origin")
+_SECONDS = 30.0
+"""How long a connection may be silent."""
+
+
+class PageServer(http.server.ThreadingHTTPServer):
+    """A server of one site.
+
+    Args:
+        assets: The files, by their paths below the address.
+        host: Name or address to listen on.
+        port: Port to listen on; 0 for any that is free.
+
+    Raises:
+        ExportError: If it can't listen there.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, assets: Mapping[str, Asset], host: str, port: int):
+        self.assets = assets
+        self.host = host
+        try:
+            family, *_, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            self.address_family = family
+            super().__init__((str(address[0]), int(address[1])), _PageRequest)
+        except OSError as error:
+            raise ExportError(_why_not(error, host, port)) from error
+
+    def server_bind(self) -> None:
+        """Bind the socket, without asking name servers what this machine is called."""
+        super(http.server.HTTPServer, self).server_bind()
+        self.server_name, self.server_port = self.host, self.socket.getsockname()[1]
+
+    def addresses(self) -> list[str]:
+        """Return the addresses to open, that for this machine first."""
+        bound = ipaddress.ip_address(self.socket.getsockname()[0])
+        hosts = [str(bound)]
+        if bound.is_unspecified:
+            hosts = ["127.0.0.1" if bound.version == 4 else "::1"]
+            if (own := _address_in_network(self.address_family)) is not None:
+                hosts.append(own)
+        names = [f"[{host}]" if ":" in host else host for host in hosts]
+        return [f"http://{name}:{self.server_port}/" for name in names]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what went wrong with a connection; a browser that goes away is no error."""
+        # A signal may come while a connection is taken, and what it raises lands here.
+        if isinstance(error := sys.exception(), Interrupted):
+            raise error
+        logger.debug("A connection of %s ended early.", client_address, exc_info=True)
+
+
+class _PageRequest(http.server.BaseHTTPRequestHandler):
+    server: PageServer
+    protocol_version = "HTTP/1.1"
+    server_version = f"keras_switcher/{__version__}"
+    sys_version = ""
+    timeout = _SECONDS
+    # Headers and content would otherwise wait for each other's acknowledgement.
+    wbufsize = -1
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self._answer(with_content=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_content=False)
+
+    def _answer(self, *, with_content: bool) -> None:
+        name = urllib.parse.unquote(self.path.partition("?")[0].partition("#")[0])
+        name = name.removeprefix("/") or START
+        asset = self.server.assets.get(name)
+        if asset is None:
+            self.send_error(HTTPStatus.NOT_FOUND, "Not a file of this page")
+            return
+        encoding = _encoding(asset, self.headers.get("Accept-Encoding", ""))
+        try:
+            content = asset.read(encoding)
+        except OSError:
+            self.send_error(HTTPStatus.NOT_FOUND, "The file was removed")
+            return
+        tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        is_known = tag in self.headers.get("If-None-Match", "")
+        self.send_response(HTTPStatus.NOT_MODIFIED if is_known else HTTPStatus.OK)
+        self.send_header("ETag", tag)
+        self.send_header(
+            "Cache-Control",
+            "public, max-age=31536000, immutable" if asset.is_fixed else "no-cache",
+        )
+        if asset.encoded:
+            self.send_header("Vary", "Accept-Encoding")
+        if not is_known:
+            self.send_header("Content-Type", content_type(name))
+            self.send_header("Content-Length", str(len(content)))
+            if encoding is not None:
+                self.send_header("Content-Encoding", encoding)
+        self.end_headers()
+        if with_content and not is_known:
+            self.wfile.write(content)
+
+    def end_headers(self) -> None:
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        if self._is_trusted():
+            self.send_header(*ISOLATION)
+        super().end_headers()
+
+    def _is_trusted(self) -> bool:
+        """Return whether browsers trust the address: this machine, or https before this server."""
+        if not hasattr(self, "headers"):  # of a request that could not be read
+            return False
+        try:
+            host = urllib.parse.urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        except ValueError:  # such as half an IPv6 address
+            return False
+        is_local = host == "localhost" or host == "::1" or host.startswith("127.")
+        return is_local or self.headers.get("X-Forwarded-Proto") == "https"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        logger.debug("%s: " + format, self.address_string(), *args)
+
+
+def _encoding(asset: Asset, accepted: str) -> str | None:
+    """Return the best encoding that the asset has and the browser takes."""
+    weights = {}
+    for part in accepted.lower().split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
+        with contextlib.suppress(ValueError):
+            weights[name] = float(weight)
+    for name in ENCODINGS:
+        if name in asset.encoded and weights.get(name, 0) > 0:
+            return name
+    return None
+
+
+def _address_in_network(family: int) -> str | None:
+    """Return this machine's address in its network, if it is in one."""
+    away = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((away, 9))  # sends nothing: it only chooses the way out
+            return str(probe.getsockname()[0])
+        except OSError:
+            return None
+
+
+def _why_not(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Port {port} of {host} is in use: end what listens there, or choose another --port; "
+            "0 takes any that is free."
+        )
+    if error.errno == errno.EACCES:
+        return f"May not listen on port {port}: choose a --port of 1024 or higher, or 0 for any."
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return (
+            "Expected --host to be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for "
+            f"all of them. Received: {host}"
+        )
+    return f"Can't listen on {host}, port {port}: {error.strerror or error}."

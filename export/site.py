@@ -1,0 +1,159 @@
+"""The files of the page for one run: which there are, what they are, and where they lie."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_switcher import __version__
+
+from .errors import ExportError
+from .folder import EXPORT_FILE, PAGE_FILE
+
+PAGE = Path(__file__).with_name("web") / "dist"
+"""The built page."""
+START = "index.html"
+FACTS_FILE = "facts.json"
+"""What the page reads first: `page.json`, and what `export.json` says of each file."""
+
+# By ending, and so on every system; Python's table knows neither of the last two everywhere.
+TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".tflite": "application/octet-stream",
+    ".txt": "text/plain; charset=utf-8",
+    ".wasm": "application/wasm",
+    ".webmanifest": "application/manifest+json",
+}
+# In the order in which they are preferred.
+ENCODINGS = {"br": ".br", "gzip": ".gz"}
+
+_MODEL_FILE = re.compile(r"model_[a-z0-9_]+\.tflite")
+_KEPT = ("file", "kind", "precision", "purpose", "bytes", "accuracy", "problems")
+
+
+@dataclasses.dataclass(frozen=True)
+class Asset:
+    """A file of the page, or of the run.
+
+    Args:
+        source: Where it lies, or its content if that was made.
+        encoded: Where it lies compressed, by encoding.
+        is_fixed: Whether the file of this name is never another one.
+    """
+
+    source: Path | bytes
+    encoded: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    is_fixed: bool = False
+
+    def read(self, encoding: str | None = None) -> bytes:
+        """Return its bytes: as they are, or in an encoding that it has.
+
+        Raises:
+            OSError: If it is gone.
+        """
+        if encoding is not None:
+            return self.encoded[encoding].read_bytes()
+        return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+
+
+def site(run: Path, page: Path | None = None) -> dict[str, Asset]:
+    """Return everything that the page of a run consists of, by its path below the page's address.
+
+    Nothing else is ever served: a request is looked up here, and never becomes a path.
+
+    Args:
+        run: Folder of a run that was exported, or of an export.
+        page: The built page; that of this installation by default.
+
+    Raises:
+        ExportError: If the page was not built, or the run not exported.
+    """
+    assets = {name: asset for name, asset in _page(PAGE if page is None else page)}
+    folder = export_folder(run)
+    content, facts = _json(folder / EXPORT_FILE), _json(folder / PAGE_FILE)
+    files = []
+    for entry in content.get("artifacts", []):
+        known = {name: entry.get(name) for name in _KEPT}
+        name = str(known["file"])
+        path = folder / name
+        if not _MODEL_FILE.fullmatch(name) or path.is_symlink():
+            raise ExportError(
+                f"Expected files that an export wrote in {folder / EXPORT_FILE}. Received: {name!r}"
+            )
+        if path.is_file():
+            known["bytes"] = path.stat().st_size
+            assets[name] = Asset(path)
+        elif not known["problems"]:
+            known["problems"] = ["it was removed from the folder after the export"]
+        files.append(known)
+    if not any(file["file"] in assets for file in files):
+        raise ExportError(f"No file in {folder} can be shown: run `python -m export {run}` again.")
+    facts |= {"files": files, "batch": content.get("batch", 1), "keras_switcher": __version__}
+    assets[FACTS_FILE] = Asset(json.dumps(facts).encode())
+    return assets
+
+
+def content_type(name: str) -> str:
+    """Return the MIME type of a file of the site."""
+    return TYPES[Path(name).suffix]
+
+
+def export_folder(run: Path) -> Path:
+    """Return the folder of the export of a run, which may be named itself.
+
+    Raises:
+        ExportError: If there is none.
+    """
+    if not run.exists():
+        raise ExportError(
+            f"Expected the folder of a run, or of an export. Received: {run}, which does not exist"
+        )
+    if not run.is_dir():
+        raise ExportError(
+            f"Expected the folder of a run, or of an export. Received: {run}, which is a file"
+        )
+    folder = run / "export" if (run / "export").is_dir() else run
+    if not (folder / EXPORT_FILE).is_file():
+        raise ExportError(f"{run} was not exported yet: run `python -m export {run}` first.")
+    if not (folder / PAGE_FILE).is_file():
+        raise ExportError(
+            f"The export in {folder} is of an earlier version, without {PAGE_FILE}: run "
+            "`python -m export` again."
+        )
+    return folder
+
+
+def _page(page: Path) -> Iterator[tuple[str, Asset]]:
+    if not (page / START).is_file():
+        raise ExportError(
+            "The page is not built: run `make web` in the checkout, which needs Node.js and npm. "
+            f"(An installed package that was built without it has none.) Expected: {page / START}"
+        )
+    endings = tuple(ENCODINGS.values())
+    for path in sorted(page.rglob("*")):
+        if not path.is_file() or path.name.endswith(endings):
+            continue
+        name = path.relative_to(page).as_posix()
+        encoded = {
+            encoding: other
+            for encoding, ending in ENCODINGS.items()
+            if (other := path.with_name(path.name + ending)).is_file()
+        }
+        yield name, Asset(path, encoded=encoded, is_fixed=name.startswith("assets/"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} is damaged: {error}. Export again.") from error
+    if not isinstance(found, dict):
+        raise ExportError(f"{path} is damaged: expected an object. Export again.")
+    return found

@@ -1,0 +1,234 @@
+/** The page: what is drawn or shown goes through the chosen file, whenever it changes. */
+import { Answer, probabilities } from './answer';
+import { element, notice } from './elements';
+import { loadFacts } from './facts';
+import type { Facts, ModelFile } from './facts';
+import { Files, sized } from './files';
+import { Input } from './input';
+import { keepOffline } from './offline';
+import { Refused, Runner, Unreachable } from './runtime';
+
+const RUNS = 100;
+const AT_ONCE = 20e6; // bytes of files that are measured without being asked to
+
+class Page {
+  readonly files: Files;
+  private readonly answer: Answer | null;
+  private readonly input: Input;
+  private readonly loaded = new Set<string>();
+  private last: Promise<unknown> = Promise.resolve();
+  private chosen: ModelFile | null = null;
+  private changed = false;
+  private running: Promise<void> | null = null;
+
+  constructor(
+    private readonly facts: Facts,
+    private readonly runner: Runner,
+  ) {
+    this.runner.onReplaced = () => this.loaded.clear();
+    this.describe();
+    this.files = new Files(element('files'), facts.files, (file) => void this.choose(file));
+    this.answer = facts.labels
+      ? new Answer(
+          facts.labels,
+          element('bars'),
+          element('answer'),
+          element('answer-share'),
+          element('spoken'),
+        )
+      : null;
+    element('answer-part').hidden = this.answer === null;
+    this.input = new Input(facts, () => this.update());
+    element('measure').addEventListener('click', () => void this.measureAll());
+  }
+
+  /** Loads a file and gives the first answer. */
+  async open(): Promise<void> {
+    this.input.nextExample();
+    await this.running; // of the example's change, which had no file yet
+    const { usable } = this.files;
+    const first = usable.find((file) => file.kind === 'sparse') ?? usable[0];
+    if (first !== undefined) await this.choose(first);
+    performance.mark('ready');
+    document.documentElement.dataset.state = 'ready';
+    const bytes = this.files.usable.reduce((sum, file) => sum + file.bytes, 0);
+    element<HTMLButtonElement>('measure').disabled = false;
+    element('measure-hint').textContent =
+      `Load: from the bytes to the first answer. A run: the median of ${RUNS} on this device.`;
+    if (bytes <= AT_ONCE) await this.measureAll();
+    else if (this.chosen) await this.measure(this.chosen);
+    if (bytes > AT_ONCE) {
+      element('measure').textContent = `Measure every file (${sized(bytes)})`;
+    }
+  }
+
+  private describe(): void {
+    const { facts } = this;
+    document.title = `${facts.model} · keras_switcher`;
+    element('title').textContent = facts.model;
+    const parts = ['Runs on this device'];
+    if (facts.dataset) parts.unshift(`Trained on ${facts.dataset}`);
+    if (facts.fc_sparsity !== null) {
+      parts.unshift(`${(100 * facts.fc_sparsity).toFixed(1)} % of the dense connections are off`);
+    }
+    element('summary').textContent = `${parts.join('. ')}.`;
+    element('files-hint').textContent =
+      'The same network in several files; which of them answers is up to you.';
+  }
+
+  /** Has the chosen file answer to the input as it is now; what changes meanwhile comes after. */
+  private update(): void {
+    this.changed = true;
+    this.running ??= this.answers().finally(() => (this.running = null));
+  }
+
+  private async answers(): Promise<void> {
+    await new Promise(requestAnimationFrame);
+    while (this.changed && this.chosen !== null) {
+      this.changed = false;
+      this.input.showSeen();
+      const file = this.chosen;
+      try {
+        const outputs = await this.inTurn(() => this.outputsOf(file));
+        if (file !== this.chosen) continue;
+        this.answer?.show(this.input.isEmpty ? null : probabilities(this.firstOf(outputs)));
+      } catch (error) {
+        this.refused(file, error);
+      }
+    }
+  }
+
+  private async outputsOf(file: ModelFile): Promise<Float32Array> {
+    await this.ensureLoaded(file);
+    await this.unload((other) => other !== file.file);
+    return this.runner.ask<'run'>({ kind: 'run', file: file.file, input: this.input.values() });
+  }
+
+  /** Has one task with the runtime follow the other: none finds that its file was unloaded. */
+  private inTurn<T>(task: () => Promise<T>): Promise<T> {
+    const result = this.last.then(task);
+    this.last = result.catch(() => undefined);
+    return result;
+  }
+
+  private firstOf(outputs: Float32Array): Float32Array {
+    return outputs.subarray(0, outputs.length / this.facts.batch);
+  }
+
+  private async choose(file: ModelFile): Promise<void> {
+    this.chosen = file;
+    this.files.choose(file);
+    this.update();
+    await this.running;
+  }
+
+  /** Shows that a file was refused, or not there; if it was the chosen one, chooses another. */
+  private refused(file: ModelFile, error: unknown): void {
+    if (error instanceof Unreachable) this.files.miss(file, error.message);
+    else if (error instanceof Refused) this.files.refuse(file, error.message);
+    else throw error;
+    if (file !== this.chosen) return;
+    const { usable } = this.files;
+    const others =
+      error instanceof Unreachable ? usable.filter(({ file }) => this.loaded.has(file)) : usable;
+    this.chosen = others[0] ?? null;
+    if (this.chosen !== null) {
+      this.files.choose(this.chosen);
+      this.update();
+    } else {
+      this.answer?.show(null);
+      notice('None of the files runs here; the table says why.');
+    }
+  }
+
+  private async ensureLoaded(file: ModelFile): Promise<void> {
+    if (this.loaded.has(file.file)) return;
+    this.files.loading(file);
+    const bytes = await downloaded(file);
+    const loaded = await this.runner.ask<'load'>({ kind: 'load', file: file.file, bytes }, [
+      bytes.buffer,
+    ]);
+    this.loaded.add(file.file);
+    this.files.loaded(file, loaded);
+  }
+
+  private async unload(which: (file: string) => boolean): Promise<void> {
+    for (const file of [...this.loaded].filter(which)) {
+      this.loaded.delete(file);
+      await this.runner.ask<'unload'>({ kind: 'unload', file });
+    }
+  }
+
+  private async measureAll(): Promise<void> {
+    const trigger = element<HTMLButtonElement>('measure');
+    trigger.disabled = true;
+    for (const file of this.files.usable) await this.measure(file);
+    trigger.disabled = false;
+    document.documentElement.dataset.measured = 'all';
+  }
+
+  private async measure(file: ModelFile): Promise<void> {
+    try {
+      const measured = await this.inTurn(async () => {
+        // Loaded anew: the first file that a browser loads pays for what it compiles then.
+        await this.unload((other) => other === file.file);
+        await this.ensureLoaded(file);
+        const input = this.input.values();
+        return this.runner.ask<'measure'>({ kind: 'measure', file: file.file, input, runs: RUNS });
+      });
+      this.files.measured(file, measured);
+    } catch (error) {
+      this.refused(file, error);
+    }
+    this.update(); // which leaves the chosen file alone loaded
+  }
+}
+
+async function downloaded(file: ModelFile): Promise<Uint8Array<ArrayBuffer>> {
+  let response: Response;
+  try {
+    response = await fetch(`./${file.file}`);
+  } catch {
+    throw new Unreachable('The server does not answer. Choose the file again once it does.');
+  }
+  if (!response.ok) throw new Unreachable(`The server answered ${response.status}.`);
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+function aboutList(lines: string[]): void {
+  element('about-list').replaceChildren(
+    ...lines.map((line) => {
+      const item = document.createElement('li');
+      item.textContent = line;
+      return item;
+    }),
+  );
+}
+
+async function main(): Promise<void> {
+  const runner = new Runner();
+  const starting = runner.start();
+  starting.catch(() => undefined); // looked at below
+  const facts = await loadFacts();
+  const page = new Page(facts, runner);
+  const runtime = await starting;
+  await page.open();
+  const offline = await keepOffline([...runtime.urls, ...page.files.usable.map(({ file }) => file)]);
+  aboutList([
+    `LiteRT.js ${__LITERT_VERSION__} (build: ${runtime.build}), ready after ${Math.round(runtime.milliseconds)} ms; ` +
+      'one thread of the processor.',
+    'No picture leaves this device.',
+    crossOriginIsolated
+      ? 'The page is isolated from other origins: the clock steps finely.'
+      : 'The page is not isolated from other origins, so the clock is coarse: a run is many calls, timed together.',
+    offline,
+    `Exported by keras_switcher ${facts.keras_switcher}.`,
+  ]);
+  document.documentElement.dataset.state = 'complete';
+}
+
+main().catch((error: unknown) => {
+  const reason = error instanceof Error ? error.message : String(error);
+  element('summary').textContent = 'This page could not start.';
+  notice(`${reason} Reload the page; if that does not help, see whether the server still runs.`);
+});

@@ -1,0 +1,29 @@
+/** Keeps the page for use without a network, where the browser lets it. */
+
+/** Returns what to say about it. */
+export async function keepOffline(others: string[]): Promise<string> {
+  if (!isSecureContext || !('serviceWorker' in navigator)) {
+    return 'Not kept for use without a network: for that, a browser wants https, or localhost.';
+  }
+  try {
+    await navigator.serviceWorker.register('./offline.js');
+    const { active } = await navigator.serviceWorker.ready;
+    // What this page used, and what it names: the build of the runtime, every file of the run.
+    const used = performance.getEntriesByType('resource').map((entry) => entry.name);
+    const urls = [location.href, ...used, ...others].map((url) => new URL(url, location.href).href);
+    const own = urls.filter((url) => url.startsWith(new URL('./', location.href).href));
+    await kept(active!, [...new Set(own)]);
+    return 'Kept for use without a network; it can be installed.';
+  } catch (error) {
+    return `Not kept for use without a network: ${error instanceof Error ? error.message : error}`;
+  }
+}
+
+function kept(worker: ServiceWorker, urls: string[]): Promise<void> {
+  const channel = new MessageChannel();
+  return new Promise((resolve, reject) => {
+    channel.port1.onmessage = ({ data }: MessageEvent<string>) =>
+      data === '' ? resolve() : reject(new Error(data));
+    worker.postMessage(urls, [channel.port2]);
+  });
+}

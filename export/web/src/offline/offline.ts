@@ -1,0 +1,75 @@
+/**
+ * The service worker: answers from its cache when the network does not. Files with a hash in their
+ * name never change and come from the cache first; everything else comes from the network first,
+ * since another run may be served at the same address.
+ */
+export {};
+
+declare const self: ServiceWorkerGlobalScope;
+/** Changes with the page; the build puts it in. */
+declare const __PAGE_VERSION__: string;
+
+const CACHE = `page-${__PAGE_VERSION__}`;
+const PREFIX = new URL('./', self.location.href).href;
+
+self.addEventListener('install', () => void self.skipWaiting());
+
+self.addEventListener('activate', (event) => {
+  const clean = async (): Promise<void> => {
+    for (const name of await caches.keys()) if (name !== CACHE) await caches.delete(name);
+    await self.clients.claim();
+  };
+  event.waitUntil(clean());
+});
+
+/** The page says what it used before this worker was there. */
+self.addEventListener('message', (event) => {
+  const keep = async (): Promise<string> => {
+    const cache = await caches.open(CACHE);
+    for (const url of event.data as string[]) {
+      if (isFixed(url) && (await cache.match(url))) continue;
+      await cache.add(url);
+    }
+    return '';
+  };
+  const port = event.ports[0]!;
+  event.waitUntil(
+    keep().then(
+      () => port.postMessage(''),
+      (error: unknown) => port.postMessage(String(error)),
+    ),
+  );
+});
+
+self.addEventListener('fetch', (event) => {
+  const { request } = event;
+  if (request.method !== 'GET' || !request.url.startsWith(PREFIX)) return;
+  event.respondWith(isFixed(request.url) ? fromCacheFirst(request) : fromNetworkFirst(request));
+});
+
+function isFixed(url: string): boolean {
+  return url.startsWith(`${PREFIX}assets/`);
+}
+
+async function fromCacheFirst(request: Request): Promise<Response> {
+  const cache = await caches.open(CACHE);
+  return (await cache.match(request.url)) ?? fetched(cache, request);
+}
+
+async function fromNetworkFirst(request: Request): Promise<Response> {
+  const cache = await caches.open(CACHE);
+  try {
+    return await fetched(cache, request);
+  } catch (error) {
+    const url = request.mode === 'navigate' ? PREFIX : request.url;
+    const kept = await cache.match(url, { ignoreSearch: true });
+    if (kept === undefined) throw error;
+    return kept;
+  }
+}
+
+async function fetched(cache: Cache, request: Request): Promise<Response> {
+  const response = await fetch(request);
+  if (response.ok) await cache.put(request.url, response.clone());
+  return response;
+}

@@ -1,0 +1,141 @@
+/** A picture from a file or from the camera, for models that read pictures. */
+import { fromImage, scaled, toImage } from './pixels';
+import type { Plane } from './pixels';
+
+const LARGEST = 1024; // pixels of a side that are looked at; a photograph has many more
+
+/** What can't be shown, in words for people. */
+export class NoPicture extends Error {}
+
+export class Picture {
+  private shown: Plane | null = null;
+  private stream: MediaStream | null = null;
+  private timer = 0;
+
+  constructor(
+    private readonly area: HTMLCanvasElement,
+    private readonly video: HTMLVideoElement,
+    private readonly shape: [rows: number, columns: number, channels: number],
+    private readonly onChange: () => void,
+  ) {
+    area.setAttribute('role', 'img');
+    area.setAttribute('aria-label', 'No picture yet');
+    this.clear();
+  }
+
+  values(): Plane {
+    const [rows, columns, channels] = this.shape;
+    return (
+      this.shown ?? { rows, columns, channels, values: new Float32Array(rows * columns * channels) }
+    );
+  }
+
+  get isEmpty(): boolean {
+    return this.shown === null;
+  }
+
+  get hasCamera(): boolean {
+    return this.stream !== null;
+  }
+
+  clear(): void {
+    this.stop();
+    this.shown = null;
+    const context = this.area.getContext('2d')!;
+    context.fillStyle = '#0b0d0a';
+    context.fillRect(0, 0, this.area.width, this.area.height);
+    this.area.setAttribute('aria-label', 'No picture yet');
+    this.onChange();
+  }
+
+  /** Shows values of the model's own shape as they are. */
+  show(example: Plane, what: string): void {
+    this.stop();
+    this.shown = example;
+    const small = document.createElement('canvas');
+    small.width = example.columns;
+    small.height = example.rows;
+    small.getContext('2d')!.putImageData(toImage(example), 0, 0);
+    const context = this.area.getContext('2d')!;
+    context.imageSmoothingEnabled = false;
+    context.drawImage(small, 0, 0, this.area.width, this.area.height);
+    this.area.setAttribute('aria-label', what);
+    this.onChange();
+  }
+
+  /** Shows the middle of a picture in a file. */
+  async open(file: File): Promise<void> {
+    this.stop();
+    let bitmap: ImageBitmap;
+    try {
+      bitmap = await createImageBitmap(file);
+    } catch {
+      throw new NoPicture(
+        `Expected a picture that this browser can show, such as PNG or JPEG. Received: ${file.name}, ` +
+          `${file.type || 'of unknown type'}`,
+      );
+    }
+    this.take(bitmap, bitmap.width, bitmap.height);
+    bitmap.close();
+    this.area.setAttribute('aria-label', `Picture ${file.name}`);
+    this.onChange();
+  }
+
+  /** Shows what the camera sees until `stop`. */
+  async startCamera(): Promise<void> {
+    try {
+      this.stream = await navigator.mediaDevices.getUserMedia({
+        video: { facingMode: 'environment', width: { ideal: 640 }, height: { ideal: 640 } },
+        audio: false,
+      });
+    } catch (error) {
+      const name = error instanceof DOMException ? error.name : '';
+      throw new NoPicture(
+        name === 'NotAllowedError'
+          ? 'The browser was not allowed to use the camera. Allow it in its settings for this page, or choose a picture.'
+          : name === 'NotFoundError'
+            ? 'No camera was found. Choose a picture instead.'
+            : `The camera could not be used (${name || error}). Choose a picture instead.`,
+      );
+    }
+    this.video.srcObject = this.stream;
+    await this.video.play();
+    this.area.setAttribute('aria-label', 'What the camera sees');
+    const look = (): void => {
+      if (this.stream === null) return;
+      this.take(this.video, this.video.videoWidth, this.video.videoHeight);
+      this.onChange();
+      this.timer = window.setTimeout(look, 150);
+    };
+    look();
+  }
+
+  /** Ends the camera; its last picture stays. */
+  stop(): void {
+    window.clearTimeout(this.timer);
+    this.stream?.getTracks().forEach((track) => track.stop());
+    this.stream = null;
+    this.video.srcObject = null;
+  }
+
+  private take(source: CanvasImageSource, width: number, height: number): void {
+    if (width === 0 || height === 0) return;
+    const [rows, columns, channels] = this.shape;
+    // The largest part in the middle that has the model's proportions.
+    const scale = Math.min(width / columns, height / rows);
+    const [across, down] = [columns * scale, rows * scale];
+    const canvas = document.createElement('canvas');
+    const shrink = Math.min(1, LARGEST / Math.max(across, down));
+    canvas.width = Math.max(1, Math.round(across * shrink));
+    canvas.height = Math.max(1, Math.round(down * shrink));
+    const context = canvas.getContext('2d', { willReadFrequently: true })!;
+    context.imageSmoothingQuality = 'high';
+    const [left, top] = [(width - across) / 2, (height - down) / 2];
+    context.drawImage(source, left, top, across, down, 0, 0, canvas.width, canvas.height);
+    const shown = this.area.getContext('2d')!;
+    shown.imageSmoothingEnabled = true;
+    shown.drawImage(canvas, 0, 0, this.area.width, this.area.height);
+    const image = context.getImageData(0, 0, canvas.width, canvas.height);
+    this.shown = scaled(fromImage(image, channels), rows, columns);
+  }
+}

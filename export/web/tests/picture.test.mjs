@@ -1,0 +1,118 @@
+/** Colour models: a picture from a file or from the camera. */
+import assert from 'node:assert/strict';
+import path from 'node:path';
+import { after, before, test } from 'node:test';
+import { answers, launch, PHONE, RUNS, serve, tab, until } from './harness.mjs';
+
+/** @type {import('playwright-core').Browser} */
+let browser;
+/** @type {Awaited<ReturnType<typeof serve>>} */
+let server;
+
+before(async () => {
+  browser = await launch();
+  server = await serve(path.join(RUNS, 'colours', 'export'));
+});
+
+after(async () => {
+  await browser?.close();
+  assert.equal(await server?.end(), 0);
+});
+
+/** @param {import('playwright-core').BrowserContextOptions} [options] */
+async function opened(options = PHONE) {
+  const made = await tab(browser, options);
+  await made.page.goto(server.url);
+  await until(made.page, 'complete');
+  return made;
+}
+
+/** A picture of one colour, drawn by the browser.
+ * @param {import('playwright-core').Page} page
+ * @param {string} colour
+ * @param {number} width
+ * @param {number} height
+ */
+async function picture(page, colour, width, height) {
+  const bytes = await page.evaluate(
+    async ([colour, width, height]) => {
+      const canvas = new OffscreenCanvas(width, height);
+      const context = canvas.getContext('2d');
+      if (context === null) throw new Error('no context');
+      context.fillStyle = colour;
+      context.fillRect(0, 0, width, height);
+      const blob = await canvas.convertToBlob({ type: 'image/jpeg' });
+      return [...new Uint8Array(await blob.arrayBuffer())];
+    },
+    /** @type {const} */ ([colour, width, height]),
+  );
+  return { name: 'picture.jpg', mimeType: 'image/jpeg', buffer: Buffer.from(bytes) };
+}
+
+test('a picture from a file is classified, whatever its size', async () => {
+  const { page, context, errors } = await opened();
+  for (const [colour, answer, width, height] of /** @type {const} */ ([
+    ['rgb(180 60 60)', '0', 640, 480],
+    ['rgb(60 180 60)', '1', 3, 5],
+    ['rgb(60 60 180)', '2', 9000, 6000],
+  ])) {
+    await page.locator('#chooser').setInputFiles(await picture(page, colour, width, height));
+    await answers(page, answer);
+  }
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
+test('a file that is no picture is refused in words, and the page goes on', async () => {
+  const { page, context, errors } = await opened();
+  for (const [name, mimeType] of [
+    ['notes.txt', 'text/plain'],
+    ['broken.png', 'image/png'],
+    ['empty', ''],
+  ]) {
+    const buffer = Buffer.from(name === 'empty' ? '' : 'not a picture');
+    await page.locator('#chooser').setInputFiles({ name: name ?? '', mimeType: mimeType ?? '', buffer });
+    await page.waitForFunction(
+      (wanted) => document.getElementById('notice')?.textContent?.includes(`Received: ${wanted}`),
+      name,
+    );
+  }
+  await page.locator('#chooser').setInputFiles(await picture(page, 'rgb(60 180 60)', 100, 100));
+  await answers(page, '1');
+  assert.ok(await page.locator('#notice').isHidden());
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
+test('the camera answers as long as it is on, and its last picture stays', async () => {
+  const { page, context, errors } = await opened();
+  await context.grantPermissions(['camera']);
+  await page.getByRole('button', { name: 'Camera' }).click();
+  await page.getByRole('button', { name: 'Hold this picture' }).click();
+  await page.waitForFunction(() => document.getElementById('answer')?.textContent !== '–');
+  await page.getByRole('button', { name: 'Camera' }).waitFor();
+  assert.equal(await page.locator('#area').getAttribute('aria-label'), 'What the camera sees');
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
+test('without leave to use the camera, the page says what to do', async () => {
+  const { page, context, errors } = await opened();
+  await context.clearPermissions();
+  await page.getByRole('button', { name: 'Camera' }).click();
+  await page.getByText('not allowed to use the camera').waitFor();
+  await page.getByRole('button', { name: 'Example' }).click();
+  await page.waitForFunction(() => document.getElementById('answer')?.textContent !== '–');
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
+test('the live inputs are shown where the features come from', async () => {
+  const { page, context } = await opened();
+  const { live_inputs: live } = await page.evaluate(async () => (await fetch('facts.json')).json());
+  assert.deepEqual([live.kind, live.shape], ['features', [8, 8, 8]]);
+  const corner = [0, 1, 8, 9].map((at) => live.connections[at]);
+  assert.deepEqual(corner, [0, 0, 0, 0]);
+  assert.match((await page.locator('#live-text').textContent()) ?? '', /8x8 map of 8 features/);
+  await context.close();
+});

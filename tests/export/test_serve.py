@@ -1,0 +1,362 @@
+"""`serve` without a browser, and without the built page: a stand-in of a few files is served."""
+
+import gzip
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from command import ROOT
+
+from export.bundle import write_bundle
+from export.command import main
+from export.errors import ExportError
+from export.serving import HEADERS, ISOLATION, PageServer
+from export.site import TYPES, content_type, site
+from keras_switcher.signals import Interrupted
+
+SECRET = b"not to be served"
+# As `python -m export` starts: nothing is imported that the command can do without.
+FLAGS_FIRST = {**os.environ, "KERAS_SWITCHER_FLAGS_FIRST": "1"}
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A stand-in for the built page."""
+    folder = tmp_path / "page"
+    (folder / "assets").mkdir(parents=True)
+    (folder / "index.html").write_text("<!doctype html>")
+    script = folder / "assets" / "index-abc.js"
+    script.write_text("plain")
+    (folder / "assets" / "index-abc.js.gz").write_bytes(gzip.compress(b"plain"))
+    (folder / "assets" / "index-abc.js.br").write_bytes(b"as if by brotli")
+    (folder / "page.webmanifest").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    """What an export leaves, as far as `serve` reads it."""
+    folder = tmp_path / "run"
+    export = folder / "export"
+    export.mkdir(parents=True)
+    (folder / "stripped.keras").write_bytes(SECRET)
+    (export / "other.bin").write_bytes(SECRET)
+    (export / "model_sparse.tflite").write_bytes(b"sparse")
+    entry = {"kind": "sparse", "precision": "float32", "purpose": "CPU", "accuracy": 0.9}
+    entries = [
+        {**entry, "file": "model_sparse.tflite", "bytes": 6, "problems": []},
+        {**entry, "file": "model_int8.tflite", "kind": "int8", "bytes": 3, "problems": ["wrong"]},
+    ]
+    (export / "export.json").write_text(json.dumps({"artifacts": entries, "batch": 1}))
+    (export / "page.json").write_text(json.dumps({"model": "lenet300"}))
+    return folder
+
+
+@contextmanager
+def serving(assets):
+    with PageServer(assets, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def get(server, path, method="GET", **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    try:
+        connection.putrequest(method, path, skip_accept_encoding=True, skip_host="Host" in headers)
+        for name, value in headers.items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders()
+        response = connection.getresponse()
+        return response, response.read()
+    finally:
+        connection.close()
+
+
+def test_the_site_is_the_page_the_files_and_what_is_known_of_them(run, page):
+    assets = site(run, page)
+    assert sorted(assets) == [
+        "assets/index-abc.js",
+        "facts.json",
+        "index.html",
+        "model_sparse.tflite",
+        "page.webmanifest",
+    ]
+    facts = json.loads(assets["facts.json"].read())
+    assert facts["model"] == "lenet300"
+    assert [file["file"] for file in facts["files"]] == ["model_sparse.tflite", "model_int8.tflite"]
+    assert facts["files"][1]["problems"] == ["wrong"]
+    assert site(run / "export", page).keys() == assets.keys()
+
+
+def test_a_file_that_was_removed_is_told_so(run, page):
+    content = json.loads((run / "export" / "export.json").read_text())
+    content["artifacts"][1]["problems"] = []
+    (run / "export" / "export.json").write_text(json.dumps(content))
+    facts = json.loads(site(run, page)["facts.json"].read())
+    assert "removed" in facts["files"][1]["problems"][0]
+
+
+@pytest.mark.parametrize(
+    "name", ["../stripped.keras", "/etc/passwd", "other.bin", "model_x.tflite/..", "a/b.tflite", ""]
+)
+def test_a_changed_export_json_opens_no_other_file(run, page, name):
+    content = json.loads((run / "export" / "export.json").read_text())
+    content["artifacts"][0]["file"] = name
+    (run / "export" / "export.json").write_text(json.dumps(content))
+    with pytest.raises(ExportError, match=r"Expected files that an export wrote"):
+        site(run, page)
+
+
+def test_a_link_out_of_the_folder_is_refused(run, page):
+    (run / "export" / "model_sparse.tflite").unlink()
+    (run / "export" / "model_sparse.tflite").symlink_to(run / "stripped.keras")
+    with pytest.raises(ExportError, match=r"model_sparse\.tflite"):
+        site(run, page)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../run/stripped.keras",
+        "/%2e%2e/stripped.keras",
+        "/..%2fstripped.keras",
+        "/assets/../../run/stripped.keras",
+        "/assets/",
+        "/assets",
+        "/index.html%00",
+        "/stripped.keras",
+        "/other.bin",
+        "/export.json",
+        "/model_int8.tflite",
+        "/index-abc.js.gz",
+        "/assets/index-abc.js.gz",
+        "/C:/x",
+        "/%ff%fe",
+    ],
+)
+def test_nothing_else_is_served(run, page, path):
+    with serving(site(run, page)) as server:
+        response, content = get(server, path)
+        assert response.status == 404
+        assert SECRET not in content
+
+
+def test_the_start_and_every_file_have_their_type_and_the_isolating_headers(run, page):
+    assets = site(run, page)
+    with serving(assets) as server:
+        for path in ["/", "/?source=home", *[f"/{name}" for name in assets]]:
+            response, content = get(server, path)
+            assert response.status == 200
+            name = path.partition("?")[0].removeprefix("/") or "index.html"
+            assert response.getheader("Content-Type") == content_type(name)
+            assert content == assets[name].read()
+            for header, value in (*HEADERS.items(), ISOLATION):
+                assert response.getheader(header) == value
+    assert TYPES[".wasm"] == "application/wasm"
+    assert TYPES[".webmanifest"] == "application/manifest+json"
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_isolated"),
+    [
+        ({}, True),
+        ({"Host": "localhost:8000"}, True),
+        ({"Host": "[::1]:8000"}, True),
+        ({"Host": "192.168.0.7:8000"}, False),
+        ({"Host": "page.example.org", "X_Forwarded_Proto": "https"}, True),
+        ({"Host": "["}, False),
+    ],
+)
+def test_only_where_browsers_take_it_the_opener_is_isolated(run, page, headers, is_isolated):
+    with serving(site(run, page)) as server:
+        response, _ = get(server, "/", **headers)
+        assert response.status == 200
+        assert (response.getheader(ISOLATION[0]) == ISOLATION[1]) == is_isolated
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip, deflate, br, zstd", "br"),
+        ("gzip, deflate", "gzip"),
+        ("br;q=0, gzip;q=0.5", "gzip"),
+        ("GZIP", "gzip"),
+        ("br;q=x", None),
+        ("identity", None),
+        ("", None),
+    ],
+)
+def test_compressed_files_go_to_those_who_take_them(run, page, accepted, encoding):
+    with serving(site(run, page)) as server:
+        response, content = get(server, "/assets/index-abc.js", Accept_Encoding=accepted)
+        assert response.getheader("Content-Encoding") == encoding
+        assert response.getheader("Vary") == "Accept-Encoding"
+        expected = {"br": b"as if by brotli", "gzip": b"plain", None: b"plain"}[encoding]
+        assert (gzip.decompress(content) if encoding == "gzip" else content) == expected
+
+
+def test_what_a_browser_has_is_not_sent_again(run, page):
+    with serving(site(run, page)) as server:
+        first, _ = get(server, "/model_sparse.tflite")
+        assert first.getheader("Cache-Control") == "no-cache"
+        tag = first.getheader("ETag")
+        again, content = get(server, "/model_sparse.tflite", If_None_Match=tag)
+        assert (again.status, content) == (304, b"")
+        (run / "export" / "model_sparse.tflite").write_bytes(b"another")
+        changed, content = get(server, "/model_sparse.tflite", If_None_Match=tag)
+        assert (changed.status, content) == (200, b"another")
+        fixed, _ = get(server, "/assets/index-abc.js")
+        assert "immutable" in fixed.getheader("Cache-Control")
+
+
+def test_other_methods_and_files_that_went_are_answered(run, page):
+    with serving(site(run, page)) as server:
+        head, content = get(server, "/model_sparse.tflite", "HEAD")
+        assert (head.status, head.getheader("Content-Length"), content) == (200, "6", b"")
+        assert get(server, "/", "POST")[0].status == 501
+        (run / "export" / "model_sparse.tflite").unlink()
+        assert get(server, "/model_sparse.tflite")[0].status == 404
+
+
+def test_a_taken_port_is_an_error_that_says_so(run, page):
+    assets = site(run, page)
+    with PageServer(assets, "127.0.0.1", 0) as server:
+        with pytest.raises(ExportError, match=rf"Port {server.server_port} of 127\.0\.0\.1 is in"):
+            PageServer(assets, "127.0.0.1", server.server_port)
+    with pytest.raises(ExportError, match=r"Received: 203\.0\.113\.1"):
+        PageServer(assets, "203.0.113.1", 0)
+
+
+def test_the_address_for_a_phone_is_that_in_the_network(run, page):
+    with PageServer(site(run, page), "0.0.0.0", 0) as server:
+        here, *elsewhere = server.addresses()
+        assert here == f"http://127.0.0.1:{server.server_port}/"
+        assert all(f":{server.server_port}/" in address for address in elsewhere)
+        assert not any("0.0.0.0" in address for address in elsewhere)
+
+
+def test_a_bundle_is_the_site_and_replaces_only_a_bundle(run, page, tmp_path):
+    assets = site(run, page)
+    out = tmp_path / "bundle"
+    write_bundle(assets, out)
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert files == {*assets, "assets/index-abc.js.br", "assets/index-abc.js.gz"}
+    for name, asset in assets.items():
+        assert (out / name).read_bytes() == asset.read()
+    assert out.stat().st_mode & 0o055 == 0o055
+    (out / "stale.txt").write_text("of an earlier one")
+    write_bundle(assets, out)
+    assert not (out / "stale.txt").exists()
+    assert not list(tmp_path.glob(".bundle*"))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("precious")
+    with pytest.raises(ExportError, match=r"holds other files"):
+        write_bundle(assets, other)
+    assert (other / "thesis.txt").read_text() == "precious"
+    with pytest.raises(ExportError, match=r"which is a file"):
+        write_bundle(assets, other / "thesis.txt")
+
+
+def call(capsys, *flags):
+    capsys.readouterr()
+    try:
+        status = main(["serve", *map(str, flags)])
+    except SystemExit as left:
+        status = left.code
+    written = "".join(capsys.readouterr())
+    assert "Traceback" not in written
+    return status, " ".join(written.split())
+
+
+def test_what_can_not_be_served_is_told_with_what_to_do(run, page, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("export.site.PAGE", tmp_path / "no page")
+    status, written = call(capsys, run)
+    assert status == 1
+    assert "make web" in written
+    monkeypatch.setattr("export.site.PAGE", page)
+    (tmp_path / "fresh").mkdir()
+    status, written = call(capsys, tmp_path / "fresh")
+    assert (status, f"python -m export {tmp_path / 'fresh'}" in written) == (1, True)
+    status, written = call(capsys, tmp_path / "none")
+    assert (status, "does not exist" in written) == (1, True)
+    status, written = call(capsys, run, "--port", "65536")
+    assert (status, "--port" in written) == (2, True)
+    (run / "export" / "page.json").unlink()
+    status, written = call(capsys, run)
+    assert (status, "earlier version" in written) == (1, True)
+
+
+def test_the_command_writes_a_bundle(run, page, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("export.site.PAGE", page)
+    status, written = call(capsys, run, "--bundle", tmp_path / "bundle")
+    assert status == 0
+    assert str(tmp_path / "bundle") in written
+    assert (tmp_path / "bundle" / "model_sparse.tflite").read_bytes() == b"sparse"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_server(run, page, number, status):
+    code = (
+        "import sys; from pathlib import Path; import export.site; "
+        f"export.site.PAGE = Path({str(page)!r}); "
+        f"from export.command import main; sys.exit(main(['serve', {str(run)!r}]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", code],
+        cwd=ROOT,
+        env=FLAGS_FIRST,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        first = process.stdout.readline()
+        port = int(first.rpartition(":")[2].strip(" /\n"))
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/model_sparse.tflite")
+        assert connection.getresponse().read() == b"sparse"
+        process.send_signal(number)  # with a connection open, as a browser keeps it
+        rest, _ = process.communicate(timeout=20)
+        connection.close()
+    assert process.returncode == status
+    assert "Traceback" not in rest
+
+
+def test_a_signal_that_comes_while_a_connection_is_taken_ends_the_server(run, page, monkeypatch):
+    def interrupted(*arguments):
+        raise Interrupted(signal.SIGINT)
+
+    with PageServer(site(run, page), "127.0.0.1", 0) as server:
+        monkeypatch.setattr(server, "process_request", interrupted)
+        with socket.create_connection(("127.0.0.1", server.server_port)):
+            with pytest.raises(Interrupted):
+                server.serve_forever(0.01)
+
+
+def test_serving_needs_no_tensorflow():
+    code = (
+        "import sys, export.serve, export.command; "
+        "print([name for name in ('keras', 'tensorflow') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=FLAGS_FIRST,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
