@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_switcher.signals import Interrupted
+
 from .errors import ExportError
 
 # The one entry of every file; its inputs and outputs have the names of the Keras model's.
@@ -84,6 +86,8 @@ def convert(
                     tf.lite.Optimize.EXPERIMENTAL_SPARSITY,
                 ]
             content: bytes = converter.convert()
+        except Interrupted:
+            raise
         except Exception as error:
             # The converter raises what its many passes raise, with pages of text.
             raise ExportError(

@@ -4,28 +4,18 @@ import gzip
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-import keras_switcher
 from keras_switcher.checks import ConfigError
-from keras_switcher.cluster import (
-    TF_CONFIG,
-    find_cluster,
-    refuse_lone_workers,
-    to_tf_config,
-    without_proxy,
-)
 from keras_switcher.commands import load_tensorflow, shown_messages
-from keras_switcher.config import Config, changes, from_values, influences, to_yaml, validate
+from keras_switcher.config import Config, changes, from_values, to_yaml, validate
 from keras_switcher.display import (
     show_comparison,
     show_config,
@@ -34,6 +24,7 @@ from keras_switcher.display import (
     show_workers,
 )
 from keras_switcher.flags import read_yaml, resolve
+from keras_switcher.multiworker import joined_as_configured, lost_workers_named
 from keras_switcher.runs import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -50,7 +41,7 @@ from keras_switcher.runs import (
     writing,
 )
 from keras_switcher.signals import Interrupted, StopSignals
-from keras_switcher.workers import WorkerLost, Workers, how_to_resume, joined
+from keras_switcher.workers import WorkerLost, Workers, how_to_resume
 
 # TensorFlow takes seconds to load: the functions import what needs it, after the checks.
 if TYPE_CHECKING:
@@ -81,7 +72,7 @@ def train(
     """
     console = Console(quiet=True) if console is None else console
     stop = StopSignals() if stop is None else stop
-    with _joined(validate(config)) as workers:
+    with joined_as_configured(validate(config)) as workers:
         return _train(config, console, stop, workers)
 
 
@@ -108,7 +99,7 @@ def _train(config: Config, console: Console, stop: StopSignals, workers: Workers
         )
         from keras_switcher.report import write_report
 
-        with _collectives(workers), execution(config) as scope:
+        with lost_workers_named(workers), execution(config) as scope:
             try:
                 with workers.chief_first("the data"):
                     data = _load_data(config)
@@ -187,56 +178,6 @@ def _train(config: Config, console: Console, stop: StopSignals, workers: Workers
         report = folder.path / "report.html"
         console.print(f"Report: {report}", soft_wrap=True, highlight=False)
     return summary
-
-
-@contextmanager
-def _joined(config: Config) -> Iterator[Workers]:
-    """Meet the other workers, if the strategy has more than this one."""
-    strategy = config.execution.strategy
-    if strategy != "multiworker":
-        refuse_lone_workers(strategy)
-        yield Workers()
-        return
-    if TF_CONFIG not in os.environ:
-        # For the resolver of Slurm.
-        load_tensorflow(config.run.verbose)
-    cluster = find_cluster()
-    facts = {
-        **{name: version(name) for name in ("tensorflow", "keras")},
-        "keras_switcher": keras_switcher.__version__,
-        **influences(config),
-    }
-    with joined(cluster, facts, config.execution.worker_timeout) as workers:
-        # For the server of TensorFlow.
-        os.environ.update({TF_CONFIG: to_tf_config(cluster), **without_proxy(cluster)})
-        yield workers
-
-
-@contextmanager
-def _collectives(workers: Workers) -> Iterator[None]:
-    """Say which worker is lost, where TensorFlow says that a collective failed."""
-    import tensorflow as tf
-
-    signs = (
-        tf.errors.AbortedError,
-        tf.errors.CancelledError,
-        tf.errors.DeadlineExceededError,
-        tf.errors.UnavailableError,
-    )
-    try:
-        yield
-    except (RunError, ConfigError):
-        raise
-    except Exception as error:
-        if workers.count == 1:
-            raise
-        if lost := workers.loss(wait=isinstance(error, signs)):
-            raise lost from error
-        if isinstance(error, signs):
-            reason = str(error).partition("aborted by: ")[2] or str(error)
-            reason = " ".join(reason.partition("The error could be from")[0].split())
-            raise WorkerLost(f"The workers have lost touch: {reason}") from error
-        raise
 
 
 def _start(config: Config, workers: Workers) -> tuple[RunFolder, bool, dict[str, Any] | None]:

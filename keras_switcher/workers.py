@@ -1,4 +1,4 @@
-"""The workers of a run: how they meet, agree, and learn that one of them is gone.
+"""The workers of a run: how they agree, and learn that one of them is gone.
 
 TensorFlow's collectives carry the training. What is said here goes over a connection of each worker
 to the chief: whether all have the same options and data, the checkpoint to go on from, that a
@@ -11,36 +11,35 @@ import os
 import queue
 import shlex
 import signal
-import socket
-import struct
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from keras_switcher.checks import ConfigError
-from keras_switcher.cluster import Cluster, split_address
+from keras_switcher.cluster import Cluster
+from keras_switcher.connection import (
+    ALIVE,
+    ALIVE_EVERY,
+    BYE,
+    DATA,
+    LOST_AFTER,
+    STOPPED,
+    VALUE,
+    VALUES,
+    Connection,
+    told,
+)
 from keras_switcher.runs import RunError
 
 logger = logging.getLogger(__name__)
 
 # The process id of the launcher, in the environment of its workers.
 LAUNCHER = "KERAS_SWITCHER_LAUNCHER"
-# A worker that is alive says so this often, and is lost after this long a silence.
-ALIVE_EVERY = 2.0
-LOST_AFTER = 60.0
 # What TensorFlow is given to notice by itself that a worker is lost.
 GRACE = 10.0
-
-_HEADER = struct.Struct("!4scQ")
-_MAGIC = b"KSW1"
-_HELLO, _WELCOME, _REFUSED, _ALIVE = b"H", b"W", b"R", b"A"
-_VALUE, _VALUES, _DATA, _STOPPED, _BYE = b"V", b"L", b"D", b"S", b"B"
-_PROBE = b"P"
-_SHORT = 2**24
 
 
 class WorkerLost(RunError):
@@ -142,268 +141,10 @@ def how_to_resume(path: Path, workers: Workers) -> str:
     return f"Go on with: python train.py {flags}"
 
 
-@contextmanager
-def joined(cluster: Cluster, facts: Mapping[str, Any], timeout: float) -> Iterator[Workers]:
-    """Meet the other workers of a run, and stay in touch as long as the block lasts.
-
-    Args:
-        cluster: The cluster.
-        facts: What must be the same on all workers, by name.
-        timeout: Seconds to wait for all to come.
-
-    Yields:
-        The workers.
-
-    Raises:
-        ConfigError: If the facts differ.
-        RunError: If not all meet in time, or the port of this one is taken.
-    """
-    meet = _meet_as_chief if cluster.index == 0 else _meet_as_worker
-    # As the others see them: JSON has no tuples.
-    own: dict[str, Any] = json.loads(json.dumps(facts))
-    workers = _ConnectedWorkers(cluster, meet(cluster, own, timeout))
-    try:
-        yield workers
-        # Not before all are through: without the chief TensorFlow ends the others by force.
-        workers.gather("the end of the run", None)
-    except BaseException as error:
-        workers.leave(str(error) if isinstance(error, Exception) else repr(error))
-        raise
-    workers.leave(None)
-
-
-class _Connection:
-    """Messages over a socket: a kind of one byte, and a content."""
-
-    def __init__(self, connected: socket.socket):
-        self._socket = connected
-        self._sending = threading.Lock()
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def send(self, kind: bytes, content: Any = None) -> None:
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        with self._sending:
-            self._socket.sendall(_HEADER.pack(_MAGIC, kind, len(body)))
-            # The time-out of a socket is for all that one call sends.
-            for start in range(0, len(body), 2**20):
-                self._socket.sendall(body[start : start + 2**20])
-
-    def receive(self, timeout: float) -> tuple[bytes, Any]:
-        self._socket.settimeout(timeout)
-        magic, kind, length = _HEADER.unpack(self._read(_HEADER.size))
-        if magic != _MAGIC or (kind != _DATA and length > _SHORT):
-            raise ConnectionError("it does not speak as a worker does")
-        body = self._read(length)
-        return kind, body if kind == _DATA else json.loads(body)
-
-    def _read(self, size: int) -> bytes:
-        parts = bytearray()
-        while len(parts) < size:
-            part = self._socket.recv(min(size - len(parts), 2**20))
-            if not part:
-                raise ConnectionError("its connection closed")
-            parts += part
-        return bytes(parts)
-
-    def is_open(self) -> bool:
-        """Whether the other side has not closed."""
-        self._socket.settimeout(0)
-        try:
-            return bool(self._socket.recv(1, socket.MSG_PEEK))
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-
-def _listen(cluster: Cluster) -> socket.socket:
-    """Take the port of this worker, as TensorFlow will after the workers have met."""
-    host, port = split_address(cluster.addresses[cluster.index])
-    loopback = host in ("localhost", "127.0.0.1")
-    listener = socket.socket(socket.AF_INET if loopback else socket.AF_INET6, socket.SOCK_STREAM)
-    try:
-        # TensorFlow listens while the connections that were made here are open.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if not loopback:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind(("127.0.0.1" if loopback else "::", port))
-        listener.listen(cluster.size)
-    except OSError as error:
-        listener.close()
-        raise RunError(
-            f"Worker {cluster.index} can't listen at its address {host}:{port}: {error.strerror}. "
-            "If another program has the port, end it or give the cluster another port."
-        ) from error
-    return listener
-
-
-def _meet_as_chief(
-    cluster: Cluster, facts: dict[str, Any], timeout: float
-) -> dict[int, _Connection]:
-    deadline = time.monotonic() + timeout
-    met: dict[int, _Connection] = {}
-    with _listen(cluster) as listener:
-        while len(met) < cluster.size - 1:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                missing = [
-                    f"worker {i} ({address})"
-                    for i, address in enumerate(cluster.addresses)
-                    if i and i not in met
-                ]
-                message = (
-                    f"{len(met) + 1} of {cluster.size} workers came within {timeout:g} s. Missing: "
-                    f"{', '.join(missing)}. See whether each was started and can reach "
-                    f"{cluster.addresses[0]}; --worker-timeout sets how long to wait."
-                )
-                _refuse(met, message)
-                raise RunError(message)
-            listener.settimeout(min(left, ALIVE_EVERY))
-            with suppress(TimeoutError):
-                _greet(_Connection(listener.accept()[0]), cluster, facts, met)
-            for index, connection in list(met.items()):
-                try:
-                    connection.send(_ALIVE)
-                except OSError:
-                    # It may come again.
-                    del met[index]
-        _probe_all(cluster, met)
-    for connection in met.values():
-        connection.send(_WELCOME)
-    return met
-
-
-def _probe_all(cluster: Cluster, met: dict[int, _Connection]) -> None:
-    """See that every worker reaches every other: a collective would wait for ever."""
-    try:
-        for connection in met.values():
-            connection.send(_PROBE)
-        problems = _unreachable(cluster)
-        for index in sorted(met):
-            kind, found = met[index].receive(LOST_AFTER)
-            problems += found if kind == _PROBE else [f"worker {index} does not answer"]
-    except OSError as error:
-        problems = [f"a worker left: {_told(error)}"]
-    if problems:
-        message = (
-            f"Expected every worker to reach every other. Received: {'; '.join(problems)}. Open "
-            "the ports of the cluster between its machines, or give it other addresses."
-        )
-        _refuse(met, message)
-        raise RunError(message)
-
-
-def _unreachable(cluster: Cluster) -> list[str]:
-    """Return which other workers this one can't reach; they listen until all have been tried."""
-    problems = []
-    for index, address in enumerate(cluster.addresses):
-        if index != cluster.index:
-            try:
-                socket.create_connection(split_address(address), 10.0).close()
-            except OSError as error:
-                reason = error.strerror or str(error)
-                problems.append(f"worker {cluster.index} to worker {index}, {address}: {reason}")
-    return problems
-
-
-def _greet(
-    connection: _Connection,
-    cluster: Cluster,
-    facts: dict[str, Any],
-    met: dict[int, _Connection],
-) -> None:
-    """Take a worker in that has come, if it is one and agrees with the chief."""
-    try:
-        kind, hello = connection.receive(5.0)
-        index, addresses, theirs = hello["index"], hello["addresses"], hello["facts"]
-    except (OSError, ValueError, KeyError, TypeError):
-        connection.close()
-        return
-    if kind != _HELLO or addresses != list(cluster.addresses):
-        wrong = f"Expected all workers to have the cluster {', '.join(cluster.addresses)}"
-        problem = f"{wrong}. Received from worker {index}: {', '.join(addresses)}"
-    elif index in met and met[index].is_open():
-        problem = f"Expected each worker to have an index of its own. Received: {index} twice"
-    else:
-        different = [
-            f"{name}: {facts.get(name)} on worker 0, {theirs.get(name)} on worker {index}"
-            for name in {**facts, **theirs}
-            if facts.get(name) != theirs.get(name)
-        ]
-        problem = ""
-        if different:
-            problem = (
-                "Expected the same options and versions on all workers. Received: "
-                f"{'; '.join(different)}"
-            )
-    if problem:
-        _refuse({**met, -1: connection}, problem)
-        raise ConfigError(problem)
-    met[index] = connection
-
-
-def _refuse(met: dict[int, _Connection], problem: str) -> None:
-    for connection in met.values():
-        with suppress(OSError):
-            connection.send(_REFUSED, problem)
-        connection.close()
-
-
-def _meet_as_worker(
-    cluster: Cluster, facts: dict[str, Any], timeout: float
-) -> dict[int, _Connection]:
-    # That the port is free shows now, and not when TensorFlow wants it.
-    with _listen(cluster):
-        return {0: _knock(cluster, facts, timeout)}
-
-
-def _knock(cluster: Cluster, facts: dict[str, Any], timeout: float) -> _Connection:
-    """Return the connection to the chief, when it has all workers together."""
-    hello = {"index": cluster.index, "addresses": cluster.addresses, "facts": facts}
-    deadline = time.monotonic() + timeout
-    problem = "nothing answers"
-    while (left := deadline - time.monotonic()) > 0:
-        connection = None
-        try:
-            address = split_address(cluster.addresses[0])
-            connection = _Connection(socket.create_connection(address, min(left, 5.0)))
-            connection.send(_HELLO, hello)
-            kind = _ALIVE
-            while kind in (_ALIVE, _PROBE):
-                kind, content = connection.receive(LOST_AFTER)
-                if kind == _PROBE:
-                    connection.send(_PROBE, _unreachable(cluster))
-            if kind == _WELCOME:
-                return connection
-            if kind == _REFUSED:
-                raise ConfigError(content)
-        except OSError as error:
-            problem = error.strerror or str(error)
-        if connection is not None:
-            connection.close()
-        time.sleep(0.2)
-    raise RunError(
-        f"Worker {cluster.index} could not reach the chief, {cluster.addresses[0]}, within "
-        f"{timeout:g} s: {problem}. See whether it was started and its port can be reached from "
-        "here; --worker-timeout sets how long to wait."
-    )
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, (ConnectionResetError, BrokenPipeError)):
-        return "its connection closed"
-    return getattr(error, "strerror", None) or str(error)
-
-
-class _ConnectedWorkers(Workers):
+class ConnectedWorkers(Workers):
     """Several workers, each connected to the chief."""
 
-    def __init__(self, cluster: Cluster, connections: dict[int, _Connection]):
+    def __init__(self, cluster: Cluster, connections: dict[int, Connection]):
         self.index = cluster.index
         self.count = cluster.size
         self._addresses = cluster.addresses
@@ -422,24 +163,24 @@ class _ConnectedWorkers(Workers):
 
     def gather(self, what: str, value: Any) -> list[Any]:
         if not self.is_chief:
-            self._send(0, _VALUE, [what, value])
-            values: list[Any] = self._next(0, _VALUES, what)
+            self._send(0, VALUE, [what, value])
+            values: list[Any] = self._next(0, VALUES, what)
             return values
         values = [json.loads(json.dumps(value))]
-        values += [self._next(other, _VALUE, what) for other in sorted(self._connections)]
+        values += [self._next(other, VALUE, what) for other in sorted(self._connections)]
         with self._telling:
             for other in self._connections:
-                self._send(other, _VALUES, [what, values])
+                self._send(other, VALUES, [what, values])
         return values
 
     def from_chief(self, what: str, make: Callable[[], bytes]) -> bytes:
         if not self.is_chief:
-            received: bytes = self._next(0, _DATA, what)
+            received: bytes = self._next(0, DATA, what)
             return received
         content = make()
         with self._telling:
             for other in self._connections:
-                self._send(other, _DATA, content)
+                self._send(other, DATA, content)
         return content
 
     def loss(self, wait: bool = False) -> WorkerLost | None:
@@ -453,9 +194,9 @@ class _ConnectedWorkers(Workers):
         for connection in self._connections.values():
             with suppress(OSError):
                 if problem is None:
-                    connection.send(_BYE)
+                    connection.send(BYE)
                 else:
-                    connection.send(_STOPPED, [self.index, f"it stopped: {problem}"])
+                    connection.send(STOPPED, [self.index, f"it stopped: {problem}"])
             connection.close()
 
     def _send(self, other: int, kind: bytes, content: Any) -> None:
@@ -464,7 +205,7 @@ class _ConnectedWorkers(Workers):
         except OSError as error:
             # Its last words may be on their way.
             self._is_lost.wait(ALIVE_EVERY)
-            self._lose(other, _told(error))
+            self._lose(other, told(error))
             raise self._lost or WorkerLost(f"Lost worker {other}.") from error
 
     def _next(self, other: int, expected: bytes, what: str) -> Any:
@@ -476,31 +217,31 @@ class _ConnectedWorkers(Workers):
         if message is None:
             raise self._lost or WorkerLost(f"Lost worker {other}.")
         kind, content = message
-        if kind == _DATA and expected == _DATA:
+        if kind == DATA and expected == DATA:
             return content
         if kind != expected or content[0] != what:
             raise RunError(
                 f"The workers are out of step: worker {self.index} expected {what} of worker "
-                f"{other}. Received: {content[0] if kind != _DATA else 'other data'}"
+                f"{other}. Received: {content[0] if kind != DATA else 'other data'}"
             )
         return content[1]
 
-    def _hear(self, other: int, connection: _Connection) -> None:
+    def _hear(self, other: int, connection: Connection) -> None:
         """Take in what another worker says, until it leaves or is lost."""
         try:
             while True:
                 kind, content = connection.receive(LOST_AFTER)
-                if kind == _BYE:
+                if kind == BYE:
                     return
-                if kind == _STOPPED:
+                if kind == STOPPED:
                     self._lose(*content)
                     return
-                if kind != _ALIVE:
+                if kind != ALIVE:
                     self._received[other].put((kind, content))
         except TimeoutError:
             self._lose(other, f"it was silent for {LOST_AFTER:g} s")
         except (OSError, ValueError) as error:
-            self._lose(other, _told(error))
+            self._lose(other, told(error))
 
     def _lose(self, other: int, how: str) -> None:
         with self._changing:
@@ -515,7 +256,7 @@ class _ConnectedWorkers(Workers):
         if self.is_chief:
             for index in set(self._connections) - {other}:
                 with self._telling, suppress(OSError):
-                    self._connections[index].send(_STOPPED, [other, how])
+                    self._connections[index].send(STOPPED, [other, how])
         threading.Thread(target=self._end_by_force, daemon=True).start()
 
     def _end_by_force(self) -> None:
@@ -531,7 +272,7 @@ class _ConnectedWorkers(Workers):
         while not self._has_left.wait(ALIVE_EVERY):
             for connection in self._connections.values():
                 with suppress(OSError):
-                    connection.send(_ALIVE)
+                    connection.send(ALIVE)
             if launcher and os.getppid() != launcher:
                 launcher = 0
                 os.kill(os.getpid(), signal.SIGTERM)

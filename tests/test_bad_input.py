@@ -32,7 +32,7 @@ def contents(folder):
     ("flags", "message"),
     [
         ("--model lenet30", "Unknown model 'lenet30'. Did you mean 'lenet300'? Known: lenet, "),
-        ("--dataset mnits", "Unknown data set 'mnits'. Did you mean 'mnist'? Known: mnist, "),
+        ("--dataset mnits", "Unknown data set 'mnits'. Did you mean 'mnist'? Known: cifar10, "),
         ("--granularity block8", "Unknown granularity 'block8'. Did you mean 'block4'?"),
         ("--gate steps", "Unknown gate 'steps'. Did you mean 'step'?"),
         ("--switcher units", "Unknown switcher 'units'. Did you mean 'unit'?"),

@@ -15,8 +15,9 @@ from keras_switcher import workers as workers_module
 from keras_switcher.checks import ConfigError
 from keras_switcher.cluster import Cluster
 from keras_switcher.launch import free_ports
+from keras_switcher.meeting import joined
 from keras_switcher.runs import RunError
-from keras_switcher.workers import WorkerLost, Workers, joined
+from keras_switcher.workers import WorkerLost, Workers
 
 FACTS = {"seed": 0, "widths": (64, 32)}
 
@@ -47,10 +48,10 @@ class Other:
     def __init__(self, cluster, body, before="", **environment):
         script = (
             "import os, sys, time\n"
-            "from keras_switcher import workers as module\n"
+            "from keras_switcher import meeting, workers as module\n"
             "from keras_switcher.cluster import Cluster\n"
             f"{before}\n"
-            f"with module.joined({cluster!r}, {FACTS!r}, 60.0) as workers:\n"
+            f"with meeting.joined({cluster!r}, {FACTS!r}, 60.0) as workers:\n"
             "    workers.advice = 'Go on so.'\n"
             "    print('joined', flush=True)\n"
             f"    {body}\n"
@@ -186,7 +187,7 @@ def test_cluster_that_differs_is_refused():
 def test_two_workers_with_the_same_index_are_refused():
     members = addresses(3)
     # As on two machines, where both have the port.
-    before = "import contextlib; module._listen = lambda cluster: contextlib.nullcontext()"
+    before = "import contextlib; meeting._listen = lambda cluster: contextlib.nullcontext()"
     others = [Other(Cluster(members, 1), "time.sleep(60)", before) for _ in range(2)]
     with (
         pytest.raises(ConfigError, match="an index of its own. Received: 1 twice"),

@@ -299,7 +299,7 @@ def test_an_export_that_is_stopped_leaves_no_unproven_file(run, tmp_path, number
         _, errors = process.communicate()
     assert not list(out.glob("*.tflite"))
     if number == signal.SIGINT:
-        assert process.returncode == 130
+        assert process.returncode == 130, errors
         assert "Stopped by SIGINT" in errors and "Traceback" not in errors
         assert not out.exists()
     else:

@@ -1,3 +1,5 @@
+import signal
+
 import keras
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from small_run import sparse_lenet300
 from export import runtime
 from export.convert import Precision, convert, in_float32, output_names
 from export.errors import ExportError
+from keras_switcher.signals import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,15 @@ def test_every_precision_takes_and_gives_float32(lenet300, tmp_path, precision, 
     outputs = runtime.run(path, {"image": images})["logits"]
     expected = lenet300.predict(images, verbose=0)
     np.testing.assert_allclose(outputs, expected, atol=tolerance * np.abs(expected).max())
+
+
+def test_a_signal_that_comes_in_the_converter_is_no_failure_of_it(lenet300):
+    def images():
+        raise Interrupted(signal.SIGINT)
+        yield
+
+    with pytest.raises(Interrupted, match="Stopped by SIGINT"):
+        convert(lenet300, Precision.INT8, representative=images())
 
 
 def test_lower_precision_is_smaller(lenet300):
