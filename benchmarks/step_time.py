@@ -77,11 +77,20 @@ def block_seconds(model: Any, data: Any, steps: int) -> float:
     import keras
 
     skipped = steps // 5
+    state = getattr(model, "alternation_state", None)
+    if state is not None:
+        # A `fit` ends with a settled model, whose switcher has no turn any more.
+        state.restart()
+        turns = int(model.switcher_optimizer.iterations)
     times: list[float] = []
     timer = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: times.append(time.perf_counter())
     )
     model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[timer])
+    if state is not None:
+        turns = int(model.switcher_optimizer.iterations) - turns
+        if turns != steps // model.alternation.task_steps:
+            raise RuntimeError(f"Expected a turn of the switcher every so often. Received: {turns}")
     return (times[-1] - times[skipped]) / (len(times) - 1 - skipped)
 
 
