@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from command import SMALL
 
 # Devices are configured before TensorFlow starts: in a process of its own.
 PROGRAM = """
@@ -80,3 +81,21 @@ def test_one_replica_keeps_its_own():
     model.layers[0].moving_mean.assign([3.0, 4.0])
     average_statistics(model)
     assert np.asarray(model.layers[0].moving_mean).tolist() == [3.0, 4.0]
+
+
+def test_a_run_averages_before_it_validates_and_saves(train_here, monkeypatch):
+    from keras_switcher import fitting
+
+    seen = []
+
+    class Recorded(fitting.AverageStatistics):
+        def on_test_begin(self, logs=None):
+            seen.append("validation")
+
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append("epoch")
+
+    monkeypatch.setattr(fitting, "AverageStatistics", Recorded)
+    status, output = train_here(*SMALL, "--no-dense-baseline", "--run-dir", "r")
+    assert status == 0, output
+    assert seen == ["validation", "epoch"] * 2
