@@ -1,0 +1,134 @@
+"""Seconds per training step of a switched model under each option of execution.
+
+The same model trains with the defaults of `train.py`, with several steps in one execution, compiled
+by XLA and in mixed precision, all in one process, in turn, a block of steps each. The ratio to the
+defaults' block of the same round is taken, and the median of the rounds is printed: below 1 the
+option is faster. The switcher has its turns throughout.
+
+    python benchmarks/execution.py --model resnet18 --image 32 32 3 --width 0.25 -b 64
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+DEFAULTS = "defaults"
+TOGETHER = 4
+OPTIONS: dict[str, dict[str, Any]] = {
+    DEFAULTS: {},
+    f"steps_per_execution={TOGETHER}": {"steps_per_execution": TOGETHER},
+    "jit": {"jit_compile": True},
+    "mixed_bfloat16": {"precision": "mixed_bfloat16"},
+    "mixed_float16": {"precision": "mixed_float16"},
+}
+
+
+def build(options: dict[str, Any], args: argparse.Namespace) -> Any:
+    """Return a compiled switched model with these options."""
+    import keras
+
+    from keras_switcher import Alternation, models, switch
+
+    options = {"jit_compile": False, "precision": "float32", **options}
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(options.pop("precision"))
+    model = switch(models.build(args.model, args.image, 10, width=args.width))
+    model.compile(
+        "sgd",
+        "adam",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        ["accuracy"],
+        target_sparsity=0.95,
+        # The alternate phase throughout: the dearest one.
+        alternation=Alternation(warmup=0.0, settle=0.0),
+        **options,
+    )
+    keras.config.set_dtype_policy("float32")
+    return model
+
+
+def batches(args: argparse.Namespace) -> Any:
+    """Return batches of made images; the time of a step does not depend on what they show."""
+    import numpy as np
+    import tensorflow as tf
+
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (args.batch_size * 8, *args.image), dtype="uint8")
+    y = random.integers(0, 10, args.batch_size * 8, dtype="int32")
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(args.batch_size, drop_remainder=True)
+    return data.cache().repeat().take(args.steps).prefetch(2)
+
+
+def block_seconds(model: Any, data: Any, steps: int) -> float:
+    """Return the seconds per step of one `fit`, its first execution left out."""
+    import keras
+
+    # A `fit` ends with a settled model, whose switcher has no turn any more.
+    model.alternation_state.restart()
+    times: list[tuple[int, float]] = []
+    timer = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: times.append((batch, time.perf_counter()))
+    )
+    model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[timer])
+    (first, start), (last, end) = times[0], times[-1]
+    return (end - start) / (last - first)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Train with every option in turn; return the figures by option."""
+    models = {name: build(options, args) for name, options in OPTIONS.items()}
+    data = batches(args)
+    for model in models.values():
+        block_seconds(model, data, args.steps)
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(args.rounds):
+        for name in models if turn % 2 == 0 else reversed(models):
+            seconds[name].append(block_seconds(models[name], data, args.steps))
+    figures: dict[str, Any] = {}
+    for name, values in seconds.items():
+        ratios = sorted(v / d for v, d in zip(values, seconds[DEFAULTS], strict=True))
+        figures[name] = {
+            "ms": 1e3 * statistics.median(values),
+            "ratio": statistics.median(ratios),
+            "range": [ratios[0], ratios[-1]],
+        }
+    return figures
+
+
+def main() -> None:
+    """Measure, print the figures and write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="lenet300", help="a name of keras_switcher.models")
+    parser.add_argument("--image", type=int, nargs=3, default=(28, 28, 1), help="its shape")
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("-b", "--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=40, help="training steps in a block")
+    parser.add_argument("--rounds", type=int, default=5, help="blocks of each option")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    args = parser.parse_args()
+    args.image = tuple(args.image)
+    if args.steps % TOGETHER or args.steps < 2 * TOGETHER:
+        parser.error(f"expected --steps to be a multiple of {TOGETHER}. Received: {args.steps}")
+
+    figures = measure(args)
+    print(f"{args.model}, width {args.width}, batch {args.batch_size}: a switched model's step")
+    for name, figure in figures.items():
+        low, high = figure["range"]
+        print(
+            f"  {name}: {figure['ms']:.2f} ms, ratio {figure['ratio']:.2f} ({low:.2f} to {high:.2f})"
+        )
+    if args.json:
+        settings = {k: v for k, v in vars(args).items() if k != "json"}
+        temporary = args.json.with_suffix(".partial")
+        temporary.write_text(json.dumps({**settings, "options": figures}, indent=2) + "\n")
+        temporary.replace(args.json)
+
+
+if __name__ == "__main__":
+    main()
