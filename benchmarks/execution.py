@@ -121,7 +121,8 @@ def main() -> None:
     for name, figure in figures.items():
         low, high = figure["range"]
         print(
-            f"  {name}: {figure['ms']:.2f} ms, ratio {figure['ratio']:.2f} ({low:.2f} to {high:.2f})"
+            f"  {name}: {figure['ms']:.2f} ms, ratio {figure['ratio']:.2f} "
+            f"({low:.2f} to {high:.2f})"
         )
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"}

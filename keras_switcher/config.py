@@ -21,6 +21,7 @@ from keras_switcher.checks import (
     RATE,
     SEED,
     SHARE,
+    UNIT_RATE,
     WHOLE_SHARE,
     WIDTHS,
     Check,
@@ -142,6 +143,14 @@ class Switching:
     """The switcher network: unit (reads a unit's weights at once) or connection (each weight)."""
     switcher_hidden: tuple[int, ...] = _option((64,), WIDTHS)
     """Widths of its hidden layers, such as 64 32."""
+    switcher_activation: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
+        "relu", one_of("relu", "tanh", "silu", "gelu", "elu", "leaky_relu")
+    )
+    """Of its hidden layers: relu, tanh, silu, gelu, elu or leaky_relu."""
+    switcher_normalization: Annotated[str, tyro.conf.arg(metavar="{none,layer}")] = _option(
+        "none", one_of("none", "layer")
+    )
+    """Before each activation in it: none or layer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +185,14 @@ class Optimisation:
     """Of the task network."""
     momentum: float = _option(0.9, SHARE)
     """Of the task network's optimiser, where it is sgd."""
+    switcher_optimizer: Annotated[str, tyro.conf.arg(metavar="{adam,sgd}")] = _option(
+        "adam", one_of("adam", "sgd")
+    )
+    """Of the switcher networks; sgd has momentum 0.9."""
     switcher_learning_rate: float = _option(1e-3, RATE)
-    """Of the switcher networks, for Adam."""
+    """Of the switcher networks."""
+    multiplier_rate: float = _option(0.05, UNIT_RATE)
+    """Weight of each switcher step in the running average that prices a connection."""
     weight_decay: float = _option(0.0, AMOUNT)
     """Decoupled weight decay of the task network's kernels: with sgd, what is 5e-4 in the loss is
     5e-4 / (1 - momentum) here."""

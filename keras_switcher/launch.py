@@ -35,7 +35,7 @@ os.environ["KERAS_SWITCHER_FLAGS_FIRST"] = "1"
 from keras_switcher.training import main
 sys.exit(main())
 """
-_THREADS = "TF_NUM_INTRAOP_THREADS"
+THREADS = "TF_NUM_INTRAOP_THREADS"
 
 
 @dataclasses.dataclass
@@ -126,11 +126,11 @@ class Launch:
     def _start(self) -> None:
         addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(self.count))
         environment = {**os.environ, LAUNCHER: str(os.getpid())}
-        if _THREADS not in os.environ:
+        if THREADS not in os.environ:
             # Without it each worker would take every core for itself.
-            environment[_THREADS] = str(max(1, _cores() // self.count))
+            environment[THREADS] = str(max(1, cores() // self.count))
         self._say(
-            f"{self.count} workers on this machine, {environment[_THREADS]} threads each: "
+            f"{self.count} workers on this machine, {environment[THREADS]} threads each: "
             f"{', '.join(addresses)}."
         )
         for index in range(self.count):
@@ -223,7 +223,8 @@ class Launch:
             self._say("Go on with the same command and --resume.")
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -72,19 +72,41 @@ def switched_model(config: Config, data: ImageData, start: Start) -> SwitchedMod
 
 
 def _switched(config: Config, data: ImageData, start: Start, network: keras.Model) -> SwitchedModel:
-    options = config.switching
-    model = switch(
-        network,
-        switcher=switchers.registry.get(options.switcher)(hidden=options.switcher_hidden),
-        gate=options.gate,
-        granularity=options.granularity,
+    return switched_as_configured(
+        config, network, optimizer=_optimizer(config, data), **_compile_options(config, start)
     )
+
+
+def switched_as_configured(
+    config: Config, network: keras.Model, *, switcher: Any = None, **compile_options: Any
+) -> SwitchedModel:
+    """Switch the dense layers of a copy of a network, and compile that.
+
+    Args:
+        config: How to switch, to alternate, and to train the switchers.
+        network: The network.
+        switcher: The switcher network, as for `switch`; `None` for the configured one.
+        **compile_options: What else `SwitchedModel.compile` takes: optimiser, loss, metrics.
+    """
+    options = config.switching
+    if switcher is None:
+        switcher = switchers.registry.get(options.switcher)(
+            hidden=options.switcher_hidden,
+            activation=options.switcher_activation,
+            normalization=None
+            if options.switcher_normalization == "none"
+            else options.switcher_normalization,
+        )
+    model = switch(network, switcher=switcher, gate=options.gate, granularity=options.granularity)
+    rate = config.optimisation.switcher_learning_rate
     model.compile(
-        optimizer=_optimizer(config, data),
-        switcher_optimizer=keras.optimizers.Adam(config.optimisation.switcher_learning_rate),
+        switcher_optimizer=keras.optimizers.SGD(rate, momentum=0.9)
+        if config.optimisation.switcher_optimizer == "sgd"
+        else keras.optimizers.Adam(rate),
         target_sparsity=options.target_sparsity,
         alternation=Alternation(**dataclasses.asdict(config.alternation)),
-        **_compile_options(config, start),
+        multiplier_rate=config.optimisation.multiplier_rate,
+        **compile_options,
     )
     return model
 

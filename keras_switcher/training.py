@@ -102,7 +102,7 @@ def _train(config: Config, console: Console, stop: StopSignals, workers: Workers
         with lost_workers_named(workers), execution(config) as scope:
             try:
                 with workers.chief_first("the data"):
-                    data = _load_data(config)
+                    data = load_data(config)
                 with scope():
                     check_replicas(config, data)
                     start = new_start(config, data)
@@ -237,7 +237,15 @@ def _resumable(folder: RunFolder, workers: Workers) -> Iterator[None]:
         raise
 
 
-def _load_data(config: Config) -> "ImageData":
+def load_data(config: Config) -> "ImageData":
+    """Load the data of a run.
+
+    Args:
+        config: The configuration.
+
+    Raises:
+        ConfigError: If its batches don't fit.
+    """
     from keras_switcher.data import load
 
     options = config.data

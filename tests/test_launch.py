@@ -58,7 +58,7 @@ def test_ports_are_free_and_below_those_of_chance():
 
 
 def test_each_worker_has_its_place_in_one_cluster(launched, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(launch, "_cores", lambda: 8)
+    monkeypatch.setattr(launch, "cores", lambda: 8)
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
 
     status, output = launched(TELLS, "--seed", "3", workers=3)

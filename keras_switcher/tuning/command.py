@@ -1,0 +1,192 @@
+"""The command `python -m keras_switcher.tuning`."""
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from keras_switcher.checks import ConfigError
+from keras_switcher.commands import load_tensorflow, shown_messages
+from keras_switcher.display import show_error
+from keras_switcher.flags import resolve
+from keras_switcher.runs import RunError
+from keras_switcher.signals import Interrupted, StopSignals
+from keras_switcher.tuning.plan import COSTS, ORACLES, Plan, Terms
+from keras_switcher.tuning.space import Space, read_space
+from keras_switcher.tuning.spread import Place, Spread, own_command
+
+_NEEDED = {"keras_tuner": "keras-tuner", "sklearn": "scikit-learn"}
+# What a run has and a search has not.
+_REFUSED = ("--run-dir", "--resume")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_switcher.tuning",
+        description="Search for a better switcher network with Keras Tuner. The same command goes "
+        "on after it was stopped or killed.",
+        epilog="All other flags are those of train.py (--model, --dataset, --limit, --width, ...): "
+        "python train.py --help lists them. An option of the switching that is given is not "
+        "searched. Example: python -m keras_switcher.tuning --model lenet300 --dataset mnist "
+        "--trials 30 --out searches/lenet300",
+        # A flag of train.py is not an abbreviated one of these.
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the search")
+    parser.add_argument("--trials", type=int, default=30, help="trials in all (default: 30)")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes of this machine that train trials"
+    )
+    parser.add_argument(
+        "--oracle", choices=ORACLES, default=ORACLES[0], help="what chooses (default: hyperband)"
+    )
+    parser.add_argument(
+        "--max-epochs",
+        type=int,
+        help="epochs of a trial, at most (default: those of the recipe, or --epochs)",
+    )
+    parser.add_argument("--space", type=Path, help="YAML file of ranges (docs/tuning.md)")
+    parser.add_argument(
+        "--penalty",
+        type=float,
+        default=10.0,
+        help="what a missing share of sparsity takes from the objective (default: 10)",
+    )
+    parser.add_argument(
+        "--cost",
+        choices=COSTS,
+        default=COSTS[0],
+        help="what else does: switcher weights per connection, or seconds of a step",
+    )
+    parser.add_argument("--cost-weight", type=float, help="how much a unit of --cost takes")
+    parser.add_argument(
+        "--no-stop-hopeless",
+        dest="hopeless",
+        action="store_false",
+        help="train trials to their end that are far behind",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="remove the search that is in --out, start again"
+    )
+    return parser
+
+
+def plan_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
+    """Return the options of the command, and the search that they describe.
+
+    Args:
+        arguments: The flags; wrong ones of the search itself and `--help` leave the process.
+
+    Raises:
+        ConfigError: If a value is wrong.
+    """
+    options, others = _parser().parse_known_args(arguments)
+    for flag in _REFUSED:
+        if any(other.split("=")[0].replace("_", "-") == flag for other in others):
+            raise ConfigError(
+                f"Expected no {flag}: a search writes into --out, and goes on from there by "
+                f"itself. Received: {flag}"
+            )
+    config = resolve(others)
+    if config.execution.strategy != "none":
+        raise ConfigError(
+            "Expected --strategy none: --workers spreads the trials of a search. "
+            f"Received: {config.execution.strategy}"
+        )
+    if config.network.freeze_trunk:
+        raise ConfigError(
+            "Expected no --freeze-trunk: a search trains whole networks. "
+            "Received: freeze_trunk=True"
+        )
+    if options.max_epochs is None:
+        options.max_epochs = config.optimisation.epochs
+    if (options.cost == "none") != (options.cost_weight is None):
+        raise ConfigError(
+            "Expected --cost and --cost-weight together. "
+            f"Received: cost={options.cost}, cost_weight={options.cost_weight}"
+        )
+    for name in ("trials", "workers", "max_epochs"):
+        if getattr(options, name) < 1:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(
+                f"Expected {flag} to be an integer >= 1. Received: {getattr(options, name)}"
+            )
+    for name in ("penalty", "cost_weight"):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value < float("inf"):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"Expected {flag} to be a number >= 0. Received: {value}")
+    given = {
+        other[2:].split("=")[0].replace("-", "_") for other in others if other.startswith("--")
+    }
+    space = Space.from_yaml(None if options.space is None else read_space(options.space))
+    return options, Plan(
+        config,
+        space.without(given),
+        options.oracle,
+        options.trials,
+        options.max_epochs,
+        Terms(penalty=options.penalty, cost=options.cost, cost_weight=options.cost_weight or 0.0),
+        options.hopeless,
+    )
+
+
+def _search(flags: Sequence[str], console: Console) -> int:
+    options, plan = plan_of(flags)
+    place = Place.from_environment(os.environ)
+    missing = [pip for name, pip in _NEEDED.items() if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RunError(
+            f"The search needs {' and '.join(missing)}: pip install 'keras-switcher[tune]'"
+        )
+    if options.workers > 1 and not (place.is_worker or place.is_chief):
+        from keras_switcher.tuning.folder import open_folder
+
+        open_folder(plan, options.out, options.overwrite)
+        own = [flag for flag in flags if flag != "--overwrite"]
+        return Spread(options.workers, own_command(own), options.out, sys.stderr).run()
+    place.follow_launcher()
+    stop = StopSignals()
+    with stop.handled():
+        load_tensorflow(plan.config.run.verbose)
+        from keras_switcher.tuning.folder import open_folder, wait_for_folder
+        from keras_switcher.tuning.search import Search, summary
+
+        if place.is_worker:
+            wait_for_folder(plan, options.out)
+        else:
+            open_folder(plan, options.out, options.overwrite)
+        facts: dict[str, Any] | None = Search(plan, options.out, place, console, stop).run()
+    if facts is not None:
+        console.print(summary(facts, options.out), soft_wrap=True, highlight=False)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The flags; those of the process by default.
+
+    Returns:
+        The exit status: 0; 2 for a mistake in flags, files or data; 1 for a search that failed;
+        130 and 143 after Ctrl-C and SIGTERM.
+    """
+    flags = sys.argv[1:] if arguments is None else list(arguments)
+    verbose = "--verbose" in flags
+    errors = Console(stderr=True)
+    with shown_messages(errors, verbose):
+        try:
+            return _search(flags, Console(file=sys.stdout))
+        except (RunError, ConfigError, ValueError, OSError) as error:
+            if verbose:
+                errors.print_exception()
+            show_error(errors, str(error))
+            if isinstance(error, Interrupted):
+                errors.print("Nothing is lost: go on with the same command.", highlight=False)
+            return error.exit_status if isinstance(error, RunError) else 2

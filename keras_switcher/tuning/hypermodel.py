@@ -1,0 +1,139 @@
+"""`SwitcherHyperModel`: a model whose dense layers are switched as a Keras Tuner says."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import keras_tuner
+
+from keras_switcher.config import Config, from_values, to_values, validate
+from keras_switcher.model import SwitchedModel
+from keras_switcher.networks import switched_as_configured
+from keras_switcher.switchers import Switcher
+from keras_switcher.tuning.objective import LogObjective
+from keras_switcher.tuning.plan import Terms
+from keras_switcher.tuning.space import Space
+
+logger = logging.getLogger(__name__)
+
+
+class SwitcherHyperModel(keras_tuner.HyperModel):
+    """A compiled Keras model, its dense layers switched, for any tuner of Keras Tuner.
+
+    What is searched is how they are switched: the switcher's kind, depth, widths, activation and
+    normalisation, the gate, the switchers' optimiser and rate, how many steps each network takes in
+    turn, the shares of the phases, and how fast the target is approached. The model itself
+    may have hyperparameters of its own.
+
+    A trial always trains from new weights. The phases of training are shares of its epochs, so what
+    Hyperband would go on from has settled already: a trial with more epochs is another training.
+
+    Args:
+        model: A function that takes the `keras_tuner.HyperParameters`, or a `HyperModel`, and gives
+            a compiled model with plain `Dense` layers.
+        target_sparsity: Share of their connections to turn off, in [0, 1), or `None`.
+        space: Ranges that take the place of the default ones, by name (docs/tuning.md lists them):
+            a list of values, a mapping with "min", "max" and "sampling", or one value, which is
+            fixed.
+        switcher: A function that takes the `HyperParameters` and returns a `Switcher` of your own;
+            then its kind, depth, widths, activation and normalisation are not searched.
+        metric: Name in the logs of what is to be great.
+        penalty: What a missing share of the target sparsity takes from the objective.
+        cost: "none", "parameters" (weights of the switchers per connection) or "seconds" (of a
+            training step).
+        cost_weight: What a unit of the cost takes from the objective.
+        **options: Other options of the switching, by their names in a run's config.yaml, that are
+            not searched, such as `granularity="block4"`.
+
+    Raises:
+        ValueError: If a name, a range or an option is wrong.
+
+    Example:
+
+    ```python
+    hypermodel = SwitcherHyperModel(build, target_sparsity=0.9)
+    tuner = keras_tuner.Hyperband(hypermodel, objective=objective(), max_epochs=9)
+    tuner.search(x_train, y_train, validation_data=(x_validation, y_validation))
+    sparse = tuner.get_best_models(1)[0]
+    ```
+    """
+
+    def __init__(
+        self,
+        model: "keras_tuner.HyperModel | Callable[[Any], keras.Model]",
+        target_sparsity: float | None = 0.95,
+        space: Mapping[str, Any] | Space | None = None,
+        switcher: Callable[[Any], Switcher] | None = None,
+        metric: str = "val_accuracy",
+        penalty: float = 10.0,
+        cost: str = "none",
+        cost_weight: float = 0.0,
+        **options: Any,
+    ):
+        super().__init__()
+        self.model = model
+        self.switcher = switcher
+        self.terms = Terms(metric, penalty, cost, cost_weight)
+        self.config = validate(from_values({**options, "target_sparsity": target_sparsity}))
+        space = space if isinstance(space, Space) else Space.from_yaml(space)
+        own = ("switcher", "switcher_hidden", "switcher_activation", "switcher_normalization")
+        self.space = space.without([*options, *(own if switcher else ())])
+
+    def build(self, hp: keras_tuner.HyperParameters) -> SwitchedModel:
+        """Return a compiled model, switched as the hyperparameters say.
+
+        Args:
+            hp: The hyperparameters of a trial.
+
+        Raises:
+            ValueError: If the function gives no compiled model, or it has no dense layer.
+        """
+        dense = self.model.build(hp) if hasattr(self.model, "build") else self.model(hp)
+        if not isinstance(dense, keras.Model) or not dense.compiled:
+            raise ValueError(
+                f"Expected `model` to give a compiled keras.Model. Received: {dense!r}"
+            )
+        compiled = keras.saving.deserialize_keras_object(dense.get_compile_config())
+        return switched_as_configured(
+            self.configured(hp),
+            dense,
+            switcher=None if self.switcher is None else self.switcher(hp),
+            **{name: value for name, value in compiled.items() if value is not None},
+        )
+
+    def configured(self, hp: keras_tuner.HyperParameters) -> Config:
+        """Return the configuration that the hyperparameters stand for."""
+        return with_options(self.config, self.space.choose(hp))
+
+    def fit(
+        self, hp: keras_tuner.HyperParameters, model: SwitchedModel, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Train a model as `keras.Model.fit` does, with `val_objective` in the logs.
+
+        Args:
+            hp: The hyperparameters of the trial.
+            model: What `build` returned.
+            *args: Of `keras.Model.fit`.
+            **kwargs: Of `keras.Model.fit`.
+
+        Returns:
+            The `History`.
+        """
+        if kwargs.pop("initial_epoch", 0):
+            model = self.build(hp)
+        kwargs["callbacks"] = [LogObjective(self.terms), *(kwargs.get("callbacks") or [])]
+        return model.fit(*args, **kwargs)
+
+
+def with_options(config: Config, options: Mapping[str, Any]) -> Config:
+    """Return a configuration with some options replaced.
+
+    Args:
+        config: The configuration.
+        options: Options by name.
+
+    Raises:
+        ConfigError: If a value is wrong.
+    """
+    return validate(from_values({**to_values(config), **options}))

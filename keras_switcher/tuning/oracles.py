@@ -1,0 +1,179 @@
+"""The oracles of Keras Tuner, made to survive a kill at any moment."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+from keras_tuner.engine.trial import Trial, TrialStatus
+from keras_tuner.oracles import (
+    BayesianOptimizationOracle,
+    HyperbandOracle,
+    RandomSearchOracle,
+)
+
+from keras_switcher.runs import replacing
+from keras_switcher.tuning.objective import objective
+
+# Trials that fail one after the other, until the search gives up.
+MOST_FAILURES = 3
+
+
+class Durable(keras_tuner.Oracle):
+    """What this package adds to an oracle.
+
+    Keras Tuner writes the state file in place, and not after a trial has left the list of those
+    under way; so a kill may leave half a file, and a search that goes on may run a finished trial
+    again, or never one that it had just begun (keras-tuner 1.4.8). Here every file takes its place
+    by a rename, and `reload` compares the state with the trials.
+
+    `save` and `_save_trial` are where an oracle writes; the latter, like `_get_oracle_fname` and
+    `_retry_queue`, has no public name.
+    """
+
+    # Set after the oracle is made, as each kind of it takes other arguments.
+    ended: Callable[["Durable"], None] | None = None
+    keeps_workers = False
+
+    def save(self) -> None:
+        """Write the state as one atomic unit."""
+        with replacing(Path(self._get_oracle_fname())) as temporary:
+            # Of the class above `Oracle`, which takes the file's name.
+            super(keras_tuner.Oracle, self).save(str(temporary))
+
+    def _save_trial(self, trial: Trial) -> None:
+        with replacing(Path(self._get_trial_dir(trial.trial_id)) / "trial.json") as temporary:
+            trial.save(str(temporary))
+
+    def reload(self) -> None:
+        """Read the state; trials that were under way are run again.
+
+        With workers on machines of their own (`keeps_workers`), which live on when the chief is
+        killed, such a trial stays with its worker.
+        """
+        super().reload()
+        under_way = dict(self._under_way)
+        for number in set(self.trials) - set(self.start_order):
+            # It had been written, but not the state: the number is given again.
+            del self.trials[number]
+        self.end_order += [
+            number
+            for number in self.start_order
+            if _has_ended(self.trials[number]) and number not in self.end_order
+        ]
+        waiting = [n for n in self.start_order if not _has_ended(self.trials[n])]
+        if self.keeps_workers:
+            self.ongoing_trials = {w: self.trials[n] for w, n in under_way.items() if n in waiting}
+            waiting = [n for n in waiting if n not in under_way.values()]
+        self._retry_queue = waiting[::-1]
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take the state over that `get_state` returned."""
+        self._under_way = state["ongoing_trials"]
+        known = {w: n for w, n in state["ongoing_trials"].items() if n in self.trials}
+        super().set_state({**state, "ongoing_trials": known})
+
+    @keras_tuner.synchronized
+    def create_trial(self, tuner_id: str) -> Trial:
+        """Return the next trial; one with the status STOPPED after too many failures in a row."""
+        if self.failures >= MOST_FAILURES and tuner_id not in self.ongoing_trials:
+            self.tuner_ids.discard(tuner_id)
+            return Trial(self.get_space(), status=TrialStatus.STOPPED)
+        return super().create_trial(tuner_id)
+
+    @keras_tuner.synchronized
+    def end_trial(self, trial: Trial) -> None:
+        """Record how a trial ended, and say so."""
+        super().end_trial(trial)
+        # Its worker may have outlived a chief that had put it back into the queue.
+        self._retry_queue = [n for n in self._retry_queue if n != trial.trial_id]
+        self.save()
+        if self.ended is not None:
+            self.ended(self)
+
+    @property
+    def failures(self) -> int:
+        """The number of trials that have failed since the last one that did not."""
+        failed = 0
+        for number in reversed(self.end_order):
+            if self.trials[number].status != TrialStatus.FAILED:
+                break
+            failed += 1
+        return failed
+
+    @property
+    def ended_trials(self) -> list[Trial]:
+        """The trials that have ended, each once, in that order."""
+        return [self.trials[number] for number in dict.fromkeys(self.end_order)]
+
+
+def _has_ended(trial: Trial) -> bool:
+    return trial.status in (TrialStatus.COMPLETED, TrialStatus.FAILED)
+
+
+class Hyperband(Durable, HyperbandOracle):
+    """Hyperband of three rungs: a ninth, a third and all of the epochs, again and again.
+
+    With fewer epochs a training with a warm-up and a settled end says nothing about a longer one.
+
+    Args:
+        max_epochs: Epochs of a trial on the highest rung.
+        max_trials: Trials in all; each rung that a combination climbs is another trial.
+        seed: Of the values that are drawn.
+    """
+
+    def __init__(self, max_epochs: int, max_trials: int, seed: int):
+        super().__init__(
+            objective(),
+            max_epochs=max_epochs,
+            hyperband_iterations=None,
+            seed=seed,
+            max_consecutive_failed_trials=math.inf,
+        )
+        self.max_trials = max_trials
+        # Its own least number of epochs is one, whatever the greatest; it has begun with that.
+        self.min_epochs = max(1, max_epochs / self.factor**2)
+        self._brackets: list[Any] = []
+        self._current_bracket = self._get_num_brackets() - 1
+        self._start_new_bracket()
+
+
+class Bayesian(Durable, BayesianOptimizationOracle):
+    """Bayesian optimisation by a Gaussian process; every trial has all epochs.
+
+    Args:
+        max_trials: Trials in all.
+        seed: Of the values that are drawn.
+    """
+
+    def __init__(self, max_trials: int, seed: int):
+        super().__init__(objective(), max_trials, seed=seed, max_consecutive_failed_trials=math.inf)
+
+
+class Random(Durable, RandomSearchOracle):
+    """Random search; every trial has all epochs.
+
+    Args:
+        max_trials: Trials in all.
+        seed: Of the values that are drawn.
+    """
+
+    def __init__(self, max_trials: int, seed: int):
+        super().__init__(objective(), max_trials, seed=seed, max_consecutive_failed_trials=math.inf)
+
+
+def make(name: str, trials: int, max_epochs: int, seed: int) -> Durable:
+    """Return a new oracle.
+
+    Args:
+        name: "hyperband", "bayesian" or "random".
+        trials: Trials in all, >= 1.
+        max_epochs: Epochs of a trial, at most.
+        seed: Of the values that are drawn; each oracle of Keras Tuner draws one itself for 0.
+    """
+    # 0 means to Keras Tuner that there is none.
+    seed += 1
+    if name == "hyperband":
+        return Hyperband(max_epochs, trials, seed)
+    return {"bayesian": Bayesian, "random": Random}[name](trials, seed)

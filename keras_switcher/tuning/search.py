@@ -1,0 +1,301 @@
+"""A search from its start, or from where it was stopped, to the best configuration."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+from keras_tuner.engine.trial import Trial
+from keras_tuner.errors import FatalError
+from rich.console import Console
+
+from keras_switcher.batches import evaluation_batches
+from keras_switcher.config import to_yaml
+from keras_switcher.data import ImageData
+from keras_switcher.fitting import execution
+from keras_switcher.runs import RunError, replacing
+from keras_switcher.signals import Interrupted, StopSignals
+from keras_switcher.training import load_data
+from keras_switcher.tuning import oracles
+from keras_switcher.tuning.hypermodel import with_options
+from keras_switcher.tuning.objective import connections
+from keras_switcher.tuning.plan import BEST_FILE, CONFIG_FILE, TRIALS_FILE, Plan
+from keras_switcher.tuning.report import write_report
+from keras_switcher.tuning.spread import Place
+from keras_switcher.tuning.trials import Row, TrialModel, best_of, to_csv
+
+logger = logging.getLogger(__name__)
+
+_TRIALS = "trials"
+_CHECKPOINT = "checkpoint.weights.h5"
+
+
+class TooManyFailures(RunError):
+    """Several trials failed, one after the other."""
+
+    exit_status = 1
+
+
+class _Stopped(Interrupted, FatalError):
+    """A signal came during a trial: to Keras Tuner an error that ends the search."""
+
+
+class SwitcherTuner(keras_tuner.Tuner):
+    """Runs the trials that an oracle gives out.
+
+    Args:
+        hypermodel: The model of the trials.
+        oracle: What gives them out, or stands for the one that the chief has.
+        folder: The folder of the search.
+    """
+
+    def __init__(self, hypermodel: TrialModel, oracle: keras_tuner.Oracle, folder: Path):
+        super().__init__(
+            oracle=oracle, hypermodel=hypermodel, directory=str(folder), project_name=_TRIALS
+        )
+        hypermodel.worker = self.tuner_id
+        self.board = folder / "tensorboard"
+
+    def pre_create_trial(self) -> None:
+        """Wait a little: an oracle that has nothing to give is asked again at once."""
+        if self._is_worker():
+            time.sleep(0.2)
+
+    def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
+        """Train a trial; with the curves and the hyperparameters of it in TensorBoard."""
+        self.hypermodel.folder = Path(self.get_trial_dir(trial.trial_id))
+        board = keras.callbacks.TensorBoard(str(self.board), write_graph=False)
+        try:
+            return super().run_trial(trial, callbacks=[board])
+        except Interrupted as stopped:
+            raise _Stopped(stopped.exit_status - 128) from None
+
+
+class Search:
+    """A search, by one process or by its part of several.
+
+    Args:
+        plan: What is searched, and how.
+        folder: Where everything is written.
+        place: Which of several processes this is.
+        console: Where progress and results are shown; its file must be given, as the standard
+            output is Keras Tuner's meanwhile.
+        stop: The signals that stop it.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, place: Place, console: Console, stop: StopSignals):
+        self.plan = plan
+        self.folder = folder
+        self.place = place
+        self.console = console
+        self.stop = stop
+        self._shown = 0
+        self._lock = threading.Lock()
+
+    def run(self) -> dict[str, Any] | None:
+        """Search to the end.
+
+        Returns:
+            What `best.json` holds; `None` of a worker.
+
+        Raises:
+            RunError: If the folder is in use, too many trials fail, or a signal stops the search.
+        """
+        # It warns that many functions are traced: each trial has its own.
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
+        with (
+            self._alone(),
+            execution(self.plan.config),
+            # Keras Tuner prints, for a chief even what its developers once looked for.
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+        ):
+            data = load_data(self.plan.config)
+            hypermodel = TrialModel(
+                self.plan.config,
+                data,
+                self.plan.space,
+                self.plan.terms,
+                self.plan.max_epochs,
+                self.plan.hopeless,
+                self.stop,
+            )
+            oracle = oracles.make(
+                self.plan.oracle,
+                self.plan.trials,
+                self.plan.max_epochs,
+                self.plan.config.optimisation.seed,
+            )
+            oracle.verbose = 0
+            oracle.keeps_workers = self.place.is_cluster
+            oracle.ended = self._update
+            self._make_reloadable()
+            tuner = SwitcherTuner(hypermodel, oracle, self.folder)
+            if self.place.is_worker:
+                tuner.search()
+                return None
+            self._shown = len(oracle.ended_trials)
+            if self._shown:
+                self.console.print(
+                    f"Going on after {self._shown} of {self.plan.trials} trials."
+                    if self._shown < self.plan.trials
+                    else f"All {self.plan.trials} trials are done: a search with more of them "
+                    "goes on.",
+                    highlight=False,
+                )
+            return self._search(tuner, oracle, data)
+
+    def _search(self, tuner: SwitcherTuner, oracle: Any, data: ImageData) -> dict[str, Any]:
+        try:
+            tuner.search()
+        except Interrupted:
+            # The launcher ends the chief as soon as no worker is left.
+            if not self._is_over(oracle):
+                self._update(oracle)
+                write_report(self.folder)
+                raise
+        if oracle.failures:
+            last = oracle.ended_trials[-1]
+            if oracle.failures >= oracles.MOST_FAILURES:
+                self._update(oracle)
+                raise TooManyFailures(
+                    f"{oracle.failures} trials have failed, one after the other. The last one: "
+                    f"{(last.message or '').strip().splitlines()[-1]}"
+                )
+        return self._finish(tuner, oracle, data)
+
+    def _is_over(self, oracle: Any) -> bool:
+        return len(oracle.ended_trials) >= self.plan.trials and not oracle.ongoing_trials
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep a second search out of the folder as long as the block lasts."""
+        if self.place.is_worker:
+            yield
+            return
+        with open(self.folder / ".lock", "w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(
+                    f"Another search is under way in {self.folder}. Wait for it, or choose another "
+                    "--out."
+                ) from None
+            yield
+
+    def _make_reloadable(self) -> None:
+        """See that the tuner of this process reads the state that any process has left.
+
+        Keras Tuner looks for a file named after the process.
+        """
+        state = self.folder / _TRIALS
+        if (state / "oracle.json").exists() and not self.place.is_worker:
+            with replacing(state / f"{self.place.name}.json") as temporary:
+                temporary.write_text("{}", encoding="utf-8")
+
+    def _rows(self, oracle: Any) -> list[Row]:
+        return [Row.of(trial, self._trial_folder(trial.trial_id)) for trial in oracle.ended_trials]
+
+    def _trial_folder(self, number: str) -> Path:
+        return self.folder / _TRIALS / f"trial_{number}"
+
+    def _update(self, oracle: Any) -> None:
+        """Write what the trials so far have come to, and show the last one."""
+        with self._lock:
+            rows = self._rows(oracle)
+            best = best_of(rows)
+            names = [name for name, range_ in self.plan.space.ranges.items() if not range_.is_fixed]
+            with replacing(self.folder / TRIALS_FILE) as temporary:
+                temporary.write_text(to_csv(rows, names), encoding="utf-8")
+            if best is not None:
+                self._write_config(oracle, best)
+            for row in rows[self._shown :]:
+                self._show(row, best, len(rows))
+            self._shown = len(rows)
+            for row in rows:
+                if best is None or row.trial != best.trial:
+                    # Weights of every trial would fill a disk.
+                    (self._trial_folder(row.trial) / _CHECKPOINT).unlink(missing_ok=True)
+
+    def _write_config(self, oracle: Any, best: Row) -> None:
+        chosen = self.plan.space.choose(oracle.trials[best.trial].hyperparameters.copy())
+        with replacing(self.folder / CONFIG_FILE) as temporary:
+            temporary.write_text(to_yaml(with_options(self.plan.config, chosen)), encoding="utf-8")
+
+    def _show(self, row: Row, best: Row | None, number: int) -> None:
+        width = len(str(self.plan.trials))
+        parts = [f"{number:>{width}}/{self.plan.trials}", f"trial {row.trial}"]
+        if row.objective is None:
+            parts.append("failed")
+        else:
+            parts += [
+                f"{row.epochs} epoch{'' if row.epochs == 1 else 's'}",
+                f"validation {100 * (row.val_accuracy or 0):.2f} %",
+                f"sparsity {100 * (row.sparsity or 0):.2f} %",
+                f"objective {row.objective:.4f}",
+                f"{row.result.get('seconds', 0):.1f} s",
+            ]
+        if row.result.get("stopped"):
+            parts.append(row.result["stopped"])
+        if best is not None:
+            parts.append(f"best {best.objective:.4f} (trial {best.trial})")
+        self.console.print("  ".join(parts), soft_wrap=True, highlight=False)
+
+    def _finish(self, tuner: SwitcherTuner, oracle: Any, data: ImageData) -> dict[str, Any]:
+        """Read the test examples, once, for the best trial; write the results."""
+        self._update(oracle)
+        best = best_of(self._rows(oracle))
+        if best is None:
+            raise TooManyFailures("No trial has come to its end: there is no best one.")
+        trial = oracle.trials[best.trial]
+        written = self.folder / BEST_FILE
+        facts = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
+        if facts.get("trial") != best.trial:
+            model = tuner.load_model(trial)
+            test = evaluation_batches(
+                data.x_test, data.y_test, self.plan.config.optimisation.batch_size
+            )
+            accuracy = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
+            facts = {
+                "trial": best.trial,
+                "objective": best.objective,
+                "val_accuracy": best.val_accuracy,
+                "sparsity": best.sparsity,
+                "test_accuracy": accuracy,
+                "connections": connections(model),
+                "switcher_parameters": best.result["switcher_parameters"],
+                "epochs": best.epochs,
+                "values": dict(best.values),
+            }
+            with replacing(written) as temporary:
+                temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_report(self.folder)
+        return facts
+
+
+def summary(facts: dict[str, Any], folder: Path) -> str:
+    """Return what is shown at the end of a search.
+
+    Args:
+        facts: What `Search.run` returned.
+        folder: The folder of the search.
+    """
+    values = ", ".join(f"{name}={_plain(value)}" for name, value in facts["values"].items())
+    return (
+        f"Best: trial {facts['trial']}, {facts['epochs']} epochs, validation "
+        f"{100 * facts['val_accuracy']:.2f} %, test {100 * facts['test_accuracy']:.2f} %, sparsity "
+        f"{100 * facts['sparsity']:.2f} %.\n{values}\nTrain with it: python train.py --config "
+        f"{folder / CONFIG_FILE}\nReport: {folder / 'report.html'}"
+    )
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,323 @@
+"""The search space: which options of the switching are searched, in which ranges."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from keras_switcher.checks import ConfigError, is_integer, is_number, nearest
+from keras_switcher.config import check_values, from_values
+
+# Hidden layers of a switcher, at most.
+_DEEPEST = 4
+_KINDS = ("unit", "connection")
+_RATES = {"adam": "adam_learning_rate", "sgd": "sgd_learning_rate"}
+
+# What a hyperparameter that is no option by itself says about options.
+_OF_HIDDEN = tuple(
+    f"{kind}_{what}"
+    for kind in _KINDS
+    for what in ("depth", *(f"width_{index}" for index in range(1, _DEEPEST + 1)))
+)
+OPTIONS = (
+    *("switcher", "switcher_activation", "switcher_normalization", "gate", "granularity"),
+    *("task_steps", "switcher_steps", "warmup", "settle", "ramp"),
+    *("switcher_optimizer", "multiplier_rate"),
+)
+_PHASES = ("warmup", "settle")
+NAMES = (*OPTIONS, *_OF_HIDDEN, *_RATES.values())
+# What a flag of train.py that is given fixes.
+_FIXES = {
+    "switcher_hidden": _OF_HIDDEN,
+    "switcher_learning_rate": tuple(_RATES.values()),
+    **{name: (name,) for name in OPTIONS},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values that a hyperparameter may take: some, or all between two numbers.
+
+    Args:
+        values: The values, if there are some to choose from; one value is a fixed one.
+        minimum: Else, the least value.
+        maximum: And the greatest.
+        sampling: How values between are drawn: "linear" or "log".
+    """
+
+    values: tuple[Any, ...] = ()
+    minimum: float = 0
+    maximum: float = 0
+    sampling: str = "linear"
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there is nothing to choose."""
+        return len(self.values) == 1
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether all between the least and the greatest value are integers."""
+        return is_integer(self.minimum) and is_integer(self.maximum)
+
+    def declare(self, hyperparameters: Any, name: str) -> Any:
+        """Declare it, and return its value.
+
+        Args:
+            hyperparameters: The `keras_tuner.HyperParameters` of a trial.
+            name: Its name there.
+        """
+        if self.is_fixed:
+            return self.values[0]
+        if self.values:
+            return hyperparameters.Choice(name, list(self.values))
+        kind = hyperparameters.Int if self.is_integer else hyperparameters.Float
+        return kind(name, self.minimum, self.maximum, sampling=self.sampling)
+
+    def check_examples(self) -> list[Any]:
+        """Return what shows whether all are right: each value, or the least and the greatest."""
+        return list(self.values) or [self.minimum, self.maximum]
+
+    def to_yaml(self) -> Any:
+        """Return what `from_yaml` reads."""
+        if self.values:
+            return self.values[0] if self.is_fixed else list(self.values)
+        return {"min": self.minimum, "max": self.maximum, "sampling": self.sampling}
+
+    @classmethod
+    def from_yaml(cls, name: str, value: Any) -> "Range":
+        """Make a range from a list of values, a mapping with `min` and `max`, or one value.
+
+        Args:
+            name: Its name, for the error message.
+            value: What is written for it.
+
+        Raises:
+            ConfigError: If it is none of these.
+        """
+        if isinstance(value, (list, tuple)):
+            if not value or len({type(v) for v in value if not is_number(v)}) > 1:
+                raise ConfigError(
+                    f"Expected values of one type for {name} in the search space. "
+                    f"Received: {list(value)}"
+                )
+            return cls(values=tuple(dict.fromkeys(value)))
+        if not isinstance(value, Mapping):
+            return cls(values=(value,))
+        given = dict(value)
+        low, high = _number(given.pop("min", None)), _number(given.pop("max", None))
+        sampling = given.pop("sampling", "linear")
+        is_right = low is not None and high is not None and low < high and not given
+        if not is_right or sampling not in ("linear", "log") or (sampling == "log" and low <= 0):
+            raise ConfigError(
+                f"Expected {name} in the search space to be a list of values, one value, or "
+                "{min: a, max: b, sampling: linear or log} with a < b, and a > 0 for log. "
+                f"Received: {dict(value)}"
+            )
+        return cls(minimum=low, maximum=high, sampling=sampling)
+
+
+def _number(value: Any) -> Any:
+    """Return a number; YAML reads 1e-3 as text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return value if is_number(value) else None
+
+
+DEFAULT: dict[str, Any] = {
+    "switcher": ["unit", "connection"],
+    "unit_depth": {"min": 0, "max": 2},
+    "unit_width_1": [16, 32, 64, 128],
+    "unit_width_2": [16, 32, 64, 128],
+    "connection_depth": {"min": 1, "max": 2},
+    # It runs once for every connection: wider ones take longer than all else in a training.
+    "connection_width_1": [4, 8, 16],
+    "connection_width_2": [4, 8, 16],
+    "switcher_activation": ["relu", "tanh", "silu"],
+    "switcher_normalization": ["none", "layer"],
+    "gate": ["step", "relu_tanh"],
+    "switcher_optimizer": ["adam", "sgd"],
+    "adam_learning_rate": {"min": 1e-4, "max": 1e-2, "sampling": "log"},
+    "sgd_learning_rate": {"min": 1e-3, "max": 1.0, "sampling": "log"},
+    "task_steps": [1, 2, 4, 8],
+    "switcher_steps": [1, 2],
+    "warmup": {"min": 0.0, "max": 0.3},
+    "settle": {"min": 0.2, "max": 0.6},
+    "ramp": {"min": 0.4, "max": 1.0},
+    "multiplier_rate": {"min": 0.005, "max": 0.5, "sampling": "log"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """What is searched, and in which ranges.
+
+    Args:
+        ranges: For each hyperparameter its range. Those left out keep the option of the
+            configuration.
+    """
+
+    ranges: Mapping[str, Range]
+
+    @classmethod
+    def from_yaml(cls, values: Mapping[str, Any] | None = None) -> "Space":
+        """Make the default space, some ranges of it replaced.
+
+        Args:
+            values: By name, what takes the place of the default range: a list of values, a mapping
+                with `min`, `max` and `sampling`, or one value, which is fixed.
+
+        Raises:
+            ConfigError: If a name or a range is wrong.
+        """
+        values = dict(values or {})
+        for name in values:
+            if name not in NAMES:
+                raise ConfigError(
+                    f"Unknown hyperparameter {name!r} in the search space.{nearest(name, NAMES)} "
+                    f"Known: {', '.join(NAMES)}."
+                )
+        space = cls({k: Range.from_yaml(k, v) for k, v in {**DEFAULT, **values}.items()})
+        space.check()
+        return space
+
+    def without(self, options: Iterable[str]) -> "Space":
+        """Return the space without what these options of the configuration fix.
+
+        Args:
+            options: Names of options that are given.
+        """
+        fixed = {name for option in options for name in _FIXES.get(option, ())}
+        return Space({name: r for name, r in self.ranges.items() if name not in fixed})
+
+    def check(self) -> None:
+        """See that every value is one that the option takes.
+
+        Raises:
+            ConfigError: If one is not.
+        """
+        for name, range_ in self.ranges.items():
+            for value in range_.check_examples():
+                _check(name, value)
+        for kind in _KINDS:
+            deepest = self.ranges.get(f"{kind}_depth")
+            depth = 0 if deepest is None else max(deepest.check_examples())
+            for index in range(1, depth + 1):
+                if f"{kind}_width_{index}" not in self.ranges:
+                    raise ConfigError(
+                        f"Expected a range for {kind}_width_{index} in the search space: "
+                        f"{kind}_depth goes up to {depth}. Received: none"
+                    )
+        longest = {n: max(r.check_examples()) for n, r in self.ranges.items() if n in _PHASES}
+        if sum(longest.get(name, 0) for name in _PHASES) >= 1:
+            raise ConfigError(
+                "Expected the greatest warmup and settle of the search space to leave time to "
+                f"alternate: less than 1 together. Received: {longest}"
+            )
+
+    def to_yaml(self) -> dict[str, Any]:
+        """Return what `from_yaml` reads."""
+        return {name: range_.to_yaml() for name, range_ in self.ranges.items()}
+
+    def choose(self, hyperparameters: Any) -> dict[str, Any]:
+        """Declare every hyperparameter, and return the options of the configuration they stand for.
+
+        Args:
+            hyperparameters: The `keras_tuner.HyperParameters` of a trial.
+
+        Returns:
+            Options by name, as `keras_switcher.config` knows them.
+        """
+        found = {
+            name: self.ranges[name].declare(hyperparameters, name)
+            for name in OPTIONS
+            if name in self.ranges
+        }
+        kind = found.get("switcher", _KINDS[0])
+        optimizer = found.get("switcher_optimizer", "adam")
+        for each in self._alternatives("switcher", _KINDS[0]):
+            if f"{each}_depth" in self.ranges:
+                with self._where(hyperparameters, "switcher", [each]):
+                    widths = self._widths(hyperparameters, each)
+                if each == kind:
+                    found["switcher_hidden"] = widths
+        for each in self._alternatives("switcher_optimizer", "adam"):
+            if _RATES[each] in self.ranges:
+                with self._where(hyperparameters, "switcher_optimizer", [each]):
+                    rate = self.ranges[_RATES[each]].declare(hyperparameters, _RATES[each])
+                if each == optimizer:
+                    found["switcher_learning_rate"] = rate
+        return found
+
+    def _widths(self, hyperparameters: Any, kind: str) -> tuple[int, ...]:
+        name = f"{kind}_depth"
+        depth = self.ranges[name].declare(hyperparameters, name)
+        depths = self._alternatives(name, 0)
+        widths = []
+        for index in range(1, max(depths) + 1):
+            width = f"{kind}_width_{index}"
+            with self._where(hyperparameters, name, [d for d in depths if d >= index]):
+                widths.append(self.ranges[width].declare(hyperparameters, width))
+        # Nothing is chosen where the kind is another.
+        return tuple(widths[: depth or 0])
+
+    def _alternatives(self, name: str, default: Any) -> tuple[Any, ...]:
+        """Return all values that a hyperparameter may take."""
+        if name not in self.ranges:
+            return (default,)
+        range_ = self.ranges[name]
+        return range_.values or tuple(range(int(range_.minimum), int(range_.maximum) + 1))
+
+    def _where(
+        self, hyperparameters: Any, parent: str, values: list[Any]
+    ) -> AbstractContextManager[Any]:
+        """Declare, in this block, what matters only for some values of another hyperparameter."""
+        if len(values) == len(self._alternatives(parent, None)):
+            return nullcontext()
+        scope: AbstractContextManager[Any] = hyperparameters.conditional_scope(parent, values)
+        return scope
+
+
+def _check(name: str, value: Any) -> None:
+    """See that a value of a hyperparameter is right, by the option that it stands for."""
+    where = "the search space"
+    if name.endswith("_depth"):
+        if not (is_integer(value) and 0 <= value <= _DEEPEST):
+            raise ConfigError(
+                f"Expected {name} in {where} to be an integer from 0 to {_DEEPEST}. "
+                f"Received: {value}"
+            )
+    elif "_width_" in name:
+        check_values(from_values({"switcher_hidden": [value]}, where), where)
+    elif name in _RATES.values():
+        check_values(from_values({"switcher_learning_rate": value}, where), where)
+    else:
+        check_values(from_values({name: value}, where), where)
+
+
+def read_space(path: Path) -> dict[str, Any]:
+    """Read ranges from a YAML file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: If it can't be read, or holds anything but ranges by name.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"Can't read the search space {path}: {problem}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"Expected the search space {path} to hold lines of `hyperparameter: range`. "
+            f"Received: a {type(values).__name__}"
+        )
+    return {str(name).replace("-", "_"): value for name, value in values.items()}

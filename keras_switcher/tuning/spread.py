@@ -1,0 +1,227 @@
+"""One search by several processes: a chief that gives trials out, and workers that train them."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from keras_switcher.checks import ConfigError
+from keras_switcher.launch import THREADS, cores, free_ports
+
+# What Keras Tuner reads.
+_ID, _IP, _PORT = "KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
+_LAUNCHER = "KERAS_SWITCHER_TUNING_LAUNCHER"
+
+# Times that a worker is started again after it was killed.
+_STARTS = 3
+_TO_END = 30.0
+_LAST_LINES = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Which of the processes of a search this is.
+
+    Args:
+        name: Its name, as Keras Tuner knows it.
+        is_worker: Whether a chief elsewhere gives it its trials.
+        is_chief: Whether it gives trials out and trains none.
+        launcher: The number of the process that has started it, or 0.
+    """
+
+    name: str = "tuner0"
+    is_worker: bool = False
+    is_chief: bool = False
+    launcher: int = 0
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the workers live on when the chief ends, and the other way round."""
+        return (self.is_worker or self.is_chief) and not self.launcher
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Place":
+        """Read the place from the variables that Keras Tuner has for it.
+
+        Args:
+            environment: The environment variables.
+
+        Raises:
+            ConfigError: If only some of them are set.
+        """
+        given = [name for name in (_ID, _IP, _PORT) if environment.get(name)]
+        if not given:
+            return cls()
+        if len(given) < 3:
+            raise ConfigError(
+                f"Expected {_ID}, {_IP} and {_PORT} together, or none of them. Received: "
+                f"{', '.join(given)}"
+            )
+        name, launcher = environment[_ID], int(environment.get(_LAUNCHER, 0))
+        # So Keras Tuner tells them apart.
+        is_chief = "chief" in name
+        return cls(name, not is_chief, is_chief, launcher)
+
+    def follow_launcher(self) -> None:
+        """From now on, end by SIGTERM when the launcher has ended."""
+        if not self.launcher:
+            return
+
+        def watch() -> None:
+            while os.getppid() == self.launcher:
+                time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+class Spread:
+    """A chief and workers on this machine, from their start to the end of the search.
+
+    A worker that is killed is started again and trains its trial anew. When the chief is
+    killed, all end: the same command goes on.
+
+    Args:
+        workers: How many.
+        command: What each process runs.
+        folder: The folder of the search; what workers write goes into `logs/` there.
+        output: Where this process writes.
+    """
+
+    def __init__(self, workers: int, command: Sequence[str], folder: Path, output: TextIO):
+        self.count = workers
+        self.command = list(command)
+        self.folder = folder
+        self.output = output
+        self._environment: dict[str, str] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._signal: int | None = None
+
+    def run(self) -> int:
+        """Run the processes to their end; return the exit status."""
+        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        for number in before:
+            signal.signal(number, self._forward)
+        try:
+            return self._run()
+        finally:
+            self._end_all()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _run(self) -> int:
+        self._environment = {
+            **os.environ,
+            _IP: "127.0.0.1",
+            _PORT: str(free_ports(1)[0]),
+            _LAUNCHER: str(os.getpid()),
+        }
+        # Without it each worker would take every core for itself.
+        self._environment.setdefault(THREADS, str(max(1, cores() // self.count)))
+        (self.folder / "logs").mkdir(exist_ok=True)
+        workers = [f"tuner{index}" for index in range(self.count)]
+        starts = dict.fromkeys(workers, 1)
+        self._say(
+            f"{self.count} workers on this machine, {self._environment[THREADS]} threads each."
+        )
+        for name in ("chief", *workers):
+            self._start(name)
+        while workers:
+            time.sleep(0.1)
+            chief = self._processes["chief"].poll()
+            if chief is not None and any(self._processes[name].poll() is None for name in workers):
+                return self._stopped("The chief", chief)
+            for name in list(workers):
+                status = self._processes[name].poll()
+                if status == 0:
+                    workers.remove(name)
+                elif status is not None and (status > 0 or self._signal is not None):
+                    return self._stopped(f"Worker {name}", status)
+                elif status is not None:
+                    how = signal.Signals(-status).name
+                    if starts[name] > _STARTS:
+                        self._say(
+                            f"Worker {name} was killed by {how} for the {_STARTS + 1}th time."
+                        )
+                        return self._stopped(f"Worker {name}", status)
+                    starts[name] += 1
+                    self._say(f"Worker {name} was killed by {how}: starting it again.")
+                    self._start(name)
+        # It waits for workers that may still come; none will.
+        self._processes["chief"].send_signal(signal.SIGTERM)
+        return self._exit_status(self._processes["chief"].wait())
+
+    def _start(self, name: str) -> None:
+        log = subprocess.DEVNULL
+        with open(self.folder / "logs" / f"{name}.log", "ab") as file:
+            is_shown = name == "chief"
+            self._processes[name] = subprocess.Popen(
+                self.command,
+                env={**self._environment, _ID: name},
+                stdin=log,
+                stdout=None if is_shown else file,
+                stderr=None if is_shown else file,
+                # Ctrl-C in a terminal comes to this process alone, which forwards it once.
+                process_group=0,
+            )
+        if self._signal is not None:
+            self._processes[name].send_signal(self._signal)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        # A terminal that closes is as good as a request to stop.
+        self._signal = signal.SIGTERM if number == signal.SIGHUP else number
+        for process in list(self._processes.values()):
+            process.send_signal(self._signal)
+
+    def _stopped(self, who: str, status: int) -> int:
+        """End what still runs; say who failed, unless all were asked to stop."""
+        self._end_all()
+        if self._signal is not None:
+            return 128 + self._signal
+        self._say(f"{who} ended with status {status}; the others were ended.")
+        if who.startswith("Worker "):
+            name = who.removeprefix("Worker ")
+            path = self.folder / "logs" / f"{name}.log"
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[
+                -_LAST_LINES:
+            ]:
+                print(f"[{name}] {line}", file=self.output, flush=True)
+        if status < 0:
+            self._say("Nothing is lost: go on with the same command.")
+        return self._exit_status(status)
+
+    @staticmethod
+    def _exit_status(status: int) -> int:
+        return status if status >= 0 else 128 - status
+
+    def _end_all(self) -> None:
+        """End what still runs: workers first, so that the chief hears of it."""
+        running = [p for p in self._processes.values() if p.poll() is None]
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + _TO_END
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _say(self, text: str) -> None:
+        print(f"[tuning] {text}", file=self.output, flush=True)
+
+
+def own_command(arguments: Sequence[str]) -> list[str]:
+    """Return the command that runs this module again.
+
+    Args:
+        arguments: Its flags.
+    """
+    return [sys.executable, "-m", "keras_switcher.tuning", *arguments]

@@ -1,0 +1,333 @@
+"""One trial of a search by the command: its training, and what is kept of it."""
+
+import csv
+import dataclasses
+import io
+import json
+import logging
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+from keras_tuner.engine.trial import Trial
+
+from keras_switcher import model as model_module
+from keras_switcher.batches import evaluation_batches, training_batches
+from keras_switcher.callbacks import Diverged, StopOnDivergence, StopOnSignal
+from keras_switcher.config import Config
+from keras_switcher.data import ImageData
+from keras_switcher.model import SwitchedModel
+from keras_switcher.networks import dense_model, new_start
+from keras_switcher.runs import replacing
+from keras_switcher.signals import StopSignals
+from keras_switcher.tuning.hypermodel import SwitcherHyperModel, with_options
+from keras_switcher.tuning.objective import NAME, LogObjective, switcher_parameters
+from keras_switcher.tuning.plan import Terms
+from keras_switcher.tuning.space import Space
+from keras_switcher.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+RESULT_FILE = "result.json"
+# Names of the hyperparameters that Hyperband adds for itself.
+_OWN = "tuner/"
+_EPOCHS = f"{_OWN}epochs"
+
+
+class Hopeless(Exception):
+    """A trial that is far behind the others."""
+
+
+class StopHopeless(keras.callbacks.Callback):
+    """Ends a trial that is far behind the median of the others at the same point.
+
+    Compared are trials of the same number of epochs, from half of them on, at the same epoch, by
+    their validation accuracy: they may differ in how sparse they are by then, hence the margin.
+
+    Args:
+        folder: Where the folders of all trials are.
+        epochs: Epochs of this trial.
+        margin: How far behind is hopeless.
+        least: How many others there must be.
+
+    Raises:
+        Hopeless: At the end of an epoch.
+
+    Reference:
+        Golovin et al., Google Vizier, 2017, section 3.2.2: the median stopping rule.
+    """
+
+    def __init__(self, folder: Path, epochs: int, margin: float = 0.05, least: int = 5):
+        super().__init__()
+        self.folder = folder
+        self.epochs = epochs
+        self.margin = margin
+        self.least = least
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if not self.epochs / 2 <= epoch + 1 < self.epochs:
+            return
+        others = []
+        for path in self.folder.glob(f"trial_*/{RESULT_FILE}"):
+            result = read_result(path)
+            if result.get("epochs") == self.epochs and len(result["rows"]) > epoch:
+                others.append(result["rows"][epoch]["val_accuracy"])
+        if len(others) < self.least:
+            return
+        accuracy, median = (logs or {})["val_accuracy"], statistics.median(others)
+        if accuracy < median - self.margin:
+            raise Hopeless(
+                f"Validation accuracy {accuracy:.4f} after epoch {epoch + 1} of {self.epochs}; "
+                f"the median of {len(others)} others is {median:.4f}."
+            )
+
+
+class _Rows(keras.callbacks.Callback):
+    """Keeps what a trial's epochs came to, also of those before it is stopped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[dict[str, Any]] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        row: dict[str, Any] = {"epoch": epoch + 1, "phase": self.model.phase}
+        names = ("loss", "accuracy", "sparsity", "val_loss", "val_accuracy", NAME)
+        self.rows.append(row | {n: float(v) for n, v in (logs or {}).items() if n in names})
+
+
+class TrialModel(SwitcherHyperModel):
+    """The model of the command's trials: that of a run, from its configuration.
+
+    Args:
+        config: The configuration of the run, from which each trial's differs in what is searched,
+            and in its epochs.
+        data: What it learns from.
+        space: What is searched.
+        terms: Of the objective.
+        max_epochs: Epochs of a trial, where the oracle does not say.
+        hopeless: Whether to stop hopeless trials.
+        stop: The signals that stop the search.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: ImageData,
+        space: Space,
+        terms: Terms,
+        max_epochs: int,
+        hopeless: bool,
+        stop: StopSignals,
+    ):
+        super().__init__(self._dense, config.switching.target_sparsity, space)
+        self.config = config
+        self.space = space
+        self.terms = terms
+        self.data = data
+        self.max_epochs = max_epochs
+        self.hopeless = hopeless
+        self.stop = stop
+        self.folder = Path()
+        self.worker = ""
+
+    def _dense(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        # Its learning rate falls over the epochs of this trial.
+        config = with_options(self.config, {"epochs": self.epochs(hp)})
+        return dense_model(config, self.data, new_start(config, self.data))
+
+    def epochs(self, hp: keras_tuner.HyperParameters) -> int:
+        """Return the epochs that the oracle gives a trial."""
+        return int(hp.values.get(_EPOCHS, self.max_epochs))
+
+    def fit(
+        self, hp: keras_tuner.HyperParameters, model: SwitchedModel, *args: Any, **kwargs: Any
+    ) -> dict[str, float]:
+        """Train a trial's model; keep its epochs in `result.json` in the trial's folder.
+
+        Args:
+            hp: The hyperparameters of the trial.
+            model: What `build` returned.
+            *args: None.
+            **kwargs: The callbacks of the tuner.
+
+        Returns:
+            The objective and what belongs to it, of the best epoch.
+        """
+        options, data, epochs = self.config.optimisation, self.data, self.epochs(hp)
+        record = _Rows()
+        callbacks = [LogObjective(self.terms), record, *kwargs["callbacks"]]
+        if self.hopeless:
+            callbacks.append(StopHopeless(self.folder.parent, epochs))
+        callbacks += [StopOnDivergence(), StopOnSignal(self.stop, Workers())]
+        start, stopped = time.perf_counter(), ""
+        try:
+            with self.stop.deferred(), _without_warnings():
+                model.fit(
+                    training_batches(
+                        data.x_train,
+                        data.y_train,
+                        options.batch_size,
+                        seed=options.seed,
+                        epochs=epochs,
+                        augmentation=self.config.data.augmentation,
+                    ),
+                    steps_per_epoch=len(data.x_train) // options.batch_size,
+                    epochs=epochs,
+                    shuffle=False,
+                    validation_data=evaluation_batches(
+                        data.x_validation, data.y_validation, options.batch_size
+                    ),
+                    callbacks=callbacks,
+                    verbose=0,
+                )
+        except Hopeless as reason:
+            stopped = "hopeless"
+            logger.debug("Stopped: %s", reason)
+        except Diverged as reason:
+            stopped = "diverged"
+            logger.debug("Stopped: %s", reason)
+        # As if it had learned nothing: the oracle is to keep away from such values.
+        target = model.target_sparsity or 0.0
+        nothing = {NAME: -self.terms.penalty * target, "val_accuracy": 0.0, "sparsity": 0.0}
+        rows = [nothing] if stopped == "diverged" or not record.rows else record.rows
+        best = max(rows, key=lambda row: row[NAME])
+        result = {
+            "worker": self.worker,
+            "stopped": stopped,
+            "epochs": epochs,
+            "epochs_run": len(record.rows),
+            "seconds": round(time.perf_counter() - start, 3),
+            "switcher_parameters": switcher_parameters(model),
+            "rows": record.rows,
+        }
+        with replacing(self.folder / RESULT_FILE) as temporary:
+            temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
+        return {name: float(best[name]) for name in (NAME, "val_accuracy", "sparsity")}
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep the model from warning that it has not settled: a stopped trial need not."""
+    log = logging.getLogger(model_module.__name__)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Return what `TrialModel.fit` kept of a trial; nothing if it was not begun or has failed."""
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return result
+
+
+def values_of(trial: Trial) -> dict[str, Any]:
+    """Return the values of a trial's hyperparameters, of those that are active."""
+    hyperparameters = trial.hyperparameters
+    hyperparameters.ensure_active_values()
+    return {
+        hp.name: hyperparameters.values[hp.name]
+        for hp in hyperparameters.space
+        if hp.name in hyperparameters.values
+        and hyperparameters.is_active(hp)
+        and not hp.name.startswith(_OWN)
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A trial that has ended.
+
+    Args:
+        trial: Its number, as text.
+        status: "COMPLETED" or "FAILED".
+        objective: What it came to; `None` if it failed.
+        val_accuracy: Of the best epoch.
+        sparsity: At that epoch.
+        result: What was kept of its training.
+        values: The values of its hyperparameters.
+    """
+
+    trial: str
+    status: str
+    objective: float | None
+    val_accuracy: float | None
+    sparsity: float | None
+    result: Mapping[str, Any]
+    values: Mapping[str, Any]
+
+    @property
+    def epochs(self) -> int:
+        """The epochs that it was given."""
+        return int(self.result.get("epochs", 0))
+
+    @classmethod
+    def of(cls, trial: Trial, folder: Path) -> "Row":
+        """Return the row of a trial.
+
+        Args:
+            trial: The trial.
+            folder: Where its files are.
+        """
+
+        def metric(name: str) -> float | None:
+            has_it = trial.status == "COMPLETED" and trial.metrics.exists(name)
+            value = trial.metrics.get_last_value(name) if has_it else None
+            return None if value is None or not math.isfinite(value) else float(value)
+
+        return cls(
+            trial.trial_id,
+            trial.status,
+            metric(NAME),
+            metric("val_accuracy"),
+            metric("sparsity"),
+            read_result(folder / RESULT_FILE),
+            values_of(trial),
+        )
+
+
+def best_of(rows: list[Row]) -> Row | None:
+    """Return the best trial, among those with the most epochs; the first of equals."""
+    done = [row for row in rows if row.objective is not None and not row.result.get("stopped")]
+    most = max((row.epochs for row in done), default=0)
+    return max(
+        (row for row in done if row.epochs == most),
+        key=lambda row: row.objective or -math.inf,
+        default=None,
+    )
+
+
+def to_csv(rows: list[Row], names: list[str]) -> str:
+    """Return trials as CSV, one row each, in the order of their ends.
+
+    Args:
+        rows: The trials.
+        names: Of the hyperparameters.
+    """
+    text = io.StringIO()
+    kept = ("epochs", "epochs_run", "seconds", "switcher_parameters", "worker")
+    columns = ["trial", "status", "stopped", "objective", "val_accuracy", "sparsity", *kept]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns, *(f"hp:{name}" for name in names)])
+    for row in rows:
+        empty_or: Callable[[Any], Any] = lambda value: "" if value is None else value  # noqa: E731
+        writer.writerow(
+            [
+                *(row.trial, row.status, row.result.get("stopped", "")),
+                *(empty_or(v) for v in (row.objective, row.val_accuracy, row.sparsity)),
+                *(row.result.get(name, "") for name in kept),
+                *(row.values.get(name, "") for name in names),
+            ]
+        )
+    return text.getvalue()

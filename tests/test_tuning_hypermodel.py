@@ -1,0 +1,223 @@
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+from small import CLASSES, INPUTS, separable
+
+from keras_switcher import ConnectionSwitcher, SwitchedModel, Switcher, UnitSwitcher, switchers
+from keras_switcher.tuning import SwitcherHyperModel, objective
+from keras_switcher.tuning.objective import NAME, connections, switcher_parameters
+
+
+def build(hp):
+    keras.utils.set_random_seed(0)
+    units = hp.Choice("units", [16, 8])
+    model = keras.Sequential(
+        [keras.Input((INPUTS,)), keras.layers.Dense(units, "relu"), keras.layers.Dense(CLASSES)]
+    )
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        run_eagerly=True,
+    )
+    return model
+
+
+def values(**given):
+    hp = keras_tuner.HyperParameters()
+    for name, value in given.items():
+        hp.Fixed(name, value)
+    return hp
+
+
+def tuner_of(hypermodel, folder, **options):
+    return keras_tuner.Hyperband(
+        hypermodel, objective=objective(), directory=folder, seed=1, **options
+    )
+
+
+DATA = dict(zip(("x", "y"), separable(), strict=True)) | {
+    "validation_data": separable(64, seed=0),
+    "verbose": 0,
+}
+
+
+@pytest.fixture
+def silent(capsys):
+    """Keras Tuner prints its progress."""
+    yield
+    capsys.readouterr()
+
+
+def test_a_model_of_dense_layers_becomes_a_switched_one_as_the_values_say():
+    given = values(
+        **{"switcher": "connection", "connection_depth": 2},
+        **{"connection_width_1": 8, "connection_width_2": 4},
+        **{"switcher_activation": "tanh", "switcher_normalization": "layer", "gate": "relu_tanh"},
+        **{"switcher_optimizer": "sgd", "sgd_learning_rate": 0.25, "multiplier_rate": 0.2},
+        **{"task_steps": 2, "switcher_steps": 2, "warmup": 0.1, "settle": 0.3, "ramp": 0.5},
+    )
+    model = SwitcherHyperModel(build, target_sparsity=0.6, granularity="block4").build(given)
+    assert isinstance(model, SwitchedModel)
+    layer = model.switched_layers()[0]
+    assert isinstance(layer.switcher, ConnectionSwitcher)
+    assert layer.switcher.hidden == (8, 4)
+    assert layer.switcher.activation is keras.activations.tanh
+    assert layer.switcher.normalization == "layer"
+    assert layer.gate.__name__ == "relu_tanh"
+    assert layer.granularity.name == "block4"
+    assert isinstance(model.switcher_optimizer, keras.optimizers.SGD)
+    assert float(model.switcher_optimizer.learning_rate) == 0.25
+    assert model.multiplier_rate == 0.2
+    assert model.target_sparsity == 0.6
+    course = model.alternation
+    assert (course.task_steps, course.switcher_steps) == (2, 2)
+    assert (course.warmup, course.settle, course.ramp) == (0.1, 0.3, 0.5)
+    # And the model's own.
+    assert isinstance(model.optimizer, keras.optimizers.SGD)
+    assert float(model.optimizer.momentum) == 0.9
+    assert layer.units == 16
+
+
+def test_a_search_by_a_tuner_of_keras_tuner_finds_a_sparse_model(tmp_path, silent):
+    hypermodel = SwitcherHyperModel(build, target_sparsity=0.5, space={"switcher": "unit"})
+    tuner = tuner_of(hypermodel, tmp_path, max_epochs=3, factor=3, hyperband_iterations=1)
+    tuner.search(**DATA)
+    best = tuner.oracle.get_best_trials(1)[0]
+    assert {"units", "unit_depth", "warmup"} <= set(best.hyperparameters.values)
+    model = tuner.get_best_models(1)[0]
+    assert abs(model.sparsity - 0.5) < 0.02
+    accuracy = model.evaluate(*separable(64), verbose=0, return_dict=True)["accuracy"]
+    # The objective is the accuracy, as nothing is missing of the sparsity.
+    assert best.score == pytest.approx(accuracy)
+    # A trial with more epochs does not go on from a settled one: it has all phases itself.
+    promoted = [
+        trial
+        for trial in tuner.oracle.trials.values()
+        if trial.hyperparameters.values["tuner/initial_epoch"]
+    ]
+    assert promoted
+    for trial in promoted:
+        history = trial.metrics.get_history("sparsity")
+        assert trial.metrics.exists(NAME) and history
+
+
+def test_a_promoted_trial_starts_from_new_weights(tmp_path, silent):
+    hypermodel = SwitcherHyperModel(build, target_sparsity=0.5, space={"switcher": "unit"})
+    hp = values(unit_depth=0)
+    settled = hypermodel.build(hp)
+    hypermodel.fit(hp, settled, **DATA, epochs=2)
+    assert settled.phase == "settle"
+    phases = []
+    log = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: phases.append(log.model.phase)
+    )
+    history = hypermodel.fit(hp, settled, **DATA, epochs=6, initial_epoch=2, callbacks=[log])
+    assert len(history.epoch) == 6
+    assert phases[0] != "settle" and phases[-1] == "settle"
+
+
+def test_the_objective_is_accuracy_less_what_is_missing_of_the_sparsity():
+    hypermodel = SwitcherHyperModel(build, target_sparsity=0.5, penalty=3.0)
+    hp = values(warmup=0.3, settle=0.3)
+    history = hypermodel.fit(hp, hypermodel.build(hp), **DATA, epochs=5).history
+    first = history["val_accuracy"][0] - 3.0 * (0.5 - history["sparsity"][0])
+    assert history[NAME][0] == pytest.approx(first)
+    assert history["sparsity"][0] == 0
+    assert history[NAME][-1] == pytest.approx(history["val_accuracy"][-1])
+
+
+def test_an_epoch_that_was_validated_before_the_structure_settled_is_not_sparse():
+    # It settles when the last epoch ends, after the validation.
+    hypermodel = SwitcherHyperModel(build, target_sparsity=0.5, penalty=1.0, settle=0.0)
+    hp = values(warmup=0.3, ramp=1.0, task_steps=8)
+    model = hypermodel.build(hp)
+    history = hypermodel.fit(hp, model, **DATA, epochs=1).history
+    missing = 0.5 - history["sparsity"][-1]
+    assert missing > 0.02 and model.phase == "settle"
+    assert history[NAME][-1] == pytest.approx(history["val_accuracy"][-1] - missing)
+
+
+def test_a_cost_is_part_of_the_objective():
+    hypermodel = SwitcherHyperModel(build, None, cost="parameters", cost_weight=2.0)
+    hp = values()
+    model = hypermodel.build(hp)
+    history = hypermodel.fit(hp, model, **DATA, epochs=1).history
+    cost = 2.0 * switcher_parameters(model) / connections(model)
+    assert history[NAME][0] == pytest.approx(history["val_accuracy"][0] - cost)
+    assert connections(model) == 16 * (INPUTS + CLASSES)
+
+    slow = SwitcherHyperModel(build, None, cost="seconds", cost_weight=1.0)
+    history = slow.fit(hp, slow.build(hp), **DATA, epochs=1).history
+    assert 0 < history["val_accuracy"][0] - history[NAME][0] < 60
+
+
+@switchers.register("of_test")
+class OwnSwitcher(Switcher):
+    def __init__(self, power=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.power = power
+
+    def call(self, kernel):
+        return keras.ops.abs(kernel) ** self.power
+
+    def get_config(self):
+        return {**super().get_config(), "power": self.power}
+
+
+def test_a_switcher_of_ones_own_is_searched_over():
+    hypermodel = SwitcherHyperModel(
+        build, switcher=lambda hp: OwnSwitcher(hp.Float("power", 0.5, 2.0, default=1.5))
+    )
+    hp = keras_tuner.HyperParameters()
+    layer = hypermodel.build(hp).switched_layers()[0]
+    assert isinstance(layer.switcher, OwnSwitcher) and layer.switcher.power == 1.5
+    names = {p.name for p in hp.space}
+    assert "power" in names
+    assert not any(name.startswith(("unit_", "connection_", "switcher_act")) for name in names)
+
+
+def test_a_hypermodel_may_give_the_model():
+    class Own(keras_tuner.HyperModel):
+        def build(self, hp):
+            return build(hp)
+
+    layer = SwitcherHyperModel(Own()).build(values()).switched_layers()[0]
+    assert isinstance(layer.switcher, UnitSwitcher)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_sparsity": 95}, "Expected --target-sparsity to be a share"),
+        ({"granularty": "unit"}, "Unknown option 'granularty'"),
+        ({"space": {"gat": ["step"]}}, "Unknown hyperparameter 'gat'"),
+        ({"cost": "time"}, "Expected `cost` to be"),
+        ({"penalty": -1.0}, "Expected `penalty` >= 0"),
+    ],
+)
+def test_a_wrong_option_is_told(options, message):
+    with pytest.raises(ValueError, match=message):
+        SwitcherHyperModel(build, **options)
+
+
+def test_a_model_that_is_not_compiled_is_told():
+    def raw(hp):
+        return keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+
+    with pytest.raises(ValueError, match="Expected `model` to give a compiled keras.Model"):
+        SwitcherHyperModel(raw).build(values())
+
+
+def test_a_metric_that_is_not_in_the_logs_is_told():
+    hypermodel = SwitcherHyperModel(build, metric="val_auc")
+    hp = values()
+    with pytest.raises(ValueError, match=r"Expected 'val_auc' in the logs.*'val_accuracy'"):
+        hypermodel.fit(hp, hypermodel.build(hp), **DATA, epochs=1)
+
+
+def test_the_model_keeps_the_weights_that_its_function_gives():
+    dense = build(keras_tuner.HyperParameters())
+    model = SwitcherHyperModel(build).build(values())
+    np.testing.assert_array_equal(dense.get_weights()[0], model.switched_layers()[0].kernel)

@@ -1,0 +1,127 @@
+import keras_tuner
+import pytest
+
+from keras_switcher.checks import ConfigError
+from keras_switcher.tuning.space import DEFAULT, NAMES, Range, Space, read_space
+
+
+def chosen(space, **values):
+    """Return the options for a trial of these values, as an oracle would give them."""
+    hp = keras_tuner.HyperParameters()
+    # As Keras Tuner does, until all conditional ones are known.
+    for _ in range(4):
+        space.choose(hp)
+        hp.values.update(values)
+    hp = hp.copy()
+    return hp, space.choose(hp)
+
+
+def test_the_default_space_gives_options_that_a_run_takes():
+    hp, options = chosen(Space.from_yaml())
+    assert options["switcher"] == "unit"
+    assert options["switcher_hidden"] == ()
+    assert set(options) <= {
+        *("switcher", "switcher_hidden", "switcher_activation", "switcher_normalization", "gate"),
+        *("switcher_optimizer", "switcher_learning_rate", "task_steps", "switcher_steps"),
+        *("warmup", "settle", "ramp", "multiplier_rate"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "hidden"),
+    [
+        ({"switcher": "unit", "unit_depth": 0}, ()),
+        ({"switcher": "unit", "unit_depth": 1, "unit_width_1": 32}, (32,)),
+        ({"switcher": "unit", "unit_depth": 2, "unit_width_1": 32, "unit_width_2": 16}, (32, 16)),
+        ({"switcher": "connection", "connection_depth": 1, "connection_width_1": 8}, (8,)),
+    ],
+)
+def test_depth_and_widths_become_hidden_layers_of_the_kind(values, hidden):
+    assert chosen(Space.from_yaml(), **values)[1]["switcher_hidden"] == hidden
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.002), ("sgd", 0.3)])
+def test_the_rate_is_that_of_the_optimizer(optimizer, rate):
+    values = {"switcher_optimizer": optimizer, f"{optimizer}_learning_rate": rate}
+    assert chosen(Space.from_yaml(), **values)[1]["switcher_learning_rate"] == rate
+
+
+def test_what_another_value_makes_pointless_is_inactive():
+    hp, _ = chosen(
+        Space.from_yaml(), switcher="connection", connection_depth=1, connection_width_1=8
+    )
+    active = {p.name for p in hp.space if hp.is_active(p)}
+    assert not active & {"unit_depth", "unit_width_1", "connection_width_2"}
+    assert {"connection_depth", "connection_width_1"} <= active
+
+
+def test_a_range_takes_the_place_of_the_default_one():
+    space = Space.from_yaml(
+        {"gate": "step", "granularity": ["connection", "block4"], "warmup": {"min": 0, "max": 0.1}}
+    )
+    hp, options = chosen(space)
+    names = [p.name for p in hp.space]
+    assert options["gate"] == "step" and "gate" not in names
+    assert options["granularity"] == "connection" and "granularity" in names
+    assert space.ranges["warmup"].maximum == 0.1
+
+
+def test_a_flag_fixes_its_option_and_the_parts_of_it():
+    space = Space.from_yaml().without(["switcher_hidden", "switcher_learning_rate", "gate", "lr"])
+    _, options = chosen(space)
+    assert not {"switcher_hidden", "switcher_learning_rate", "gate"} & set(options)
+    assert len(space.ranges) == len(DEFAULT) - 9
+
+
+def test_yaml_gives_the_same_space_again():
+    space = Space.from_yaml({"gate": "step"})
+    assert Space.from_yaml(space.to_yaml()) == space
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    read = Range.from_yaml("multiplier_rate", {"min": "1e-3", "max": "1e-1", "sampling": "log"})
+    assert (read.minimum, read.maximum, read.sampling) == (0.001, 0.1, "log")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"gates": ["step"]}, "Unknown hyperparameter 'gates'.* Did you mean 'gate'"),
+        ({"gate": ["stp"]}, "Unknown gate 'stp'"),
+        ({"gate": []}, "Expected values of one type for gate"),
+        ({"gate": ["step", 3]}, "Unknown gate 3"),
+        ({"warmup": {"min": 0.3, "max": 0.1}}, "with a < b"),
+        ({"warmup": {"min": 0.1}}, "with a < b"),
+        ({"warmup": {"min": 0, "max": 0.1, "sampling": "log"}}, "a > 0 for log"),
+        ({"warmup": {"min": 0, "max": 0.1, "step": 0.01}}, "with a < b"),
+        ({"warmup": {"min": 0, "max": 0.5}}, "leave time to alternate"),
+        ({"warmup": [1.5]}, "Expected warmup in the search space to be a share"),
+        ({"unit_depth": [5]}, "an integer from 0 to 4"),
+        ({"unit_depth": [3]}, "Expected a range for unit_width_3"),
+        ({"unit_width_1": [0]}, "widths of layers"),
+        ({"adam_learning_rate": {"min": -1.0, "max": 1.0}}, "a number > 0"),
+    ],
+)
+def test_a_wrong_range_is_told(values, message):
+    with pytest.raises(ConfigError, match=message):
+        Space.from_yaml(values)
+
+
+def test_every_name_has_a_range_or_may_get_one():
+    assert set(DEFAULT) < set(NAMES)
+
+
+def test_a_file_of_ranges(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text("task-steps: [1, 2]\nmultiplier_rate: {min: 1e-3, max: 0.1}\n")
+    assert Space.from_yaml(read_space(path)).ranges["task_steps"].values == (1, 2)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [", ""])
+def test_a_file_that_is_no_mapping_is_told(tmp_path, text):
+    path = tmp_path / "space.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="search space .*space.yaml"):
+        read_space(path)
+    with pytest.raises(ConfigError, match="Can't read the search space"):
+        read_space(tmp_path / "none.yaml")
