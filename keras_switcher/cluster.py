@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from keras_switcher.checks import ConfigError, is_integer
@@ -170,21 +170,23 @@ def to_tf_config(cluster: Cluster) -> str:
     )
 
 
-def without_proxy(cluster: Cluster, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return what to add to the environment so that gRPC speaks to the workers directly.
+def without_proxy(
+    addresses: Iterable[str], environment: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return what to add to the environment so that gRPC speaks to others directly.
 
     It sends even what goes to a neighbour to the proxy that `http_proxy` names, and waits for ever
     for an answer. A proxy that `grpc_proxy` names is meant for it, and stays.
 
     Args:
-        cluster: The cluster.
+        addresses: Theirs, host:port.
         environment: The environment.
     """
     if environment.get("grpc_proxy"):
         return {}
     # Where the first is set, gRPC does not read the second.
     exempt = environment.get("no_grpc_proxy") or environment.get("no_proxy") or ""
-    hosts = dict.fromkeys(split_address(address)[0] for address in cluster.addresses)
+    hosts = dict.fromkeys(split_address(address)[0] for address in addresses)
     return {"no_grpc_proxy": ",".join([*filter(None, [exempt]), *hosts])}
 
 

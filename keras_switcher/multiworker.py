@@ -51,7 +51,7 @@ def joined_as_configured(config: Config) -> Iterator[Workers]:
     }
     with joined(cluster, facts, config.execution.worker_timeout) as workers:
         # For the server of TensorFlow.
-        os.environ.update({TF_CONFIG: to_tf_config(cluster), **without_proxy(cluster)})
+        os.environ.update({TF_CONFIG: to_tf_config(cluster), **without_proxy(cluster.addresses)})
         yield workers
 
 

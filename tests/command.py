@@ -30,14 +30,16 @@ def offline(data_dir: Path) -> dict[str, str]:
 
 
 class Process:
-    """A running `train.py`, and what it has written so far."""
+    """A running `train.py`, or another program, and what it has written so far."""
+
+    program = (str(TRAIN),)
 
     def __init__(self, *flags: str, cwd: Path, **environment: str):
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._ended = False
         self._process = subprocess.Popen(
-            [sys.executable, str(TRAIN), *flags],
+            [sys.executable, *self.program, *flags],
             cwd=cwd,
             env={**offline(cwd), **environment},
             stdout=subprocess.PIPE,
@@ -71,6 +73,15 @@ class Process:
                         raise AssertionError(f"No line {start!r} in:\n{self.output}")
                 matches = [line.startswith(start) for line in self.lines[position:]]
                 position += matches.index(True) + 1
+
+    @property
+    def number(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Kill it, and do not wait for those that still hold its output."""
+        self._process.kill()
+        self._process.wait(timeout=60)
 
     def send(self, number: signal.Signals) -> int:
         """Send a signal and return the exit status."""

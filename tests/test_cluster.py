@@ -81,12 +81,12 @@ def test_strategy_for_one_is_refused_where_there_are_several_workers():
 
 def test_grpc_is_told_to_pass_a_proxy_by():
     cluster = Cluster(("a:1", "b:2", "a:3"), 0)
-    assert without_proxy(cluster, {}) == {"no_grpc_proxy": "a,b"}
-    assert without_proxy(cluster, {"no_proxy": "c"}) == {"no_grpc_proxy": "c,a,b"}
+    assert without_proxy(cluster.addresses, {}) == {"no_grpc_proxy": "a,b"}
+    assert without_proxy(cluster.addresses, {"no_proxy": "c"}) == {"no_grpc_proxy": "c,a,b"}
     known = {"no_proxy": "c", "no_grpc_proxy": "d"}
-    assert without_proxy(cluster, known) == {"no_grpc_proxy": "d,a,b"}
+    assert without_proxy(cluster.addresses, known) == {"no_grpc_proxy": "d,a,b"}
     # Meant for it.
-    assert without_proxy(cluster, {"grpc_proxy": "http://p:1"}) == {}
+    assert without_proxy(cluster.addresses, {"grpc_proxy": "http://p:1"}) == {}
 
 
 @pytest.fixture

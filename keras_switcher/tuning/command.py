@@ -150,7 +150,7 @@ def _search(flags: Sequence[str], console: Console) -> int:
         open_folder(plan, options.out, options.overwrite)
         own = [flag for flag in flags if flag != "--overwrite"]
         return Spread(options.workers, own_command(own), options.out, sys.stderr).run()
-    place.follow_launcher()
+    place.take()
     stop = StopSignals()
     with stop.handled():
         load_tensorflow(plan.config.run.verbose)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import keras_tuner
+import numpy as np
 from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.oracles import (
     BayesianOptimizationOracle,
@@ -32,6 +33,7 @@ class Durable(keras_tuner.Oracle):
     `_retry_queue`, has no public name.
     """
 
+    trials: dict[str, Trial]
     # Set after the oracle is made, as each kind of it takes other arguments.
     ended: Callable[["Durable"], None] | None = None
     keeps_workers = False
@@ -54,9 +56,9 @@ class Durable(keras_tuner.Oracle):
         """
         super().reload()
         under_way = dict(self._under_way)
-        for number in set(self.trials) - set(self.start_order):
-            # It had been written, but not the state: the number is given again.
-            del self.trials[number]
+        # In order, in which a Gaussian process sums them up. One that had been written when the
+        # state had not is left out: its number is given again.
+        self.trials = {number: self.trials[number] for number in self.start_order}
         self.end_order += [
             number
             for number in self.start_order
@@ -142,13 +144,31 @@ class Hyperband(Durable, HyperbandOracle):
 class Bayesian(Durable, BayesianOptimizationOracle):
     """Bayesian optimisation by a Gaussian process; every trial has all epochs.
 
+    The first third of the trials is random. (Keras Tuner's default, three for each hyperparameter,
+    would be more than most searches have.)
+
     Args:
         max_trials: Trials in all.
         seed: Of the values that are drawn.
     """
 
     def __init__(self, max_trials: int, seed: int):
-        super().__init__(objective(), max_trials, seed=seed, max_consecutive_failed_trials=math.inf)
+        super().__init__(
+            objective(),
+            max_trials,
+            num_initial_points=max(3, max_trials // 3),
+            seed=seed,
+            max_consecutive_failed_trials=math.inf,
+        )
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Choose the values of a trial, by the same random numbers before and after a kill.
+
+        The state of an oracle lacks that of its generator, which has no public name.
+        """
+        self._random_state = np.random.RandomState(self.seed + len(self.trials))
+        chosen: dict[str, Any] = super().populate_space(trial_id)
+        return chosen
 
 
 class Random(Durable, RandomSearchOracle):

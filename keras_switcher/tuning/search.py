@@ -155,7 +155,9 @@ class Search:
 
     def _search(self, tuner: SwitcherTuner, oracle: Any, data: ImageData) -> dict[str, Any]:
         try:
-            tuner.search()
+            # A chief would wait for workers to tell that there is nothing left.
+            if not self._is_over(oracle):
+                tuner.search()
         except Interrupted:
             # The launcher ends the chief as soon as no worker is left.
             if not self._is_over(oracle):

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TextIO
 
 from keras_switcher.checks import ConfigError
+from keras_switcher.cluster import without_proxy
 from keras_switcher.launch import THREADS, cores, free_ports
 
 # What Keras Tuner reads.
@@ -69,8 +70,10 @@ class Place:
         is_chief = "chief" in name
         return cls(name, not is_chief, is_chief, launcher)
 
-    def follow_launcher(self) -> None:
-        """From now on, end by SIGTERM when the launcher has ended."""
+    def take(self) -> None:
+        """Speak to the chief directly, and end by SIGTERM when the launcher has ended."""
+        if self.is_worker:
+            os.environ.update(without_proxy([f"{os.environ[_IP]}:{os.environ[_PORT]}"]))
         if not self.launcher:
             return
 
@@ -136,6 +139,9 @@ class Spread:
         while workers:
             time.sleep(0.1)
             chief = self._processes["chief"].poll()
+            if chief == 0:
+                # All trials had ended before.
+                return 0
             if chief is not None and any(self._processes[name].poll() is None for name in workers):
                 return self._stopped("The chief", chief)
             for name in list(workers):

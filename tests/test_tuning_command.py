@@ -1,0 +1,154 @@
+import subprocess
+import sys
+
+import pytest
+import yaml
+from command import SMALL, offline
+
+from keras_switcher.checks import ConfigError
+from keras_switcher.config import to_values, validate
+from keras_switcher.flags import read_yaml
+from keras_switcher.tuning.command import main, plan_of
+from keras_switcher.tuning.folder import open_folder
+from keras_switcher.tuning.plan import PLAN_FILE
+from keras_switcher.tuning.search import Search
+from keras_switcher.tuning.spread import Place
+
+
+def plan(*flags, out="search"):
+    return plan_of(["--out", str(out), *SMALL, *map(str, flags)])[1]
+
+
+def test_help_and_mistakes_come_before_tensorflow(tmp_path):
+    script = (
+        "import sys; sys.orig_argv.append('keras_switcher.tuning');"
+        "from keras_switcher.tuning.command import main;"
+        f"status = main(['--out', {str(tmp_path)!r}, '--trials', '0']);"
+        "sys.exit(10 * status + ('tensorflow' in sys.modules) + ('keras_tuner' in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=offline(tmp_path))
+    assert done.returncode == 20
+
+
+def test_help_names_the_flags_of_both(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    written = " ".join(capsys.readouterr().out.split())
+    assert left.value.code == 0
+    assert "--trials" in written and "python train.py --help" in written
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--trials", "0"], "Expected --trials to be an integer >= 1. Received: 0"),
+        (["--workers", "0"], "Expected --workers to be an integer >= 1"),
+        (["--max-epochs", "0"], "Expected --max-epochs to be an integer >= 1"),
+        (["--penalty", "-1"], "Expected --penalty to be a number >= 0. Received: -1.0"),
+        (["--cost", "seconds"], "Expected --cost and --cost-weight together"),
+        (["--cost-weight", "1"], "Expected --cost and --cost-weight together"),
+        (["--resume"], "Expected no --resume: a search writes into --out"),
+        (["--run-dir=x"], "Expected no --run-dir: a search writes into --out"),
+        (["--strategy", "mirrored"], "Expected --strategy none"),
+        (["--model", "lenet301"], "Did you mean 'lenet300'?"),
+        (["--space", "none.yaml"], "Can't read the search space none.yaml"),
+    ],
+)
+def test_a_mistake_is_told(flags, message, tmp_path, capsys):
+    assert main(["--out", str(tmp_path / "out"), *flags]) == 2
+    written = " ".join("".join(capsys.readouterr()).split())
+    assert message in written and "Traceback" not in written
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_that_is_given_is_not_searched():
+    given = plan("--gate", "step", "--switcher-learning-rate=0.01", "--warmup", "0.2")
+    assert not {"gate", "adam_learning_rate", "sgd_learning_rate", "warmup"} & set(
+        given.space.ranges
+    )
+    assert {"settle", "task_steps"} <= set(given.space.ranges)
+    assert given.config.optimisation.switcher_learning_rate == 0.01
+
+
+def test_a_trial_has_the_epochs_of_the_run_unless_told():
+    assert plan().max_epochs == 2
+    assert plan("--max-epochs", 9).max_epochs == 9
+    assert plan("--max-epochs", 9).config.optimisation.epochs == 2
+
+
+def test_an_option_outside_the_space_can_be_searched(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text("granularity: [connection, block4]\ngate: step\n")
+    ranges = plan("--space", path).space.ranges
+    assert ranges["granularity"].values == ("connection", "block4")
+    assert ranges["gate"].is_fixed
+
+
+def test_the_folder_tells_the_same_search_from_another(tmp_path):
+    out = tmp_path / "search"
+    open_folder(plan(), out, overwrite=False)
+    open_folder(plan("--trials", 99), out, overwrite=False)
+    for flags, difference in (
+        (("--batch-size", 16), "config.batch_size: 32 -> 16"),
+        (("--oracle", "random"), "oracle: hyperband -> random"),
+        (("--gate", "step"), r"space.gate: \{'values': \['step', 'relu_tanh'\]\} -> none"),
+        (("--penalty", 1), "penalty: 10.0 -> 1.0"),
+        (("--seed", 1), "seed: 0 -> 1"),
+    ):
+        with pytest.raises(Exception, match=f"is another one: .*{difference}"):
+            open_folder(plan(*flags), out, overwrite=False)
+    assert yaml.safe_load((out / PLAN_FILE).read_text())["trials"] == 99
+
+
+def test_overwrite_removes_a_search_and_nothing_else(tmp_path):
+    out = tmp_path / "search"
+    open_folder(plan(), out, overwrite=False)
+    (out / "trials").mkdir()
+    (out / "trials" / "oracle.json").write_text("{}")
+    open_folder(plan("--seed", 1), out, overwrite=True)
+    assert [path.name for path in out.iterdir()] == [PLAN_FILE]
+
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "thesis.tex").write_text("five years")
+    with pytest.raises(Exception, match="which holds something else"):
+        open_folder(plan(), other, overwrite=True)
+    assert (other / "thesis.tex").read_text() == "five years"
+
+
+def test_a_second_search_in_the_same_folder_is_refused(tmp_path):
+    searches = [Search(plan(), tmp_path, Place(), None, None) for _ in range(2)]
+    with (
+        searches[0]._alone(),
+        pytest.raises(Exception, match="Another search is under way"),
+        searches[1]._alone(),
+    ):
+        pass
+
+
+def test_the_place_comes_from_the_variables_of_keras_tuner():
+    cluster = {"KERASTUNER_ORACLE_IP": "10.0.0.1", "KERASTUNER_ORACLE_PORT": "8000"}
+    assert Place.from_environment({}) == Place("tuner0")
+    chief = Place.from_environment({**cluster, "KERASTUNER_TUNER_ID": "chief"})
+    worker = Place.from_environment({**cluster, "KERASTUNER_TUNER_ID": "worker-3"})
+    assert chief.is_chief and not chief.is_worker and chief.is_cluster
+    assert worker.is_worker and not worker.is_chief and worker.name == "worker-3"
+    with pytest.raises(ConfigError, match="KERASTUNER_ORACLE_PORT together, or none of them"):
+        Place.from_environment(cluster)
+
+
+def test_what_a_search_writes_as_the_best_is_a_configuration(tmp_path):
+    from keras_switcher.config import to_yaml
+    from keras_switcher.tuning.hypermodel import with_options
+
+    best = with_options(
+        plan().config,
+        {"switcher": "connection", "switcher_hidden": (8, 4), "switcher_normalization": "none"},
+    )
+    path = tmp_path / "best.yaml"
+    path.write_text(to_yaml(best))
+    values = read_yaml(path)
+    assert values["switcher_hidden"] == [8, 4]
+    from keras_switcher.config import from_values
+
+    assert to_values(validate(from_values(values))) == {**to_values(best), "run_dir": None}
