@@ -217,7 +217,8 @@ class Execution:
     jit: bool = _option(False, FLAG)
     """Compile by XLA; needs --no-deterministic."""
     steps_per_execution: int = _option(1, COUNT)
-    """Batches in one call of the compiled step."""
+    """Batches in one call of the compiled step, at most: as many as divide an epoch and leave the
+    phases their lengths; 1 with a --strategy."""
     strategy: Annotated[str, tyro.conf.arg(metavar="{none,mirrored,multiworker}")] = _option(
         "none", one_of("none", "mirrored", "multiworker")
     )
@@ -399,12 +400,6 @@ def validate(config: Config) -> Config:
         raise ConfigError(
             f"Expected --no-jit with --strategy {strategy}: {reason}. "
             f"Received: jit=True, strategy={strategy}"
-        )
-    if strategy != "none" and config.execution.steps_per_execution > 1:
-        raise ConfigError(
-            f"Expected --steps-per-execution 1 with --strategy {strategy}: with more than one "
-            "device `fit` of Keras 3.15 fails in its loop over the steps. "
-            f"Received: {config.execution.steps_per_execution}"
         )
     return config
 

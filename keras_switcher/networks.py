@@ -73,7 +73,7 @@ def switched_model(config: Config, data: ImageData, start: Start) -> SwitchedMod
 
 def _switched(config: Config, data: ImageData, start: Start, network: keras.Model) -> SwitchedModel:
     return switched_as_configured(
-        config, network, optimizer=_optimizer(config, data), **_compile_options(config, start)
+        config, network, optimizer=_optimizer(config, data), **_compile_options(config, data, start)
     )
 
 
@@ -117,7 +117,7 @@ def dense_model(config: Config, data: ImageData, start: Start) -> keras.Model:
 
 
 def _compiled(config: Config, data: ImageData, start: Start, network: keras.Model) -> keras.Model:
-    network.compile(optimizer=_optimizer(config, data), **_compile_options(config, start))
+    network.compile(optimizer=_optimizer(config, data), **_compile_options(config, data, start))
     network.optimizer.build(network.trainable_variables)
     return network
 
@@ -157,7 +157,7 @@ def _optimizer(config: Config, data: ImageData) -> keras.optimizers.Optimizer:
     return optimizer
 
 
-def _compile_options(config: Config, start: Start) -> dict[str, Any]:
+def _compile_options(config: Config, data: ImageData, start: Start) -> dict[str, Any]:
     from_logits = start.returns_logits
     smoothing = config.optimisation.label_smoothing
     return {
@@ -166,5 +166,23 @@ def _compile_options(config: Config, start: Start) -> dict[str, Any]:
         else keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
         "metrics": ["accuracy"],
         "jit_compile": config.execution.jit,
-        "steps_per_execution": config.execution.steps_per_execution,
+        "steps_per_execution": steps_together(config, data),
     }
+
+
+def steps_together(config: Config, data: ImageData) -> int:
+    """Return the number of steps in one call of the compiled step.
+
+    It divides an epoch, is at most what is configured, and at most a hundredth of the training, so
+    that the phases keep their lengths. With a strategy it is 1: with more than one device `fit` of
+    Keras 3.15 fails in its loop over the steps.
+
+    Args:
+        config: The configuration.
+        data: What is learned from.
+    """
+    if config.execution.strategy != "none":
+        return 1
+    batches = len(data.x_train) // config.optimisation.batch_size
+    most = min(config.execution.steps_per_execution, batches * config.optimisation.epochs // 100)
+    return max(n for n in range(1, max(1, most) + 1) if batches % n == 0)

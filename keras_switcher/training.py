@@ -256,12 +256,6 @@ def load_data(config: Config) -> "ImageData":
             f"Expected --batch-size to be at most the number of training examples, {examples}. "
             f"Received: {batch}"
         )
-    together = config.execution.steps_per_execution
-    if examples // batch % together:
-        raise ConfigError(
-            "Expected --steps-per-execution to divide the number of batches in an epoch, "
-            f"{examples // batch}. Received: {together}"
-        )
     return data
 
 

@@ -56,7 +56,6 @@ def contents(folder):
         ("--config .", "Can't read the config file .: Is a directory"),
         ("--batch-size 276", "--batch-size to be at most the number of training examples, 275. "),
         ("--batch-size 1000", "--batch-size to be at most the number of training examples, 275. "),
-        ("--steps-per-execution 3", "to divide the number of batches in an epoch, 8. Received: 3"),
         ("--limit 1", "Training and validation need at least one example each"),
         ("--dataset mnist --data-dir empty", "Name a folder that TensorFlow Datasets prepared"),
         ("--dataset mnist --data-dir file/x", "Received: data_dir='file/x'"),

@@ -293,7 +293,6 @@ def test_every_option_is_documented():
     ("options", "message"),
     [
         ({"jit": True, "deterministic": False}, "--no-jit with --strategy mirrored"),
-        ({"steps_per_execution": 4}, "--steps-per-execution 1 with --strategy mirrored"),
     ],
 )
 def test_mirrored_excludes_what_keras_can_not_combine_with_it(options, message):
