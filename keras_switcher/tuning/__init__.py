@@ -1,0 +1,1 @@
+"""The search over the switcher's architecture with Keras Tuner."""
