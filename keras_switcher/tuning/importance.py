@@ -16,9 +16,7 @@ LEAST_TRIALS = 10
 _FOLDS = 5
 _REPEATS = 5
 _SHUFFLES = 5
-_TREES = 100
-# No hyperparameter has this name.
-_BUDGET = "budget in epochs"
+_TREES = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +47,11 @@ class Importances:
         trials: How many trials were used: all with an objective, those stopped early included.
         settings: How many different settings of the hyperparameters these have.
         most_at_one_budget: How many of them have the most frequent budget.
-        r_squared: Share of the variance of the objective's ranks that the forest explains in trials
-            that it was not fitted to, the mean over repeats; `None` if there are too few trials.
+        r_squared: Share of the variance of the objective's ranks, each among the trials of one
+            budget, that the forest explains in trials that it was not fitted to, the mean over
+            repeats; `None` if there are too few trials.
         r_squared_spread: Its standard deviation over the repeats.
         parameters: The importances, greatest first; empty if there are too few trials.
-        budget: That of the budget in epochs; `None` if all trials have the same, or are too few.
         constant: Names of hyperparameters that had one value only, which have no importance.
     """
 
@@ -63,7 +61,6 @@ class Importances:
     r_squared: float | None = None
     r_squared_spread: float = 0.0
     parameters: tuple[Importance, ...] = ()
-    budget: Importance | None = None
     constant: tuple[str, ...] = ()
 
     @property
@@ -91,11 +88,12 @@ def importances(
 ) -> Importances:
     """Find how much each hyperparameter matters for the objective.
 
-    A random forest predicts the objective's rank among all trials from the hyperparameters and the
-    budget. Ranks, since a trial that misses its target lies far below all others. An importance is
-    what R² loses in trials that the forest was not fitted to when a hyperparameter's values are
-    shuffled among them. Trials with the same hyperparameters and other budgets are never on both
-    sides.
+    A random forest predicts the objective's rank from the hyperparameters. Ranks, since a trial
+    that misses its target lies far below all others; and among the trials of one budget, since more
+    epochs are better, and explain more than all else together. The budget is one more input, as a
+    hyperparameter may matter for a short training only. An importance is what R² loses in trials
+    that the forest was not fitted to when a hyperparameter's values are shuffled among them. Trials
+    with the same hyperparameters and other budgets are never on both sides.
 
     A hyperparameter that is inactive in a trial has a value there that is drawn from the active
     ones, anew in each repeat, and only active values are shuffled. A mark for "inactive" would tell
@@ -132,27 +130,26 @@ def importances(
     found = Importances(len(scored), len(set(settings)), most, constant=constant)
     if not found.has_enough_trials or not names:
         return found
-    budgets = np.log([float(trial.epochs) for trial in scored])
-    table = np.column_stack([*(columns[name] for name in names), budgets])
+    budgets = np.array([float(trial.epochs) for trial in scored])
+    table = np.column_stack([*(columns[name] for name in names), np.log(budgets)])
     groups = np.unique(settings, return_inverse=True)[1]
-    ranks = _ranks(np.array([trial.objective for trial in scored], float))
+    ranks = np.zeros(len(scored))
+    for budget in set(budgets):
+        of_budget = budgets == budget
+        ranks[of_budget] = _ranks(np.array([t.objective for t in scored], float)[of_budget])
     scores, losses = _scores(table, ranks, groups, np.random.default_rng(seed))
     ranking = sorted(
         (
-            Importance(name, float(mean), float(spread))
-            for name, mean, spread in zip(
-                [*names, _BUDGET], losses.mean(axis=0), losses.std(axis=0), strict=True
-            )
+            Importance(name, float(loss.mean()), float(loss.std()))
+            for name, loss in zip(names, losses.T, strict=False)
         ),
         key=lambda importance: -importance.mean,
     )
-    has_budgets = len(set(budgets)) > 1
     return dataclasses.replace(
         found,
         r_squared=float(scores.mean()),
         r_squared_spread=float(scores.std()),
-        parameters=tuple(each for each in ranking if each.name in names),
-        budget=next(each for each in ranking if each.name == _BUDGET) if has_budgets else None,
+        parameters=tuple(ranking),
     )
 
 
@@ -161,10 +158,10 @@ def _active(column: np.ndarray) -> np.ndarray:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return the rank of each value from 0 to 1; equal values share the mean of theirs."""
+    """Return the rank of each value, from -0.5 to 0.5; equal values share the mean of theirs."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: np.ndarray = (np.cumsum(counts) - (counts + 1) / 2)[inverse] / max(1, len(values) - 1)
-    return ranks
+    ranks = (np.cumsum(counts) - (counts + 1) / 2)[inverse]
+    return np.asarray((ranks - ranks.mean()) / max(1, len(values) - 1))
 
 
 def _scores(

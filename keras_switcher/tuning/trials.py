@@ -16,6 +16,8 @@ SEARCH_FILE = "search.yaml"
 BEST_FILE = "best.json"
 
 _PREFIX = "hp:"
+# So few integers in a row are values to choose from.
+_FEW_INTEGERS = 8
 _SETTINGS = ("model", "dataset", "target_sparsity", "oracle", "max_epochs", "trials", "seed")
 _COLUMNS = (
     *("trial", "status", "stopped", "objective", "val_accuracy", "sparsity", "epochs"),
@@ -95,8 +97,8 @@ class Parameter:
 
         Args:
             name: Its name.
-            written: A mapping with `values`, or with `min`, `max` and `sampling`; a list of values;
-                one value; or `None`, if only the values seen are known.
+            written: A mapping with `values`, or with `min`, `max`, `sampling` and `kind`; a list of
+                values; one value; or `None`, if only the values seen are known.
             seen: Its values in trials.
 
         Raises:
@@ -112,8 +114,11 @@ class Parameter:
                     f"expected `values`, or numbers `min` and `max`, for {name}. "
                     f"Received: {dict(written)}, with trials of {seen}"
                 ) from None
-            is_log = written.get("sampling") == "log" and min(ends) > 0
-            return cls(name, (), min(ends), max(ends), is_log)
+            low, high = min(ends), max(ends)
+            is_log = written.get("sampling") == "log" and low > 0
+            if written.get("kind") == "int" and not is_log and high - low < _FEW_INTEGERS:
+                return cls(name, tuple(range(int(low), int(high) + 1)))
+            return cls(name, (), low, high, is_log)
         if written is None and seen and all(_is_number(value) for value in seen):
             numbers = [float(value) for value in seen]
             return cls(name, (), min(numbers), max(numbers))
@@ -197,9 +202,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise _damaged(path, error) from error
     if not isinstance(settings, dict):
         raise _damaged(path, f"expected a mapping, found {type(settings).__name__}")
-    missing = [name for name in _SETTINGS if name not in settings]
-    if missing:
-        raise _damaged(path, f"`{missing[0]}` is missing")
+    for name in _SETTINGS:
+        if name not in settings:
+            raise _damaged(path, f"`{name}` is missing")
     if not isinstance(settings.get("space"), dict):
         raise _damaged(path, "`space` is no mapping")
     return settings
@@ -250,11 +255,9 @@ def _trial(row: Mapping[str, str]) -> Trial:
         val_accuracy=_number(row["val_accuracy"]),
         sparsity=_number(row["sparsity"]),
         epochs=int(row["epochs"]),
-        epochs_run=int(row["epochs_run"]) if row["epochs_run"] else None,
+        epochs_run=_integer(row["epochs_run"]),
         seconds=_number(row["seconds"]),
-        switcher_parameters=(
-            int(row["switcher_parameters"]) if row["switcher_parameters"] else None
-        ),
+        switcher_parameters=_integer(row["switcher_parameters"]),
         worker=row["worker"],
         values={
             name.removeprefix(_PREFIX): _value(cell)
@@ -268,6 +271,10 @@ def _number(cell: str) -> float | None:
     """Return a finite number, or `None`."""
     number = float(cell) if cell else math.nan
     return number if math.isfinite(number) else None
+
+
+def _integer(cell: str) -> int | None:
+    return int(cell) if cell else None
 
 
 def _value(cell: str) -> Value | None:
