@@ -37,6 +37,14 @@ def test_progress_marks_each_trial_by_how_it_ended(tmp_path):
     found = re.findall(r'id="progress-(trial|hopeless|failed)-(\d+)"', svg)
     kinds = ["trial", "failed", "trial", "hopeless", "trial", "trial"]
     assert found == [(kind, str(n)) for n, kind in enumerate(kinds, start=1)]
+    defined = dict(re.findall(r'<path id="([^"]*)" d="([^"]*)"', svg))
+    shapes = [
+        defined[re.search(rf'id="progress-{kind}-{number}">.*?href="#([^"]*)"', svg, re.DOTALL)[1]]
+        for kind, number in found
+    ]
+    # Circles of one size; the failed one, the hopeless one and the one below each differ.
+    assert shapes[0] == shapes[2] == shapes[5] and "C" in shapes[0]
+    assert len(set(shapes)) == 4 and not any("C" in shapes[n] for n in (1, 3, 4))
     for legend in ("3 epochs", "9 epochs", "hopeless", "× failed", "▽ below the axis"):
         assert legend in text
     assert "1 trial so far below the others" in Page(text).text
