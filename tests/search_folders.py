@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from keras_switcher.tuning.trials import Trial
+from keras_switcher.tuning.reading import Trial
 
 SPACE: dict[str, Any] = {
     "switcher": {"values": ["unit", "connection"]},

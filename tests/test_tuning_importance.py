@@ -6,7 +6,7 @@ import pytest
 from search_folders import make_trial
 
 from keras_switcher.tuning.importance import LEAST_TRIALS, importances
-from keras_switcher.tuning.trials import Parameter
+from keras_switcher.tuning.reading import Parameter
 
 SPACE = {
     "kind": Parameter("kind", ("unit", "connection")),

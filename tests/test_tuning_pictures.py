@@ -7,7 +7,7 @@ from search_folders import draw, make_search, make_trial
 
 from keras_switcher.tuning.parallel import axis_ticks, objective_floor, shown_trials
 from keras_switcher.tuning.report import write_report
-from keras_switcher.tuning.trials import Parameter
+from keras_switcher.tuning.reading import Parameter
 
 
 def report(folder, *args, **settings) -> str:

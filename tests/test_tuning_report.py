@@ -11,7 +11,7 @@ from search_folders import best_json, draw, hyperband_trials, make_search, make_
 
 from keras_switcher.runs import WriteError
 from keras_switcher.tuning.report import write_report
-from keras_switcher.tuning.trials import best_of
+from keras_switcher.tuning.reading import best_of
 
 FILES = ("search.yaml", "trials.csv", "best.json")
 

@@ -13,7 +13,7 @@ from keras_switcher.tuning.plots import (
     progress_alt,
     progress_picture,
 )
-from keras_switcher.tuning.trials import SearchFiles, Trial
+from keras_switcher.tuning.reading import SearchFiles, Trial
 
 
 def progress_figure(trials: Sequence[Trial]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import GroupKFold
 
-from keras_switcher.tuning.trials import Parameter, Trial
+from keras_switcher.tuning.reading import Parameter, Trial
 
 # With fewer trials at one budget, nothing is said.
 LEAST_TRIALS = 10

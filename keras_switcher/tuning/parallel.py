@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from keras_switcher.report import svg
-from keras_switcher.tuning.trials import Parameter, Trial, Value
+from keras_switcher.tuning.reading import Parameter, Trial, Value
 
 # Inches of the figure's width, of which names have a share, left of their axes.
 _WIDTH = 4.6

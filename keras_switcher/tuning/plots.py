@@ -12,7 +12,7 @@ from keras_switcher.report import svg
 from keras_switcher.report.wording import counted
 from keras_switcher.tuning.importance import Importances
 from keras_switcher.tuning.parallel import broken, objective_floor
-from keras_switcher.tuning.trials import Trial, best_of
+from keras_switcher.tuning.reading import Trial, best_of
 
 # Inches of the figures' width; Matplotlib has 72 points, the unit of fonts, in one.
 _WIDTH = 4.6

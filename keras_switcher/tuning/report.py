@@ -14,7 +14,7 @@ from keras_switcher.tuning.figures import (
     progress_figure,
 )
 from keras_switcher.tuning.importance import importances
-from keras_switcher.tuning.trials import (
+from keras_switcher.tuning.reading import (
     Parameter,
     SearchFiles,
     Trial,

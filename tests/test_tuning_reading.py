@@ -3,7 +3,7 @@ import pytest
 from search_folders import best_json, draw, make_search, make_trial
 
 from keras_switcher.tuning.report import write_report
-from keras_switcher.tuning.trials import Parameter, best_of, read_search
+from keras_switcher.tuning.reading import Parameter, best_of, read_search
 
 
 @pytest.mark.parametrize("name", ["search.yaml", "trials.csv"])
