@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from keras_switcher.report.page import page
-from keras_switcher.report.run_files import read_run
 from keras_switcher.runs import RunFolder
 
 __all__ = ["REPORT_FILE", "write_report"]
@@ -35,6 +33,10 @@ def write_report(run_dir: Path) -> Path:
     write_report(Path("runs/lenet-mnist-1"))
     ```
     """
+    # They load TensorFlow, which the other modules of this package do without.
+    from keras_switcher.report.page import page
+    from keras_switcher.report.run_files import read_run
+
     folder = RunFolder(Path(run_dir))
     folder.write_text(REPORT_FILE, page(read_run(folder.path)))
     return folder.path / REPORT_FILE

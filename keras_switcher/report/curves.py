@@ -1,48 +1,16 @@
 """The curves of the report: loss, accuracy and sparsity over the epochs, as SVG in the page."""
 
-import html
-import io
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from keras_switcher.report import svg
 from keras_switcher.report.wording import percent
 
-# Matplotlib draws with these; the page gets the style sheet's variable instead, so that a curve
-# follows the reader's light or dark mode.
-_INK, _GRID, _BAND, _FIRST, _SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
-_VARIABLES = {
-    _INK: "var(--muted)",
-    _GRID: "var(--line)",
-    _BAND: "var(--band)",
-    _FIRST: "var(--first)",
-    _SECOND: "var(--second)",
-}
-_STYLE: Any = {
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "grid.color": _GRID,
-    "lines.solid_capstyle": "round",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "keras_switcher",
-    "text.color": _INK,
-    "xtick.color": _GRID,
-    "xtick.labelcolor": _INK,
-    "ytick.color": _GRID,
-    "ytick.labelcolor": _INK,
-}
-_NO_METADATA: Any = {"Date": None, "Creator": None}
 _DASHES = (0, (3, 1.6))
 _PHASES = {"warmup": "warm-up"}
 
@@ -89,7 +57,7 @@ def _figure(
         f'<span class="key{" second" if index else ""}">{key}</span>'
         for index, key in enumerate(lines)
     )
-    svg = draw_curves(
+    picture = draw_curves(
         history,
         list(keys),
         name=title.split()[-1].lower(),
@@ -97,7 +65,8 @@ def _figure(
         shares=shares,
         target=target,
     )
-    return f'<figure class="card"><figcaption><h3>{title}</h3>{legend}</figcaption>\n{svg}</figure>'
+    caption = f"<figcaption><h3>{title}</h3>{legend}</figcaption>"
+    return f'<figure class="card">{caption}\n{picture}</figure>'
 
 
 def _course(name: str, values: Sequence[float], shares: bool) -> str:
@@ -129,16 +98,17 @@ def draw_curves(
     """
     epochs = [row["epoch"] for row in history]
     series = [[row.get(column, math.nan) for row in history] for column in columns]
-    with matplotlib.rc_context(_STYLE):
+    with svg.style():
         figure = Figure(figsize=(3.75, 2.4))
-        FigureCanvasSVG(figure)
         axes = figure.add_axes((0.16, 0.165, 0.82, 0.73))
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         _draw_phases(axes, history)
         if target is not None:
-            axes.axhline(target, color=_SECOND, linewidth=1.2, linestyle=_DASHES, gid="target")
+            axes.axhline(target, color=svg.SECOND, linewidth=1.2, linestyle=_DASHES, gid="target")
         marker = "o" if len(epochs) <= 30 else None
-        for values, colour, style in zip(series, (_FIRST, _SECOND), ("-", _DASHES), strict=False):
+        for values, colour, style in zip(
+            series, (svg.FIRST, svg.SECOND), ("-", _DASHES), strict=False
+        ):
             axes.plot(epochs, values, color=colour, linestyle=style, marker=marker, markersize=2.6)
         _label_values(axes, series, shares, from_zero=target is not None)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
@@ -146,9 +116,7 @@ def draw_curves(
         axes.grid(axis="y", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.tick_params(length=2.5)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata=_NO_METADATA)
-    return _inline_svg(text.getvalue(), name, alt)
+        return svg.inline_svg(figure, name, alt)
 
 
 def _draw_phases(axes: Any, history: Sequence[Row]) -> None:
@@ -162,7 +130,7 @@ def _draw_phases(axes: Any, history: Sequence[Row]) -> None:
             continue
         left, right = epochs[0] - 0.5, epochs[-1] + 0.5
         if index % 2:
-            axes.axvspan(left, right, color=_BAND, linewidth=0, gid=f"phase{index}")
+            axes.axvspan(left, right, color=svg.BAND, linewidth=0, gid=f"phase{index}")
         # Set at the outer edges, the names of short first and last phases do not meet the others.
         first, last = index == 0, index == len(groups) - 1
         x, side = (left, "left") if first else (right, "right") if last else (None, "center")
@@ -192,24 +160,3 @@ def _label_values(
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if shares:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-
-
-def _inline_svg(text: str, name: str, alt: str) -> str:
-    """Make a file of Matplotlib's an element of a page: own ids, the page's colours and font."""
-    text = text[text.index("<svg") :]
-    # A style element inside a page would hold for the whole page.
-    text = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    text = text.replace("'DejaVu Sans'", "system-ui, sans-serif")
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, variable)
-    box = re.search(r'viewBox="[^"]+"', text)
-    if box is None:
-        raise ValueError("Matplotlib wrote an SVG without a viewBox.")
-    # The page decides the size; the namespaces are known to HTML.
-    return re.sub(
-        r"<svg[^>]*>",
-        lambda _: f'<svg role="img" aria-label="{html.escape(alt)}" {box[0]}>',
-        text,
-        count=1,
-    )

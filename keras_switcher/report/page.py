@@ -1,6 +1,5 @@
 """The page of the report: what stands on it, in which order."""
 
-import importlib.resources
 import platform
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,6 +12,7 @@ import tensorflow as tf
 import keras_switcher
 from keras_switcher.report.connections import Connections, connections_of
 from keras_switcher.report.curves import training_figures
+from keras_switcher.report.frame import cards, document
 from keras_switcher.report.masks import density_figure, pixel_figures, units_figure
 from keras_switcher.report.run_files import RunFiles
 from keras_switcher.report.tables import comparison_table, epoch_table, layer_table
@@ -30,26 +30,13 @@ def page(run: RunFiles) -> str:
         A whole HTML document, which loads nothing; the same input gives the same text.
     """
     summary = run.summary
-    title = escape(f"{summary['model']} on {summary['dataset']}")
-    style = importlib.resources.files(__package__).joinpath("report.css").read_text("utf-8")
     connections = connections_of(run.model)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}: sparse training report</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p class="lead">{_lead(summary)}</p>
-{_notice(run)}</header>
-<main>
-{_headline(summary)}
+    return document(
+        heading=f"{summary['model']} on {summary['dataset']}",
+        kind="sparse training report",
+        lead=_lead(summary),
+        notice=_notice(run),
+        main=f"""{_headline(summary)}
 <section aria-labelledby="training">
 <h2 id="training">Training</h2>
 {_training(run)}
@@ -71,11 +58,8 @@ def page(run: RunFiles) -> str:
 <section aria-labelledby="again">
 <h2 id="again">The same run again</h2>
 {_again(run.config_text)}
-</section>
-</main>
-</body>
-</html>
-"""
+</section>""",
+    )
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
@@ -110,7 +94,7 @@ def _headline(summary: Mapping[str, Any]) -> str:
     parameters = summary["parameters"]
     left = parameters - sum(row["connections"] - row["on"] for row in summary["layers"])
     switched = sum(row["connections"] for row in summary["layers"])
-    cards = (
+    rows = (
         (
             "Test accuracy",
             percent(accuracy),
@@ -136,15 +120,7 @@ def _headline(summary: Mapping[str, Any]) -> str:
             f"of {parameters:,}: {parameters / max(1, left):.1f} times fewer",
         ),
     )
-    return (
-        '<dl class="figures">\n'
-        + "\n".join(
-            f'<div class="card"><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
-            f'<dd class="aside">{escape(aside)}</dd></div>'
-            for label, value, aside in cards
-        )
-        + "\n</dl>"
-    )
+    return cards(rows)
 
 
 def _training(run: RunFiles) -> str:

@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from keras_switcher.report.connections import Connections
+from keras_switcher.report.frame import table
 from keras_switcher.report.wording import duration, percent, percent_or_dash, size
 
 
@@ -37,7 +38,7 @@ def comparison_table(summary: Mapping[str, Any]) -> str:
         f"{_baseline(summary)} Training took {summary['switcher_parameters']:,} parameters more, "
         "those of the switcher networks.</p>"
     )
-    return _table(
+    return table(
         "Dense against sparse",
         '<tr><th scope="col"><span class="unseen">Figure</span></th><th scope="col">Dense</th>'
         '<th scope="col">Sparse</th></tr>',
@@ -68,7 +69,7 @@ def layer_table(summary: Mapping[str, Any], connections: Sequence[Connections]) 
         for row, count in zip(rows, dead, strict=True)
     )
     total = _counts(sum(row["connections"] for row in rows), sum(row["on"] for row in rows))
-    return _table(
+    return table(
         "Switched layers",
         '<tr><th scope="col">Layer</th><th scope="col">Connec&shy;tions</th>'
         '<th scope="col">On</th><th scope="col">Sparsity</th><th scope="col">Dead units</th></tr>',
@@ -102,22 +103,10 @@ def epoch_table(history: Sequence[Mapping[str, Any]]) -> str:
         + "</tr>"
         for row in history
     )
-    return _table("Every epoch", f"<tr>{head}</tr>", body)
+    return table("Every epoch", f"<tr>{head}</tr>", body)
 
 
 def _plain(value: str | float | None) -> str:
     if value is None:
         return "–"
     return value if isinstance(value, str) else f"{value:.4g}"
-
-
-def _table(caption: str, head: str, body: str, foot: str = "", after: str = "") -> str:
-    """Return a table that scrolls in itself where it is wider than the page."""
-    foot = f"<tfoot>{foot}</tfoot>\n" if foot else ""
-    return f"""<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table>
-<caption class="unseen">{caption}</caption>
-<thead>{head}</thead>
-<tbody>
-{body}
-</tbody>
-{foot}</table></div>{after}"""

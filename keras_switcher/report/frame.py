@@ -1,0 +1,80 @@
+"""What the pages of reports have in common: the document, figures on cards, and tables."""
+
+import importlib.resources
+from collections.abc import Iterable
+from html import escape
+
+
+def document(
+    heading: str, kind: str, lead: str, main: str, notice: str = "", style: str = ""
+) -> str:
+    """Return a whole HTML document, which loads nothing.
+
+    Args:
+        heading: What the report is about, as plain text.
+        kind: What kind of report it is, as plain text; for the window's title.
+        lead: HTML of the line below the heading.
+        main: HTML of all that follows.
+        notice: HTML of a warning below the line, if there is one.
+        style: Rules to add to the style sheet.
+    """
+    sheet = importlib.resources.files(__package__).joinpath("report.css").read_text("utf-8")
+    title = escape(heading)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}: {escape(kind)}</title>
+<style>
+{sheet}{style}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+<p class="lead">{lead}</p>
+{notice}</header>
+<main>
+{main}
+</main>
+</body>
+</html>
+"""
+
+
+def cards(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Return figures on cards.
+
+    Args:
+        rows: For each its name, its value and what is said about it, as plain text.
+    """
+    return (
+        '<dl class="figures">\n'
+        + "\n".join(
+            f'<div class="card"><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
+            f'<dd class="aside">{escape(aside)}</dd></div>'
+            for label, value, aside in rows
+        )
+        + "\n</dl>"
+    )
+
+
+def table(caption: str, head: str, body: str, foot: str = "", after: str = "") -> str:
+    """Return a table that scrolls in itself where it is wider than the page.
+
+    Args:
+        caption: What it is, as plain text.
+        head: HTML of its first row.
+        body: HTML of the other rows.
+        foot: HTML of a last row of sums, if there is one.
+        after: HTML that follows it and does not scroll.
+    """
+    foot = f"<tfoot>{foot}</tfoot>\n" if foot else ""
+    return f"""<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>
+<caption class="unseen">{escape(caption)}</caption>
+<thead>{head}</thead>
+<tbody>
+{body}
+</tbody>
+{foot}</table></div>{after}"""

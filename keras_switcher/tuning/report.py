@@ -1,0 +1,255 @@
+"""The report of a search: one HTML file with its best trial, its pictures and all its trials."""
+
+import importlib.resources
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from keras_switcher.report.frame import cards, document, table
+from keras_switcher.report.wording import counted, difference, duration, percent, percent_or_dash
+from keras_switcher.runs import replacing
+from keras_switcher.tuning.figures import (
+    importance_figure,
+    parallel_figure,
+    progress_figure,
+)
+from keras_switcher.tuning.importance import importances
+from keras_switcher.tuning.reading import (
+    Parameter,
+    SearchFiles,
+    Trial,
+    Value,
+    best_of,
+    read_search,
+)
+
+REPORT_FILE = "report.html"
+BEST_CONFIG_FILE = "best.yaml"
+
+# A longer table of trials is folded.
+_SHORT = 20
+
+
+def write_report(folder: Path) -> Path:
+    """Write the report of a search, which may be under way, into its folder.
+
+    Reads `search.yaml`, `trials.csv` and, when the search is over, `best.json`, and writes
+    `report.html`, which needs no other file and no network. A report that is there is replaced, at
+    once or not at all. The same files give the same report.
+
+    Args:
+        folder: The search's folder.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If one is damaged.
+        WriteError: If the report can't be written.
+
+    Example:
+
+    ```python
+    write_report(Path("runs/search"))
+    ```
+    """
+    folder = Path(folder)
+    text = page(read_search(folder))
+    with replacing(folder / REPORT_FILE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return folder / REPORT_FILE
+
+
+def page(search: SearchFiles) -> str:
+    """Return the report of a search as a whole HTML document, which loads nothing.
+
+    Args:
+        search: What the search left in its folder.
+    """
+    settings = search.settings
+    best = _best_trial(search)
+    matters = importance_figure(importances(search.trials, search.space))
+    return document(
+        heading=f"{settings['model']} on {settings['dataset']}: search",
+        kind="search report",
+        lead=_lead(search),
+        notice=_notice(search),
+        main=f"""{_headline(search, best)}
+{_section("best", "The best trial", _best(search, best))}
+{_section("progress", "Objective over the trials", progress_figure(search.trials))}
+<div class="pair even">
+{_section("parameters", "Hyperparameters of the trials", parallel_figure(search, best))}
+{_section("importance", "What matters", matters)}
+</div>
+{_section("trials", "All trials", _all_trials(search))}""",
+        style=importlib.resources.files(__package__).joinpath("report.css").read_text("utf-8"),
+    )
+
+
+def _section(name: str, title: str, content: str) -> str:
+    return f"""<section aria-labelledby="{name}">
+<h2 id="{name}">{title}</h2>
+{content}
+</section>"""
+
+
+def _best_trial(search: SearchFiles) -> Trial | None:
+    if search.best is None:
+        return best_of(search.trials)
+    named = [trial for trial in search.trials if trial.name == str(search.best["trial"])]
+    return best_of(named) or best_of(search.trials)
+
+
+def _lead(search: SearchFiles) -> str:
+    settings = search.settings
+    target = settings["target_sparsity"]
+    return escape(
+        f"{'No target of the sparsity' if target is None else f'Target sparsity {percent(target)}'}"
+        f". Oracle {settings['oracle']}, {counted(len(search.space), 'hyperparameter')}, at most "
+        f"{counted(settings['max_epochs'], 'epoch')} a trial, seed {settings['seed']}."
+    )
+
+
+def _notice(search: SearchFiles) -> str:
+    if search.best is not None:
+        return ""
+    return (
+        '<p class="notice" role="note"><strong>The search is under way.</strong> '
+        f"{_ended(search)}; the best trial is the best so far.</p>\n"
+    )
+
+
+def _ended(search: SearchFiles) -> str:
+    planned, ended = search.settings["trials"], len(search.trials)
+    verb = "has" if ended == 1 else "have"
+    return escape(f"{counted(ended, 'trial')} of {planned} {verb} ended")
+
+
+def _headline(search: SearchFiles, best: Trial | None) -> str:
+    trials, found = search.trials, search.best or {}
+    target, test = search.settings["target_sparsity"], found.get("test_accuracy")
+    accuracy = None if best is None else best.val_accuracy
+    sparsity = None if best is None else best.sparsity
+    if test is not None:
+        sparsity = found.get("test_sparsity", sparsity)
+    aside = "no trial has an objective yet" if best is None else f"of trial {best.name}"
+    failed = sum(trial.objective is None for trial in trials)
+    hopeless = sum(trial.is_hopeless for trial in trials)
+    workers = len({trial.worker for trial in trials})
+    return cards(
+        [
+            ("Validation accuracy", percent_or_dash(accuracy), aside)
+            if test is None
+            else (
+                "Test accuracy",
+                percent(test),
+                f"read once, after the search; validation accuracy {percent_or_dash(accuracy)}",
+            ),
+            (
+                "FC sparsity",
+                percent_or_dash(sparsity),
+                "of the switched connections; no target was set"
+                if target is None
+                else f"the target is {percent(target)}"
+                if sparsity is None
+                else f"{difference(sparsity, target)} the target ({percent(target)})",
+            ),
+            (
+                "Trials",
+                f"{len(trials) - failed:,}",
+                f"completed, {hopeless:,} of them stopped early; {failed:,} failed; "
+                f"{search.settings['trials']:,} planned",
+            ),
+            (
+                "Time",
+                duration(sum(trial.seconds or 0.0 for trial in trials)),
+                f"of all trials together, on {counted(workers, 'worker')}",
+            ),
+        ]
+    )
+
+
+def _best(search: SearchFiles, best: Trial | None) -> str:
+    if best is None:
+        return "<p>No trial has an objective yet.</p>"
+    values = (search.best or {}).get("values", best.values)
+    body = "\n".join(
+        f'<tr><th scope="row">{_breakable(name)}</th><td>{_breakable(_written(value))}</td>'
+        f"<td>{_breakable(_range(search.space.get(name)))}</td></tr>"
+        for name, value in values.items()
+    )
+    head = (
+        '<tr><th scope="col">Hyperparameter</th><th scope="col">Value</th>'
+        '<th scope="col">Searched</th></tr>'
+    )
+    when = "" if search.best else ", once the search has written this file"
+    objective = "" if best.objective is None else f"its objective is {best.objective:.4f}, "
+    return f"""<p>Trial {escape(best.name)}: {objective}after {counted(best.epochs, "epoch")}.</p>
+<div class="card left">{table("Values of the best trial", head, body)}</div>
+<p class="note">To train with them, <code>SEARCH</code> being the folder of this search{when}:</p>
+<pre tabindex="0"><code>python train.py --config SEARCH/{BEST_CONFIG_FILE}</code></pre>"""
+
+
+def _breakable(name: str) -> str:
+    """Return HTML of a name that a narrow column may break after an underscore."""
+    return escape(name).replace("_", "_<wbr>")
+
+
+def _range(parameter: Parameter | None) -> str:
+    if parameter is None:
+        return "–"
+    if parameter.values:
+        return ", ".join(map(_written, parameter.values))
+    scale = ", logarithmic" if parameter.is_log else ""
+    return f"{_written(parameter.minimum)} to {_written(parameter.maximum)}{scale}"
+
+
+def _written(value: Value | None) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _all_trials(search: SearchFiles) -> str:
+    names = list(search.space)
+    head = "".join(
+        f'<th scope="col">{escape(name)}</th>'
+        for name in (
+            *("Trial", "Objective", "Validation accuracy", "Sparsity", "End", "Epochs", "Time"),
+            *("Switcher parameters", "Worker", *names),
+        )
+    )
+    ranked = sorted(
+        search.trials, key=lambda t: (t.objective is None, t.is_hopeless, -(t.objective or 0.0))
+    )
+    body = "\n".join(
+        f'<tr><th scope="row">{escape(trial.name)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(trial, names))
+        + "</tr>"
+        for trial in ranked
+    )
+    if not ranked:
+        return "<p>No trial has ended yet.</p>"
+    is_open = " open" if len(ranked) <= _SHORT else ""
+    return f"""<details{is_open}><summary>{_ended(search)}; the best first, those stopped early \
+and those that failed last</summary>
+{table("All trials", f"<tr>{head}</tr>", body)}</details>"""
+
+
+def _cells(trial: Trial, names: Sequence[str]) -> list[str]:
+    end = "failed" if trial.objective is None else "hopeless" if trial.is_hopeless else "completed"
+    ran = trial.epochs if trial.epochs_run is None else trial.epochs_run
+    return [
+        "–" if trial.objective is None else f"{trial.objective:.4f}",
+        percent_or_dash(trial.val_accuracy),
+        percent_or_dash(trial.sparsity),
+        end,
+        f"{trial.epochs}" if ran == trial.epochs else f"{ran} of {trial.epochs}",
+        duration(trial.seconds),
+        "–" if trial.switcher_parameters is None else f"{trial.switcher_parameters:,}",
+        trial.worker,
+        *(_written(trial.values.get(name)) for name in names),
+    ]
