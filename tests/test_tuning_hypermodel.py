@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small import CLASSES, INPUTS, separable
 
-from keras_switcher import ConnectionSwitcher, SwitchedModel, Switcher, UnitSwitcher, switchers
+from keras_switcher import ConnectionSwitcher, SwitchedModel, Switcher, UnitSwitcher
 from keras_switcher.tuning import SwitcherHyperModel, objective
 from keras_switcher.tuning.objective import NAME, connections, switcher_parameters
 
@@ -153,7 +153,7 @@ def test_a_cost_is_part_of_the_objective():
     assert 0 < history["val_accuracy"][0] - history[NAME][0] < 60
 
 
-@switchers.register("of_test")
+@keras.saving.register_keras_serializable("test_tuning_hypermodel")
 class OwnSwitcher(Switcher):
     def __init__(self, power=1.0, **kwargs):
         super().__init__(**kwargs)

@@ -67,10 +67,28 @@ def test_a_range_takes_the_place_of_the_default_one():
 
 
 def test_a_flag_fixes_its_option_and_the_parts_of_it():
-    space = Space.from_yaml().without(["switcher_hidden", "switcher_learning_rate", "gate", "lr"])
+    given = {"switcher_hidden": (8,), "switcher_learning_rate": 0.1, "gate": "step", "lr": 1.0}
+    space = Space.from_yaml().without(given)
     _, options = chosen(space)
     assert not {"switcher_hidden", "switcher_learning_rate", "gate"} & set(options)
     assert len(space.ranges) == len(DEFAULT) - 9
+
+
+@pytest.mark.parametrize("kind", ["unit", "connection"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_what_depends_on_a_fixed_option_is_searched_for_its_value_alone(kind, optimizer, by_flag):
+    given = {"switcher": kind, "switcher_optimizer": optimizer}
+    space = Space.from_yaml().without(given) if by_flag else Space.from_yaml(given)
+    depth, width, rate = f"{kind}_depth", f"{kind}_width_1", f"{optimizer}_learning_rate"
+    hp, options = chosen(space, **{depth: 1, width: 16, rate: 0.005})
+    assert options["switcher_hidden"] == (16,)
+    assert options["switcher_learning_rate"] == 0.005
+    assert options["switcher"] == kind
+    names = {p.name for p in hp.space}
+    assert {depth, width, rate} <= names
+    assert not {"unit_depth", "connection_depth"} - {depth} & names
+    assert not {"adam_learning_rate", "sgd_learning_rate"} - {rate} & names
 
 
 def test_yaml_gives_the_same_space_again():

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, shown_messages
+from keras_switcher.config import to_values
 from keras_switcher.display import show_error
 from keras_switcher.flags import resolve
 from keras_switcher.runs import RunError
@@ -121,9 +122,10 @@ def plan_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
         if value is not None and not 0 <= value < float("inf"):
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"Expected {flag} to be a number >= 0. Received: {value}")
-    given = {
+    names = {
         other[2:].split("=")[0].replace("-", "_") for other in others if other.startswith("--")
     }
+    given = {name: value for name, value in to_values(config).items() if name in names}
     space = Space.from_yaml(None if options.space is None else read_space(options.space))
     return options, Plan(
         config,

@@ -32,7 +32,7 @@ def progress_figure(trials: Sequence[Trial]) -> str:
     ]
     below = sum(t.objective is not None and t.objective < objective_floor(trials) for t in trials)
     if any(trial.is_hopeless for trial in trials):
-        keys.append("<span>◇ stopped early as hopeless</span>")
+        keys.append("<span>◇ stopped early</span>")
     if any(trial.objective is None for trial in trials):
         keys.append("<span>× failed</span>")
     if below:

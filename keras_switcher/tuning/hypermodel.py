@@ -1,7 +1,7 @@
 """`SwitcherHyperModel`: a model whose dense layers are switched as a Keras Tuner says."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -77,8 +77,10 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
         self.terms = Terms(metric, penalty, cost, cost_weight)
         self.config = validate(from_values({**options, "target_sparsity": target_sparsity}))
         space = space if isinstance(space, Space) else Space.from_yaml(space)
+        # Of a switcher that comes ready.
         own = ("switcher", "switcher_hidden", "switcher_activation", "switcher_normalization")
-        self.space = space.without([*options, *(own if switcher else ())])
+        ready = options_of(self.config, own) if switcher else {}
+        self.space = space.without({**options, **ready})
 
     def build(self, hp: keras_tuner.HyperParameters) -> SwitchedModel:
         """Return a compiled model, switched as the hyperparameters say.
@@ -137,3 +139,9 @@ def with_options(config: Config, options: Mapping[str, Any]) -> Config:
         ConfigError: If a value is wrong.
     """
     return validate(from_values({**to_values(config), **options}))
+
+
+def options_of(config: Config, names: Iterable[str]) -> dict[str, Any]:
+    """Return some options of a configuration by name."""
+    values = to_values(config)
+    return {name: values[name] for name in names}

@@ -68,7 +68,7 @@ def progress_alt(trials: Sequence[Trial]) -> str:
         reached = f"the best so far reaches {best.objective:.4g} with the {place}. that ended"
     return (
         f"Objective of {counted(len(trials), 'trial')} in order of ending: {reached}; "
-        f"{hopeless} stopped early as hopeless, {failed} failed."
+        f"{hopeless} stopped early, {failed} failed."
     )
 
 

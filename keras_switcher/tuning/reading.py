@@ -34,7 +34,7 @@ class Trial:
     Args:
         name: Its id.
         status: "COMPLETED" or "FAILED".
-        stopped: "hopeless" if it was stopped early, else "".
+        stopped: "hopeless" or "diverged" if it was stopped early, else "".
         objective: What the search makes greater; `None` if it failed.
         val_accuracy: Its validation accuracy, if known.
         sparsity: Share of the switched connections that are off, if known.
@@ -62,7 +62,7 @@ class Trial:
     @property
     def is_hopeless(self) -> bool:
         """Whether it was stopped early, with no hope of being the best."""
-        return self.stopped == "hopeless"
+        return self.stopped in ("hopeless", "diverged")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,9 +155,19 @@ class SearchFiles:
 
 
 def best_of(trials: Iterable[Trial]) -> Trial | None:
-    """Return the trial with the greatest objective, the first of equals, that was not hopeless."""
+    """Return the best trial, as the search counts: among those with the most epochs.
+
+    Args:
+        trials: The trials.
+
+    Returns:
+        The one with the greatest objective, the first of equals; `None` if all failed or were
+        stopped.
+    """
     scored = [t for t in trials if t.objective is not None and not t.is_hopeless]
-    return max(scored, key=lambda t: t.objective or 0.0, default=None)
+    most = max((t.epochs for t in scored), default=0)
+    longest = [t for t in scored if t.epochs == most]
+    return max(longest, key=lambda t: t.objective or 0.0, default=None)
 
 
 def read_search(folder: Path) -> SearchFiles:

@@ -1,7 +1,7 @@
 """The search space: which options of the switching are searched, in which ranges."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ OPTIONS = (
     *("task_steps", "switcher_steps", "warmup", "settle", "ramp"),
     *("switcher_optimizer", "multiplier_rate"),
 )
+_PARENTS = ("switcher", "switcher_optimizer")
 _PHASES = ("warmup", "settle")
 NAMES = (*OPTIONS, *_OF_HIDDEN, *_RATES.values())
 # What a flag of train.py that is given fixes.
@@ -185,16 +186,33 @@ class Space:
                 )
         space = cls({k: Range.from_yaml(k, v) for k, v in {**DEFAULT, **values}.items()})
         space.check()
-        return space
+        return space._pruned()
 
-    def without(self, options: Iterable[str]) -> "Space":
+    def without(self, options: Mapping[str, Any]) -> "Space":
         """Return the space without what these options of the configuration fix.
 
         Args:
-            options: Names of options that are given.
+            options: Options that are given, by name; names that are none of the space's don't
+                matter.
         """
         fixed = {name for option in options for name in _FIXES.get(option, ())}
-        return Space({name: r for name, r in self.ranges.items() if name not in fixed})
+        ranges = {name: r for name, r in self.ranges.items() if name not in fixed}
+        # On these depends what else is searched.
+        parents = {n: Range(values=(options[n],)) for n in _PARENTS if n in options}
+        return Space({**parents, **ranges})._pruned()
+
+    def _pruned(self) -> "Space":
+        """Return the space without what matters only for values that nothing can take."""
+        kinds = self._alternatives("switcher", _KINDS[0])
+        rates = [_RATES[name] for name in self._alternatives("switcher_optimizer", "adam")]
+        return Space(
+            {
+                name: range_
+                for name, range_ in self.ranges.items()
+                if not (name in _OF_HIDDEN and name.split("_")[0] not in kinds)
+                and not (name in _RATES.values() and name not in rates)
+            }
+        )
 
     def check(self) -> None:
         """See that every value is one that the option takes.
