@@ -55,7 +55,7 @@ def test_progress_marks_each_trial_by_how_it_ended(tmp_path):
     (alt,) = [s["aria-label"] for s in Page(text).all("svg") if "in order" in s["aria-label"]]
     assert alt == (
         "Objective of 6 trials in order of ending: the best so far reaches 0.96 with the 6. that "
-        "ended; 1 stopped early as hopeless, 1 failed."
+        "ended; 1 stopped early, 1 failed."
     )
 
 

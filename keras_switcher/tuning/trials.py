@@ -8,7 +8,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -321,11 +321,11 @@ def to_csv(rows: list[Row], names: list[str]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*columns, *(f"hp:{name}" for name in names)])
     for row in rows:
-        empty_or: Callable[[Any], Any] = lambda value: "" if value is None else value  # noqa: E731
+        found = (row.objective, row.val_accuracy, row.sparsity)
         writer.writerow(
             [
                 *(row.trial, row.status, row.result.get("stopped", "")),
-                *(empty_or(v) for v in (row.objective, row.val_accuracy, row.sparsity)),
+                *("" if value is None else value for value in found),
                 *(row.result.get(name, "") for name in kept),
                 *(row.values.get(name, "") for name in names),
             ]
