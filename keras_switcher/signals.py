@@ -24,9 +24,13 @@ class StopSignals:
     """Turns the two signals into `Interrupted`: at once, or while a `fit` lasts, between batches.
 
     A second signal ends even a `fit` at once.
+
+    Attributes:
+        error: What is raised, `Interrupted` or a subclass of it.
     """
 
     def __init__(self) -> None:
+        self.error: type[Interrupted] = Interrupted
         self._deferred = False
         self._received: int | None = None
 
@@ -60,9 +64,9 @@ class StopSignals:
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""
         if self._received is not None:
-            raise Interrupted(self._received)
+            raise self.error(self._received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._deferred or self._received is not None:
-            raise Interrupted(number)
+            raise self.error(number)
         self._received = number

@@ -1,7 +1,26 @@
+import collections
+import gc
+
+import keras
 import pytest
 from command import offline
 
 from keras_switcher.training import main
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files with the most slow tests first: else one process ends long after the others."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _left_behind():
+    """Leave out of later collections of garbage what a file has left: seconds for each of them."""
+    yield
+    keras.backend.clear_session()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ def test_networks_train_on_cifar_as_usual(name, dataset):
     assert options["weight_decay"] * (1 - options["momentum"]) == pytest.approx(5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", SHAPES)
 @pytest.mark.parametrize("name", PAPER)
 def test_pair_runs_to_the_end(name, dataset, made_data, tmp_path):

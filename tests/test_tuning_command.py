@@ -11,12 +11,16 @@ from keras_switcher.flags import read_yaml
 from keras_switcher.tuning.command import main, plan_of
 from keras_switcher.tuning.folder import open_folder
 from keras_switcher.tuning.plan import PLAN_FILE
-from keras_switcher.tuning.search import Search
 from keras_switcher.tuning.spread import Place
 
 
 def plan(*flags, out="search"):
     return plan_of(["--out", str(out), *SMALL, *map(str, flags)])[1]
+
+
+def opened(of, folder, overwrite=False):
+    with open_folder(of, folder, overwrite):
+        pass
 
 
 def test_help_and_mistakes_come_before_tensorflow(tmp_path):
@@ -86,8 +90,8 @@ def test_an_option_outside_the_space_can_be_searched(tmp_path):
 
 def test_the_folder_tells_the_same_search_from_another(tmp_path):
     out = tmp_path / "search"
-    open_folder(plan(), out, overwrite=False)
-    open_folder(plan("--trials", 99), out, overwrite=False)
+    opened(plan(), out)
+    opened(plan("--trials", 99), out)
     for flags, difference in (
         (("--batch-size", 16), "config.batch_size: 32 -> 16"),
         (("--oracle", "random"), "oracle: hyperband -> random"),
@@ -96,34 +100,34 @@ def test_the_folder_tells_the_same_search_from_another(tmp_path):
         (("--seed", 1), "seed: 0 -> 1"),
     ):
         with pytest.raises(Exception, match=f"is another one: .*{difference}"):
-            open_folder(plan(*flags), out, overwrite=False)
+            opened(plan(*flags), out)
     assert yaml.safe_load((out / PLAN_FILE).read_text())["trials"] == 99
 
 
 def test_overwrite_removes_a_search_and_nothing_else(tmp_path):
     out = tmp_path / "search"
-    open_folder(plan(), out, overwrite=False)
+    opened(plan(), out)
     (out / "trials").mkdir()
     (out / "trials" / "oracle.json").write_text("{}")
-    open_folder(plan("--seed", 1), out, overwrite=True)
-    assert [path.name for path in out.iterdir()] == [PLAN_FILE]
+    opened(plan("--seed", 1), out, overwrite=True)
+    assert {path.name for path in out.iterdir()} == {PLAN_FILE, ".lock"}
 
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "thesis.tex").write_text("five years")
     with pytest.raises(Exception, match="which holds something else"):
-        open_folder(plan(), other, overwrite=True)
+        opened(plan(), other, overwrite=True)
     assert (other / "thesis.tex").read_text() == "five years"
 
 
-def test_a_second_search_in_the_same_folder_is_refused(tmp_path):
-    searches = [Search(plan(), tmp_path, Place(), None, None) for _ in range(2)]
-    with (
-        searches[0]._alone(),
-        pytest.raises(Exception, match="Another search is under way"),
-        searches[1]._alone(),
-    ):
-        pass
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_second_search_in_the_same_folder_is_refused_and_removes_nothing(tmp_path, overwrite):
+    with open_folder(plan(), tmp_path, overwrite=False):
+        (tmp_path / "trials.csv").write_text("trial\n")
+        with pytest.raises(Exception, match="Another search is under way"):
+            opened(plan(), tmp_path, overwrite)
+    assert (tmp_path / "trials.csv").exists()
+    opened(plan(), tmp_path, overwrite)
 
 
 def test_the_place_comes_from_the_variables_of_keras_tuner():

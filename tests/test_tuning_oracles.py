@@ -1,5 +1,6 @@
 import json
 import os
+import threading
 
 import keras_tuner
 import pytest
@@ -105,6 +106,8 @@ def test_a_trial_under_way_stays_with_a_worker_that_outlives_its_chief(tmp_path)
     first = oracle_in(tmp_path)
     mine = first.create_trial("tuner0")
     other = first.create_trial("tuner1")
+    first.keeps_workers = True
+    first.save()
     chief = oracle_in(tmp_path)
     chief.keeps_workers = True
     chief.reload()
@@ -138,6 +141,38 @@ def test_three_failures_in_a_row_end_the_search(tmp_path):
     assert not oracle.tuner_ids
 
 
+def test_a_search_goes_on_after_what_made_trials_fail_is_mended(tmp_path):
+    oracle = oracle_in(tmp_path, trials=20)
+    for _ in range(3):
+        end(oracle, oracle.create_trial("tuner0"), status="FAILED")
+    again = reloaded(tmp_path, trials=20)
+    assert again.create_trial("tuner0").status == TrialStatus.RUNNING
+
+
+def test_a_trial_of_a_single_process_is_given_to_a_worker_of_a_cluster(tmp_path):
+    trial = oracle_in(tmp_path).create_trial("tuner0")
+    chief = oracle_in(tmp_path)
+    chief.keeps_workers = True
+    chief.reload()
+    assert chief.create_trial("worker-1").trial_id == trial.trial_id
+
+
+def test_what_can_not_be_written_ends_the_search_and_leaves_no_lock(tmp_path):
+    oracle = oracle_in(tmp_path)
+
+    def fail(it):
+        raise OSError("The disk is full.")
+
+    oracle.ended = fail
+    end(oracle, oracle.create_trial("tuner0"))
+    assert str(oracle.error) == "The disk is full."
+    told = []
+    other = threading.Thread(target=lambda: told.append(oracle.create_trial("tuner1")))
+    other.start()
+    other.join(timeout=10)
+    assert told[0].status == TrialStatus.STOPPED
+
+
 def test_who_listens_is_told_of_each_trial(tmp_path):
     oracle = oracle_in(tmp_path)
     told = []
@@ -146,7 +181,9 @@ def test_who_listens_is_told_of_each_trial(tmp_path):
     assert told == [["0"], ["0", "1"]]
 
 
-@pytest.mark.parametrize(("most", "rungs"), [(9, [1, 3, 9]), (30, [4, 10, 30]), (2, [2])])
+@pytest.mark.parametrize(
+    ("most", "rungs"), [(9, [1, 3, 9]), (30, [4, 10, 30]), (11, [2, 4, 11]), (2, [2])]
+)
 def test_hyperband_has_rungs_of_a_ninth_a_third_and_all_epochs(tmp_path, most, rungs):
     oracle = oracle_in(tmp_path, "hyperband", trials=30, max_epochs=most)
     budgets = []

@@ -42,20 +42,20 @@ def search(*flags, cwd):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A search of five trials that nothing disturbs."""
+    """A search of four trials that nothing disturbs."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, search("--trials", "5", cwd=folder)
+    return folder, search("--trials", "4", cwd=folder)
 
 
 @pytest.mark.slow
 def test_a_search_leaves_what_it_promises(whole):
     folder, process = whole
     out = folder / "search"
-    assert process.lines[0].startswith("1/5  trial 0  1 epoch  validation ")
+    assert process.lines[0].startswith("1/4  trial 0  1 epoch  validation ")
     assert "best" in process.lines[0]
     assert any(line.startswith("Best: trial ") for line in process.lines)
     rows = trials(folder)
-    assert [row["trial"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [row["trial"] for row in rows] == ["0", "1", "2", "3"]
     assert {row["epochs"] for row in rows} == {"1", "3"}
     best = json.loads((out / "best.json").read_text())
     largest = [row for row in rows if row["epochs"] == "3"]
@@ -106,21 +106,21 @@ def test_tensorboard_shows_the_hyperparameters_of_each_trial(whole):
 
 @pytest.mark.slow
 def test_a_search_that_was_stopped_and_killed_ends_as_one_that_was_not(whole, tmp_path):
-    process = Tuning("--trials", "5", cwd=tmp_path)
-    process.wait_for_line("1/5")
+    process = Tuning("--trials", "4", cwd=tmp_path)
+    process.wait_for_line("1/4")
     assert process.send(signal.SIGINT) == 130
     assert "Nothing is lost: go on with the same command." in process.output
     assert "Traceback" not in process.output
     assert (tmp_path / "search" / "report.html").exists()
 
-    process = Tuning("--trials", "5", cwd=tmp_path)
-    process.wait_for_line("Going on after 1 of 5 trials.", "2/5")
+    process = Tuning("--trials", "4", cwd=tmp_path)
+    process.wait_for_line("Going on after 1 of 4 trials.", "2/4")
     # In the middle of the third trial.
     time.sleep(1.0)
     assert process.send(signal.SIGKILL) == -signal.SIGKILL
 
-    again = search("--trials", "5", cwd=tmp_path)
-    assert again.lines[0] == "Going on after 2 of 5 trials."
+    again = search("--trials", "4", cwd=tmp_path)
+    assert again.lines[0] == "Going on after 2 of 4 trials."
     assert without_times(tmp_path) == without_times(whole[0])
     first, second = (
         json.loads((folder / "search" / "best.json").read_text()) for folder in (tmp_path, whole[0])
@@ -145,12 +145,12 @@ def process_of(name: str, launcher: int) -> int:
 
 @pytest.mark.slow
 def test_whichever_process_is_killed_no_trial_is_lost_and_none_runs_twice(tmp_path):
-    flags = ("--trials", "7", "--workers", "2")
+    flags = ("--trials", "6", "--workers", "2")
     process = Tuning(*flags, cwd=tmp_path)
-    process.wait_for_line("1/7")
+    process.wait_for_line("1/6")
     # A worker: it is started again, and the search goes on.
     os.kill(process_of("tuner1", process.number), signal.SIGKILL)
-    process.wait_for_line("[tuning] Worker tuner1 was killed by SIGKILL: starting it again.", "2/7")
+    process.wait_for_line("[tuning] Worker tuner1 was killed by SIGKILL: starting it again.", "2/6")
     # The chief: all end.
     worker = process_of("tuner0", process.number)
     os.kill(process_of("chief", process.number), signal.SIGKILL)
@@ -162,7 +162,7 @@ def test_whichever_process_is_killed_no_trial_is_lost_and_none_runs_twice(tmp_pa
 
     # The launcher: all end, too.
     process = Tuning(*flags, cwd=tmp_path)
-    process.wait_for_line(f"Going on after {len(ended)} of 7 trials.", f"{len(ended) + 1}/7")
+    process.wait_for_line(f"Going on after {len(ended)} of 6 trials.", f"{len(ended) + 1}/6")
     members = [process_of(name, process.number) for name in ("chief", "tuner0", "tuner1")]
     process.kill()
     deadline = time.monotonic() + 60
@@ -173,7 +173,7 @@ def test_whichever_process_is_killed_no_trial_is_lost_and_none_runs_twice(tmp_pa
 
     search(*flags, cwd=tmp_path)
     rows = trials(tmp_path)
-    assert sorted(row["trial"] for row in rows) == ["0", "1", "2", "3", "4", "5", "6"]
+    assert sorted(row["trial"] for row in rows) == ["0", "1", "2", "3", "4", "5"]
     assert {row["status"] for row in rows} == {"COMPLETED"}
     # What had ended has not run again.
     assert rows[: len(ended)] == ended

@@ -102,12 +102,35 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
 
 
 @pytest.mark.parametrize(
+    ("name", "written", "values"),
+    [
+        ("warmup", [0, 0.1], (0.0, 0.1)),
+        ("adam_learning_rate", [0.001, "1e-2"], (0.001, 0.01)),
+        ("ramp", "5e-1", (0.5,)),
+        ("task_steps", [1, 2], (1, 2)),
+    ],
+)
+def test_values_have_the_type_of_their_option(name, written, values):
+    range_ = Range.from_yaml(name, written)
+    assert range_.values == values
+    assert [type(v) for v in range_.values] == [type(v) for v in values]
+    Space.from_yaml({name: written})
+    assert chosen(Space.from_yaml({name: written}))[1]
+
+
+def test_all_between_two_integers_is_searched_where_the_option_is_no_integer():
+    range_ = Range.from_yaml("ramp", {"min": 0, "max": 1})
+    assert not range_.is_integer and Range.from_yaml("unit_depth", {"min": 0, "max": 1}).is_integer
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"gates": ["step"]}, "Unknown hyperparameter 'gates'.* Did you mean 'gate'"),
         ({"gate": ["stp"]}, "Unknown gate 'stp'"),
         ({"gate": []}, "Expected values of one type for gate"),
         ({"gate": ["step", 3]}, "Unknown gate 3"),
+        ({"warmup": ["a"]}, "Expected warmup in the search space to be a share"),
         ({"warmup": {"min": 0.3, "max": 0.1}}, "with a < b"),
         ({"warmup": {"min": 0.1}}, "with a < b"),
         ({"warmup": {"min": 0, "max": 0.1, "sampling": "log"}}, "a > 0 for log"),

@@ -141,6 +141,12 @@ def plan_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
 def _search(flags: Sequence[str], console: Console) -> int:
     options, plan = plan_of(flags)
     place = Place.from_environment(os.environ)
+    if options.overwrite and place.is_cluster:
+        raise ConfigError(
+            "Expected no --overwrite with a chief and workers on machines of their own: one that "
+            "is started again would remove the search. Remove the folder yourself. "
+            "Received: overwrite=True"
+        )
     missing = [pip for name, pip in _NEEDED.items() if importlib.util.find_spec(name) is None]
     if missing:
         raise RunError(
@@ -149,7 +155,8 @@ def _search(flags: Sequence[str], console: Console) -> int:
     if options.workers > 1 and not (place.is_worker or place.is_chief):
         from keras_switcher.tuning.folder import open_folder
 
-        open_folder(plan, options.out, options.overwrite)
+        with open_folder(plan, options.out, options.overwrite):
+            pass
         own = [flag for flag in flags if flag != "--overwrite"]
         return Spread(options.workers, own_command(own), options.out, sys.stderr).run()
     place.take()
@@ -158,12 +165,18 @@ def _search(flags: Sequence[str], console: Console) -> int:
         load_tensorflow(plan.config.run.verbose)
         from keras_switcher.tuning.folder import open_folder, wait_for_folder
         from keras_switcher.tuning.search import Search, summary
+        from keras_switcher.tuning.stopping import Stopped
 
+        # It would be a failure of the trial to Keras Tuner.
+        stop.error = Stopped
+        search = Search(plan, options.out, place, console, stop)
+        facts: dict[str, Any] | None = None
         if place.is_worker:
             wait_for_folder(plan, options.out)
+            search.run()
         else:
-            open_folder(plan, options.out, options.overwrite)
-        facts: dict[str, Any] | None = Search(plan, options.out, place, console, stop).run()
+            with open_folder(plan, options.out, options.overwrite):
+                facts = search.run()
     if facts is not None:
         console.print(summary(facts, options.out), soft_wrap=True, highlight=False)
     return 0

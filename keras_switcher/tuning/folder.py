@@ -1,7 +1,10 @@
 """The folder of a search: new, or that of the same search."""
 
+import contextlib
+import fcntl
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -11,10 +14,14 @@ from keras_switcher.tuning.plan import PLAN_FILE, Plan
 
 # Seconds that a worker waits for the chief to make the folder.
 _TO_COME = 600.0
+_LOCK = ".lock"
 
 
-def open_folder(plan: Plan, folder: Path, overwrite: bool) -> None:
-    """Make the folder of a search, or see that the search in it is the same.
+@contextlib.contextmanager
+def open_folder(plan: Plan, folder: Path, overwrite: bool) -> Iterator[None]:
+    """Make the folder of a search, or see that the search in it is the same; keep others out.
+
+    No other process gets into the folder as long as the block lasts.
 
     Args:
         plan: The search.
@@ -22,27 +29,53 @@ def open_folder(plan: Plan, folder: Path, overwrite: bool) -> None:
         overwrite: Whether to remove another search that is there.
 
     Raises:
-        RunError: If something else is there.
+        RunError: If something else is there, or a search is under way.
     """
     written = folder / PLAN_FILE
-    if overwrite and written.exists():
-        # The plan last: as long as it is there, the folder is known to be one of a search.
-        for path in sorted(folder.iterdir(), key=lambda path: path == written):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if not written.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise RunError(
-                f"Expected --out to be a new or empty folder, or that of a search. Received: "
-                f"{folder}, which holds something else"
-            )
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if (folder.exists() and not folder.is_dir()) or (names - {_LOCK} and PLAN_FILE not in names):
+        raise RunError(
+            "Expected --out to be a new or empty folder, or that of a search. Received: "
+            f"{folder}, which holds something else"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Can't make the folder {folder}: {error.strerror}.") from error
+    with locked(
+        folder / _LOCK,
+        f"Another search is under way in {folder}. Wait for it, or choose another --out.",
+    ):
+        if overwrite and written.exists():
+            # The plan last: as long as it is there, the folder is known to be one of a search.
+            for path in sorted(folder.iterdir(), key=lambda path: path == written):
+                if path.name != _LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif written.exists():
+            _check_same(plan, folder)
+        with replacing(written) as temporary:
+            text = yaml.safe_dump(plan.to_yaml(), sort_keys=False)
+            temporary.write_text(text, encoding="utf-8")
+        yield
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
+    """Hold a lock on a file as long as the block lasts.
+
+    Args:
+        path: The file, which is made if it is not there.
+        refusal: What to say if another process has the lock; `None` waits for it.
+
+    Raises:
+        RunError: With the refusal.
+    """
+    with open(path, "w", encoding="utf-8") as file:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"Can't make the folder {folder}: {error.strerror}.") from error
-    else:
-        _check_same(plan, folder)
-    with replacing(written) as temporary:
-        temporary.write_text(yaml.safe_dump(plan.to_yaml(), sort_keys=False), encoding="utf-8")
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if refusal is None else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise RunError(refusal) from None
+        yield
 
 
 def wait_for_folder(plan: Plan, folder: Path) -> None:

@@ -14,7 +14,7 @@ from keras_tuner.oracles import (
     RandomSearchOracle,
 )
 
-from keras_switcher.runs import replacing
+from keras_switcher.runs import RunError, replacing
 from keras_switcher.tuning.objective import objective
 
 # Trials that fail one after the other, until the search gives up.
@@ -37,6 +37,9 @@ class Durable(keras_tuner.Oracle):
     # Set after the oracle is made, as each kind of it takes other arguments.
     ended: Callable[["Durable"], None] | None = None
     keeps_workers = False
+    # What went wrong in writing. Raised where it happens, it would leave Keras Tuner's lock locked.
+    error: Exception | None = None
+    _ended_before = 0
 
     def save(self) -> None:
         """Write the state as one atomic unit."""
@@ -65,40 +68,54 @@ class Durable(keras_tuner.Oracle):
             if _has_ended(self.trials[number]) and number not in self.end_order
         ]
         waiting = [n for n in self.start_order if not _has_ended(self.trials[n])]
-        if self.keeps_workers:
+        if self.keeps_workers and self._kept_workers:
             self.ongoing_trials = {w: self.trials[n] for w, n in under_way.items() if n in waiting}
             waiting = [n for n in waiting if n not in under_way.values()]
         self._retry_queue = waiting[::-1]
+        self._ended_before = len(self.end_order)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the state, as Keras Tuner has it, and whether the workers outlive the chief."""
+        return {**super().get_state(), "keeps_workers": self.keeps_workers}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Take the state over that `get_state` returned."""
         self._under_way = state["ongoing_trials"]
+        self._kept_workers = state.get("keeps_workers", False)
         known = {w: n for w, n in state["ongoing_trials"].items() if n in self.trials}
         super().set_state({**state, "ongoing_trials": known})
 
     @keras_tuner.synchronized
     def create_trial(self, tuner_id: str) -> Trial:
         """Return the next trial; one with the status STOPPED after too many failures in a row."""
-        if self.failures >= MOST_FAILURES and tuner_id not in self.ongoing_trials:
-            self.tuner_ids.discard(tuner_id)
-            return Trial(self.get_space(), status=TrialStatus.STOPPED)
-        return super().create_trial(tuner_id)
+        if self.error is None and (
+            self.failures < MOST_FAILURES or tuner_id in self.ongoing_trials
+        ):
+            try:
+                return super().create_trial(tuner_id)
+            except RunError as error:
+                self.error = error
+        self.tuner_ids.discard(tuner_id)
+        return Trial(self.get_space(), status=TrialStatus.STOPPED)
 
     @keras_tuner.synchronized
     def end_trial(self, trial: Trial) -> None:
         """Record how a trial ended, and say so."""
-        super().end_trial(trial)
-        # Its worker may have outlived a chief that had put it back into the queue.
-        self._retry_queue = [n for n in self._retry_queue if n != trial.trial_id]
-        self.save()
-        if self.ended is not None:
-            self.ended(self)
+        try:
+            super().end_trial(trial)
+            # Its worker may have outlived a chief that had put it back into the queue.
+            self._retry_queue = [n for n in self._retry_queue if n != trial.trial_id]
+            self.save()
+            if self.ended is not None:
+                self.ended(self)
+        except (RunError, OSError) as error:
+            self.error = error
 
     @property
     def failures(self) -> int:
-        """The number of trials that have failed since the last one that did not."""
+        """The number of trials that have failed in a row, in this process."""
         failed = 0
-        for number in reversed(self.end_order):
+        for number in reversed(self.end_order[self._ended_before :]):
             if self.trials[number].status != TrialStatus.FAILED:
                 break
             failed += 1
@@ -135,7 +152,8 @@ class Hyperband(Durable, HyperbandOracle):
         )
         self.max_trials = max_trials
         # Its own least number of epochs is one, whatever the greatest; it has begun with that.
-        self.min_epochs = max(1, max_epochs / self.factor**2)
+        # (Dividing twice by 3 may come to a little less than once by 9.)
+        self.min_epochs = max(1, (1 - 1e-9) * max_epochs / self.factor**2)
         self._brackets: list[Any] = []
         self._current_bracket = self._get_num_brackets() - 1
         self._start_new_bracket()

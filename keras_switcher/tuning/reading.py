@@ -264,7 +264,7 @@ def _trial(row: Mapping[str, str]) -> Trial:
         objective=None if row["status"] == "FAILED" else _number(row["objective"]),
         val_accuracy=_number(row["val_accuracy"]),
         sparsity=_number(row["sparsity"]),
-        epochs=int(row["epochs"]),
+        epochs=_integer(row["epochs"]) or 0,
         epochs_run=_integer(row["epochs_run"]),
         seconds=_number(row["seconds"]),
         switcher_parameters=_integer(row["switcher_parameters"]),

@@ -1,16 +1,18 @@
 """A search from its start, or from where it was stopped, to the best configuration."""
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import grpc
 import keras
 import keras_tuner
 from keras_tuner.engine.trial import Trial
@@ -25,12 +27,14 @@ from keras_switcher.runs import RunError, replacing
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.training import load_data
 from keras_switcher.tuning import oracles
+from keras_switcher.tuning.folder import locked
 from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import connections
 from keras_switcher.tuning.plan import BEST_FILE, CONFIG_FILE, TRIALS_FILE, Plan
 from keras_switcher.tuning.report import write_report
-from keras_switcher.tuning.spread import Place
-from keras_switcher.tuning.trials import Row, TrialModel, best_of, to_csv
+from keras_switcher.tuning.spread import NO_WORKER_LEFT, Place
+from keras_switcher.tuning.stopping import PatientOracle
+from keras_switcher.tuning.trials import RESULT_FILE, Row, TrialModel, best_of, read_result, to_csv
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +48,6 @@ class TooManyFailures(RunError):
     exit_status = 1
 
 
-class _Stopped(Interrupted, FatalError):
-    """A signal came during a trial: to Keras Tuner an error that ends the search."""
-
-
 class SwitcherTuner(keras_tuner.Tuner):
     """Runs the trials that an oracle gives out.
 
@@ -57,26 +57,38 @@ class SwitcherTuner(keras_tuner.Tuner):
         folder: The folder of the search.
     """
 
+    oracle: Any
+
     def __init__(self, hypermodel: TrialModel, oracle: keras_tuner.Oracle, folder: Path):
         super().__init__(
             oracle=oracle, hypermodel=hypermodel, directory=str(folder), project_name=_TRIALS
         )
+        if self._is_worker():
+            self.oracle = PatientOracle(self.oracle)
         hypermodel.worker = self.tuner_id
         self.board = folder / "tensorboard"
 
     def pre_create_trial(self) -> None:
         """Wait a little: an oracle that has nothing to give is asked again at once."""
+        self.hypermodel.stop.check()
         if self._is_worker():
             time.sleep(0.2)
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
         """Train a trial; with the curves and the hyperparameters of it in TensorBoard."""
         self.hypermodel.folder = Path(self.get_trial_dir(trial.trial_id))
+        # Of a run of it that was killed.
+        (self.hypermodel.folder / RESULT_FILE).unlink(missing_ok=True)
         board = keras.callbacks.TensorBoard(str(self.board), write_graph=False)
         try:
             return super().run_trial(trial, callbacks=[board])
-        except Interrupted as stopped:
-            raise _Stopped(stopped.exit_status - 128) from None
+        except FatalError:
+            raise
+        except Exception as error:
+            # The oracle of a chief does not get the message.
+            reason = f"{type(error).__name__}: {error}"
+            self.hypermodel.keep(trial.hyperparameters, [], epochs_run=0, error=reason)
+            raise
 
 
 class Search:
@@ -88,7 +100,7 @@ class Search:
         place: Which of several processes this is.
         console: Where progress and results are shown; its file must be given, as the standard
             output is Keras Tuner's meanwhile.
-        stop: The signals that stop it.
+        stop: The signals that stop it, as `Stopped`.
     """
 
     def __init__(self, plan: Plan, folder: Path, place: Place, console: Console, stop: StopSignals):
@@ -112,13 +124,14 @@ class Search:
         # It warns that many functions are traced: each trial has its own.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         with (
-            self._alone(),
             execution(self.plan.config),
             # Keras Tuner prints, for a chief even what its developers once looked for.
             open(os.devnull, "w", encoding="utf-8") as nowhere,
             contextlib.redirect_stdout(nowhere),
         ):
-            data = load_data(self.plan.config)
+            # One process prepares what the others then find.
+            with locked(self.folder / ".data-lock"):
+                data = load_data(self.plan.config)
             hypermodel = TrialModel(
                 self.plan.config,
                 data,
@@ -140,7 +153,14 @@ class Search:
             self._make_reloadable()
             tuner = SwitcherTuner(hypermodel, oracle, self.folder)
             if self.place.is_worker:
-                tuner.search()
+                try:
+                    with self.stop.deferred():
+                        tuner.search()
+                except grpc.RpcError as error:
+                    raise RunError(
+                        f"The chief can't be reached any more: {error.details()}. Start both again "
+                        "under the same names: nothing is lost."
+                    ) from error
                 return None
             self._shown = len(oracle.ended_trials)
             if self._shown:
@@ -157,49 +177,59 @@ class Search:
         try:
             # A chief would wait for workers to tell that there is nothing left.
             if not self._is_over(oracle):
-                tuner.search()
+                # Keras and Keras Tuner catch much of what is raised in them. A chief only waits.
+                chief = self.place.is_chief
+                with self._ended_by_launcher() if chief else self.stop.deferred():
+                    tuner.search()
         except Interrupted:
-            # The launcher ends the chief as soon as no worker is left.
-            if not self._is_over(oracle):
-                self._update(oracle)
-                write_report(self.folder)
-                raise
-        if oracle.failures:
-            last = oracle.ended_trials[-1]
-            if oracle.failures >= oracles.MOST_FAILURES:
-                self._update(oracle)
-                raise TooManyFailures(
-                    f"{oracle.failures} trials have failed, one after the other. The last one: "
-                    f"{(last.message or '').strip().splitlines()[-1]}"
-                )
-        return self._finish(tuner, oracle, data)
+            self._update(oracle)
+            write_report(self.folder)
+            raise
+        if oracle.error is not None:
+            raise RunError(f"The search can't go on: {oracle.error}") from oracle.error
+        if oracle.failures >= oracles.MOST_FAILURES:
+            last = read_result(self._trial_folder(oracle.ended_trials[-1].trial_id) / RESULT_FILE)
+            raise TooManyFailures(
+                f"{oracle.failures} trials have failed, one after the other. The last one: "
+                f"{last.get('error', 'no reason known')}"
+            )
+        with self.stop.deferred():
+            return self._finish(tuner, oracle, data)
+
+    @contextlib.contextmanager
+    def _ended_by_launcher(self) -> Iterator[None]:
+        """End the block, which serves workers, when the launcher says that none is left."""
+
+        class Over(BaseException):
+            """No error: Keras Tuner must not take it for one."""
+
+        def over(number: int, frame: FrameType | None) -> None:
+            if serving:
+                raise Over
+
+        serving = True
+        if self.place.launcher:
+            signal.signal(NO_WORKER_LEFT, over)
+        try:
+            yield
+        except Over:
+            pass
+        finally:
+            serving = False
 
     def _is_over(self, oracle: Any) -> bool:
         return len(oracle.ended_trials) >= self.plan.trials and not oracle.ongoing_trials
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep a second search out of the folder as long as the block lasts."""
-        if self.place.is_worker:
-            yield
-            return
-        with open(self.folder / ".lock", "w", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunError(
-                    f"Another search is under way in {self.folder}. Wait for it, or choose another "
-                    "--out."
-                ) from None
-            yield
-
     def _make_reloadable(self) -> None:
         """See that the tuner of this process reads the state that any process has left.
 
-        Keras Tuner looks for a file named after the process.
+        Keras Tuner looks for a file named after the process. What a worker left in its own is of no
+        use, and a kill may have cut it off.
         """
         state = self.folder / _TRIALS
-        if (state / "oracle.json").exists() and not self.place.is_worker:
+        if self.place.is_worker:
+            (state / f"{self.place.name}.json").unlink(missing_ok=True)
+        elif (state / "oracle.json").exists():
             with replacing(state / f"{self.place.name}.json") as temporary:
                 temporary.write_text("{}", encoding="utf-8")
 
@@ -254,6 +284,13 @@ class Search:
     def _finish(self, tuner: SwitcherTuner, oracle: Any, data: ImageData) -> dict[str, Any]:
         """Read the test examples, once, for the best trial; write the results."""
         self._update(oracle)
+        if self._shown < self.plan.trials:
+            self.console.print(
+                f"Nothing new is left to try after {self._shown} of {self.plan.trials} trials: the "
+                "search space has no more.",
+                soft_wrap=True,
+                highlight=False,
+            )
         best = best_of(self._rows(oracle))
         if best is None:
             raise TooManyFailures("No trial has come to its end: there is no best one.")

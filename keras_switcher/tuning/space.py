@@ -29,6 +29,8 @@ OPTIONS = (
 )
 _PARENTS = ("switcher", "switcher_optimizer")
 _PHASES = ("warmup", "settle")
+# Whatever they are written as: Keras Tuner takes no integers among floats.
+_FLOATS = (*_PHASES, "ramp", "multiplier_rate", *_RATES.values())
 NAMES = (*OPTIONS, *_OF_HIDDEN, *_RATES.values())
 # What a flag of train.py that is given fixes.
 _FIXES = {
@@ -100,6 +102,7 @@ class Range:
             ConfigError: If it is none of these.
         """
         if isinstance(value, (list, tuple)):
+            value = [_typed(name, v) for v in value]
             if not value or len({type(v) for v in value if not is_number(v)}) > 1:
                 raise ConfigError(
                     f"Expected values of one type for {name} in the search space. "
@@ -107,7 +110,7 @@ class Range:
                 )
             return cls(values=tuple(dict.fromkeys(value)))
         if not isinstance(value, Mapping):
-            return cls(values=(value,))
+            return cls(values=(_typed(name, value),))
         given = dict(value)
         low, high = _number(given.pop("min", None)), _number(given.pop("max", None))
         sampling = given.pop("sampling", "linear")
@@ -118,7 +121,13 @@ class Range:
                 "{min: a, max: b, sampling: linear or log} with a < b, and a > 0 for log. "
                 f"Received: {dict(value)}"
             )
-        return cls(minimum=low, maximum=high, sampling=sampling)
+        return cls((), _typed(name, low), _typed(name, high), sampling)
+
+
+def _typed(name: str, value: Any) -> Any:
+    """Return a value as the option has it, if it is a number at all."""
+    number = _number(value) if name in _FLOATS else None
+    return value if number is None else float(number)
 
 
 def _number(value: Any) -> Any:

@@ -20,6 +20,8 @@ from keras_switcher.launch import THREADS, cores, free_ports
 _ID, _IP, _PORT = "KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
 _LAUNCHER = "KERAS_SWITCHER_TUNING_LAUNCHER"
 
+# To a chief that serves workers.
+NO_WORKER_LEFT = signal.SIGUSR1
 # Times that a worker is started again after it was killed.
 _STARTS = 3
 _TO_END = 30.0
@@ -71,7 +73,7 @@ class Place:
         return cls(name, not is_chief, is_chief, launcher)
 
     def take(self) -> None:
-        """Speak to the chief directly, and end by SIGTERM when the launcher has ended."""
+        """Speak to the chief directly, and end when the launcher has ended."""
         if self.is_worker:
             os.environ.update(without_proxy([f"{os.environ[_IP]}:{os.environ[_PORT]}"]))
         if not self.launcher:
@@ -81,6 +83,9 @@ class Place:
             while os.getppid() == self.launcher:
                 time.sleep(0.5)
             os.kill(os.getpid(), signal.SIGTERM)
+            # It may wait for an answer of the chief, which has ended, too.
+            time.sleep(_TO_END / 2)
+            os._exit(128 + signal.SIGTERM)
 
         threading.Thread(target=watch, daemon=True).start()
 
@@ -161,7 +166,7 @@ class Spread:
                     self._say(f"Worker {name} was killed by {how}: starting it again.")
                     self._start(name)
         # It waits for workers that may still come; none will.
-        self._processes["chief"].send_signal(signal.SIGTERM)
+        self._processes["chief"].send_signal(NO_WORKER_LEFT)
         return self._exit_status(self._processes["chief"].wait())
 
     def _start(self, name: str) -> None:

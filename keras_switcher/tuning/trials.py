@@ -167,7 +167,7 @@ class TrialModel(SwitcherHyperModel):
         callbacks += [StopOnDivergence(), StopOnSignal(self.stop, Workers())]
         start, stopped = time.perf_counter(), ""
         try:
-            with self.stop.deferred(), _without_warnings():
+            with _without_warnings():
                 model.fit(
                     training_batches(
                         data.x_train,
@@ -197,18 +197,27 @@ class TrialModel(SwitcherHyperModel):
         nothing = {NAME: -self.terms.penalty * target, "val_accuracy": 0.0, "sparsity": 0.0}
         rows = [nothing] if stopped == "diverged" or not record.rows else record.rows
         best = max(rows, key=lambda row: row[NAME])
-        result = {
-            "worker": self.worker,
-            "stopped": stopped,
-            "epochs": epochs,
-            "epochs_run": len(record.rows),
-            "seconds": round(time.perf_counter() - start, 3),
-            "switcher_parameters": switcher_parameters(model),
-            "rows": record.rows,
-        }
+        self.keep(
+            hp,
+            stopped=stopped,
+            epochs_run=len(record.rows),
+            seconds=round(time.perf_counter() - start, 3),
+            switcher_parameters=switcher_parameters(model),
+            rows=record.rows,
+        )
+        return {name: float(best[name]) for name in (NAME, "val_accuracy", "sparsity")}
+
+    def keep(self, hp: keras_tuner.HyperParameters, rows: list[Any], **facts: Any) -> None:
+        """Write what a trial came to.
+
+        Args:
+            hp: The hyperparameters of the trial.
+            rows: Of its epochs.
+            **facts: What else is known of it.
+        """
+        result = {"worker": self.worker, "epochs": self.epochs(hp), **facts, "rows": rows}
         with replacing(self.folder / RESULT_FILE) as temporary:
             temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
-        return {name: float(best[name]) for name in (NAME, "val_accuracy", "sparsity")}
 
 
 @contextmanager
@@ -303,7 +312,7 @@ def best_of(rows: list[Row]) -> Row | None:
     most = max((row.epochs for row in done), default=0)
     return max(
         (row for row in done if row.epochs == most),
-        key=lambda row: row.objective or -math.inf,
+        key=lambda row: -math.inf if row.objective is None else row.objective,
         default=None,
     )
 

@@ -1,0 +1,78 @@
+"""Searches in this process, some of whose trials fail."""
+
+import csv
+import io
+import json
+
+import pytest
+from command import SMALL
+from rich.console import Console
+
+from keras_switcher.signals import StopSignals
+from keras_switcher.tuning.command import plan_of
+from keras_switcher.tuning.folder import open_folder
+from keras_switcher.tuning.search import Search, TooManyFailures
+from keras_switcher.tuning.spread import Place
+from keras_switcher.tuning.trials import TrialModel
+
+
+@pytest.fixture
+def search_here(tmp_path, monkeypatch):
+    """Runs a search some of whose trials fail; returns its `best.json` and what it showed."""
+    fit = TrialModel.fit
+
+    def search(*flags, failing=()):
+        def sometimes(self, *args, **kwargs):
+            if self.folder.name in failing:
+                raise ValueError("The machine is on fire.")
+            return fit(self, *args, **kwargs)
+
+        monkeypatch.setattr(TrialModel, "fit", sometimes)
+        monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+        flags = ["--out", str(tmp_path / "out"), *SMALL, "--max-epochs", "1", *flags]
+        plan = plan_of([*flags, "--oracle", "random", "--no-deterministic"])[1]
+        shown = io.StringIO()
+        console = Console(file=shown, width=200)
+        with open_folder(plan, tmp_path / "out", overwrite=False):
+            found = Search(plan, tmp_path / "out", Place(), console, StopSignals()).run()
+        return found, shown.getvalue()
+
+    return search
+
+
+def test_a_failed_trial_is_told_and_the_search_goes_on(search_here, tmp_path):
+    found, shown = search_here("--trials", "3", "--switcher", "unit", failing=["trial_1"])
+    assert found["trial"] in ("0", "2")
+    assert "2/3  trial 1  failed" in shown
+    with open(tmp_path / "out" / "trials.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["COMPLETED", "FAILED", "COMPLETED"]
+    assert rows[1]["epochs"] == "1" and rows[1]["objective"] == ""
+    kept = json.loads((tmp_path / "out" / "trials" / "trial_1" / "result.json").read_text())
+    assert kept["error"] == "ValueError: The machine is on fire."
+    assert "1 failed" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_three_failures_end_the_search_with_the_reason_and_it_can_go_on(search_here):
+    every = [f"trial_{index}" for index in range(4)]
+    with pytest.raises(
+        TooManyFailures, match="3 trials have failed.*ValueError: The machine is on"
+    ):
+        search_here("--trials", "4", "--switcher", "unit", failing=every)
+    found, shown = search_here("--trials", "4", "--switcher", "unit")
+    assert found["trial"] == "3"
+    assert "Going on after 3 of 4 trials." in shown
+
+
+def test_a_space_that_is_exhausted_is_told(search_here, tmp_path):
+    space = tmp_path / "space.yaml"
+    fixed = {
+        **{"switcher": "unit", "unit_depth": 0, "switcher_activation": "relu", "warmup": 0.1},
+        **{"switcher_normalization": "none", "switcher_optimizer": "adam", "task_steps": 4},
+        **{"adam_learning_rate": 0.001, "switcher_steps": 1, "settle": 0.4, "ramp": 0.8},
+        "multiplier_rate": 0.05,
+    }
+    space.write_text(json.dumps(fixed))
+    found, shown = search_here("--trials", "4", "--space", str(space))
+    assert "Nothing new is left to try after 2 of 4 trials" in shown
+    assert set(found["values"]) == {"gate"}

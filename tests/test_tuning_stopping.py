@@ -1,0 +1,50 @@
+import grpc
+import pytest
+from keras_tuner.errors import FatalError
+
+from keras_switcher.signals import Interrupted
+from keras_switcher.tuning.stopping import PatientOracle, Stopped
+
+
+class Lost(grpc.RpcError):
+    def __init__(self, code):
+        self._code = code
+
+    def code(self):
+        return self._code
+
+
+class Client:
+    objective = "val_objective"
+
+    def __init__(self, *errors):
+        self.errors = list(errors)
+
+    def create_trial(self, tuner_id):
+        if self.errors:
+            raise Lost(self.errors.pop(0))
+        return f"trial of {tuner_id}"
+
+
+def test_a_chief_that_was_killed_in_the_middle_of_an_answer_is_asked_again():
+    client = Client(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE)
+    assert PatientOracle(client, seconds=0.0).create_trial("tuner0") == "trial of tuner0"
+    assert client.errors == []
+
+
+def test_any_other_error_is_one():
+    client = Client(grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
+    with pytest.raises(Lost):
+        PatientOracle(client, seconds=0.0).create_trial("tuner0")
+    assert len(client.errors) == 1
+
+
+def test_what_is_no_question_is_as_it_is():
+    assert PatientOracle(Client()).objective == "val_objective"
+
+
+def test_a_signal_is_no_failure_of_a_trial():
+    stopped = Stopped(15)
+    # What Keras Tuner lets pass, and what the command knows.
+    assert isinstance(stopped, FatalError) and isinstance(stopped, Interrupted)
+    assert stopped.exit_status == 143
