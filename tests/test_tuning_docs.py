@@ -40,7 +40,7 @@ def test_searches_are_understood(command):
 
 def test_what_the_cluster_runs_is_understood():
     flags = re.findall(r"exec keras-switcher-tune\s+([^'\n]*(?:\n\s+--[^'\n]*)?)", PAGE)
-    assert len(flags) == 2
+    assert len(flags) == 3
     for each in flags:
         assert plan_of(shlex.split(each))[1].trials == 100
 
@@ -57,6 +57,8 @@ def test_the_best_is_trained_by_a_flag_of_train(tmp_path, monkeypatch):
 
 def test_the_space_of_the_page_is_one():
     space = next(text for text in blocks("yaml") if "unit_depth" in text)
+    for text in blocks("yaml"):
+        assert list(yaml.safe_load_all(text))
     ranges = Space.from_yaml(yaml.safe_load(space)).ranges
     assert ranges["unit_depth"].values == (1, 2, 3)
     assert ranges["switcher"].is_fixed
