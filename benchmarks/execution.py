@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from step_time import batches
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 DEFAULTS = "defaults"
@@ -51,18 +53,6 @@ def build(options: dict[str, Any], args: argparse.Namespace) -> Any:
     )
     keras.config.set_dtype_policy("float32")
     return model
-
-
-def batches(args: argparse.Namespace) -> Any:
-    """Return batches of made images; the time of a step does not depend on what they show."""
-    import numpy as np
-    import tensorflow as tf
-
-    random = np.random.default_rng(0)
-    x = random.integers(0, 256, (args.batch_size * 8, *args.image), dtype="uint8")
-    y = random.integers(0, 10, args.batch_size * 8, dtype="int32")
-    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(args.batch_size, drop_remainder=True)
-    return data.cache().repeat().take(args.steps).prefetch(2)
 
 
 def block_seconds(model: Any, data: Any, steps: int) -> float:

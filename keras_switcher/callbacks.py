@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -109,11 +109,13 @@ class EpochRows(keras.callbacks.Callback):
 
     Args:
         rows: The rows of the epochs already done, if training goes on from a checkpoint.
+        more: Names of other columns, if the logs have them.
     """
 
-    def __init__(self, rows: list[Row]):
+    def __init__(self, rows: list[Row], more: Sequence[str] = ()):
         super().__init__()
         self.rows = list(rows)
+        self.more = tuple(more)
         self._start = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Row | None = None) -> None:
@@ -123,7 +125,7 @@ class EpochRows(keras.callbacks.Callback):
         logs = logs or {}
         phase = getattr(self.model, "phase", None)
         row: Row = {"epoch": epoch + 1} | ({} if phase is None else {"phase": phase})
-        names = ("loss", "accuracy", "sparsity", "val_loss", "val_accuracy")
+        names = ("loss", "accuracy", "sparsity", "val_loss", "val_accuracy", *self.more)
         row |= {name: float(logs[name]) for name in names if name in logs}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = round(time.perf_counter() - self._start, 3)

@@ -54,6 +54,7 @@ def test_help_names_the_flags_of_both(capsys):
         (["--resume"], "Expected no --resume: a search writes into --out"),
         (["--run-dir=x"], "Expected no --run-dir: a search writes into --out"),
         (["--strategy", "mirrored"], "Expected --strategy none"),
+        (["--trails", "3"], "Unknown option --trails. Did you mean '--trials'?"),
         (["--model", "lenet301"], "Did you mean 'lenet300'?"),
         (["--space", "none.yaml"], "Can't read the search space none.yaml"),
     ],
@@ -72,6 +73,11 @@ def test_an_option_that_is_given_is_not_searched():
     )
     assert {"settle", "task_steps"} <= set(given.space.ranges)
     assert given.config.optimisation.switcher_learning_rate == 0.01
+
+
+def test_what_a_target_alone_needs_is_not_searched_without_one():
+    assert {"ramp", "multiplier_rate"} <= set(plan("--target-sparsity", 0.9).space.ranges)
+    assert not {"ramp", "multiplier_rate"} & set(plan("--target-sparsity", "none").space.ranges)
 
 
 def test_a_trial_has_the_epochs_of_the_run_unless_told():

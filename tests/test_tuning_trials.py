@@ -8,13 +8,13 @@ from keras_switcher.config import from_values
 from keras_switcher.data import ImageData
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.tuning.plan import Terms
+from keras_switcher.tuning.reading import best_of
 from keras_switcher.tuning.space import Space
 from keras_switcher.tuning.trials import (
     Hopeless,
     Row,
     StopHopeless,
     TrialModel,
-    best_of,
     read_result,
     to_csv,
 )

@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
-from keras_switcher.checks import ConfigError
+from keras_switcher.checks import ConfigError, nearest
 from keras_switcher.commands import load_tensorflow, shown_messages
-from keras_switcher.config import to_values
+from keras_switcher.config import Config, to_values
 from keras_switcher.display import show_error
 from keras_switcher.flags import resolve
 from keras_switcher.runs import RunError
@@ -93,6 +93,12 @@ def plan_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
                 f"Expected no {flag}: a search writes into --out, and goes on from there by "
                 f"itself. Received: {flag}"
             )
+    for name in (other.split("=")[0] for other in others if other.startswith("--")):
+        # train.py would look for a flag like it among its own alone.
+        own = nearest(name, ["--" + option.replace("_", "-") for option in vars(options)])
+        known = to_values(Config())
+        if own and name[2:].replace("-", "_") not in known and not nearest(name[2:], known):
+            raise ConfigError(f"Unknown option {name}.{own}")
     config = resolve(others)
     if config.execution.strategy != "none":
         raise ConfigError(
@@ -125,7 +131,8 @@ def plan_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
     names = {
         other[2:].split("=")[0].replace("-", "_") for other in others if other.startswith("--")
     }
-    given = {name: value for name, value in to_values(config).items() if name in names}
+    values = to_values(config)
+    given = {name: values[name] for name in values if name in {*names, "target_sparsity"}}
     space = Space.from_yaml(None if options.space is None else read_space(options.space))
     return options, Plan(
         config,

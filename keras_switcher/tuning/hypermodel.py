@@ -1,6 +1,5 @@
 """`SwitcherHyperModel`: a model whose dense layers are switched as a Keras Tuner says."""
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,8 +13,6 @@ from keras_switcher.switchers import Switcher
 from keras_switcher.tuning.objective import LogObjective
 from keras_switcher.tuning.plan import Terms
 from keras_switcher.tuning.space import Space
-
-logger = logging.getLogger(__name__)
 
 
 class SwitcherHyperModel(keras_tuner.HyperModel):
@@ -80,7 +77,7 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
         # Of a switcher that comes ready.
         own = ("switcher", "switcher_hidden", "switcher_activation", "switcher_normalization")
         ready = options_of(self.config, own) if switcher else {}
-        self.space = space.without({**options, **ready})
+        self.space = space.without({**options, **ready, "target_sparsity": target_sparsity})
 
     def build(self, hp: keras_tuner.HyperParameters) -> SwitchedModel:
         """Return a compiled model, switched as the hyperparameters say.

@@ -7,13 +7,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import yaml
 
-TRIALS_FILE = "trials.csv"
-SEARCH_FILE = "search.yaml"
-BEST_FILE = "best.json"
+from keras_switcher.tuning.plan import BEST_FILE, PLAN_FILE, TRIALS_FILE
 
 _PREFIX = "hp:"
 # So few integers in a row are values to choose from.
@@ -154,8 +152,20 @@ class SearchFiles:
     best: Mapping[str, Any] | None
 
 
-def best_of(trials: Iterable[Trial]) -> Trial | None:
-    """Return the best trial, as the search counts: among those with the most epochs.
+class _Scored(Protocol):
+    @property
+    def objective(self) -> float | None: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def is_hopeless(self) -> bool: ...
+
+
+ScoredTrial = TypeVar("ScoredTrial", bound=_Scored)
+
+
+def best_of(trials: Iterable[ScoredTrial]) -> ScoredTrial | None:
+    """Return the best trial: among those with the most epochs.
 
     Args:
         trials: The trials.
@@ -180,13 +190,13 @@ def read_search(folder: Path) -> SearchFiles:
         FileNotFoundError: If `trials.csv` or `search.yaml` is missing.
         ValueError: If a file is damaged.
     """
-    missing = [name for name in (SEARCH_FILE, TRIALS_FILE) if not (folder / name).is_file()]
+    missing = [name for name in (PLAN_FILE, TRIALS_FILE) if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(
             f"No {', '.join(missing)} in '{folder}'. A search leaves these files as soon as its "
             "first trial has ended: name the folder of a search."
         )
-    settings = _read_settings(folder / SEARCH_FILE)
+    settings = _read_settings(folder / PLAN_FILE)
     names, trials = _read_trials(folder / TRIALS_FILE)
     space = {}
     for name in names:
@@ -196,7 +206,7 @@ def read_search(folder: Path) -> SearchFiles:
                 name, settings["space"].get(name), [v for v in values if v is not None]
             )
         except ValueError as error:
-            raise _damaged(folder / SEARCH_FILE, error) from error
+            raise _damaged(folder / PLAN_FILE, error) from error
     best = _read_best(folder / BEST_FILE) if (folder / BEST_FILE).is_file() else None
     return SearchFiles(settings, space, tuple(trials), best)
 

@@ -23,6 +23,7 @@ from keras_switcher.batches import evaluation_batches
 from keras_switcher.config import to_yaml
 from keras_switcher.data import ImageData
 from keras_switcher.fitting import execution
+from keras_switcher.report.wording import counted
 from keras_switcher.runs import RunError, replacing
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.training import load_data
@@ -31,12 +32,11 @@ from keras_switcher.tuning.folder import locked
 from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import connections
 from keras_switcher.tuning.plan import BEST_FILE, CONFIG_FILE, TRIALS_FILE, Plan
+from keras_switcher.tuning.reading import best_of
 from keras_switcher.tuning.report import write_report
 from keras_switcher.tuning.spread import NO_WORKER_LEFT, Place
 from keras_switcher.tuning.stopping import PatientOracle
-from keras_switcher.tuning.trials import RESULT_FILE, Row, TrialModel, best_of, read_result, to_csv
-
-logger = logging.getLogger(__name__)
+from keras_switcher.tuning.trials import RESULT_FILE, Row, TrialModel, read_result, to_csv
 
 _TRIALS = "trials"
 _CHECKPOINT = "checkpoint.weights.h5"
@@ -55,15 +55,19 @@ class SwitcherTuner(keras_tuner.Tuner):
         hypermodel: The model of the trials.
         oracle: What gives them out, or stands for the one that the chief has.
         folder: The folder of the search.
+        place: Which of its processes this is.
     """
 
     oracle: Any
 
-    def __init__(self, hypermodel: TrialModel, oracle: keras_tuner.Oracle, folder: Path):
+    def __init__(
+        self, hypermodel: TrialModel, oracle: keras_tuner.Oracle, folder: Path, place: Place
+    ):
         super().__init__(
             oracle=oracle, hypermodel=hypermodel, directory=str(folder), project_name=_TRIALS
         )
-        if self._is_worker():
+        self.is_worker = place.is_worker
+        if self.is_worker:
             self.oracle = PatientOracle(self.oracle)
         hypermodel.worker = self.tuner_id
         self.board = folder / "tensorboard"
@@ -71,7 +75,7 @@ class SwitcherTuner(keras_tuner.Tuner):
     def pre_create_trial(self) -> None:
         """Wait a little: an oracle that has nothing to give is asked again at once."""
         self.hypermodel.stop.check()
-        if self._is_worker():
+        if self.is_worker:
             time.sleep(0.2)
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
@@ -151,7 +155,7 @@ class Search:
             oracle.keeps_workers = self.place.is_cluster
             oracle.ended = self._update
             self._make_reloadable()
-            tuner = SwitcherTuner(hypermodel, oracle, self.folder)
+            tuner = SwitcherTuner(hypermodel, oracle, self.folder, self.place)
             if self.place.is_worker:
                 try:
                     with self.stop.deferred():
@@ -269,7 +273,7 @@ class Search:
             parts.append("failed")
         else:
             parts += [
-                f"{row.epochs} epoch{'' if row.epochs == 1 else 's'}",
+                counted(row.epochs, "epoch"),
                 f"validation {100 * (row.val_accuracy or 0):.2f} %",
                 f"sparsity {100 * (row.sparsity or 0):.2f} %",
                 f"objective {row.objective:.4f}",
@@ -329,7 +333,7 @@ def summary(facts: dict[str, Any], folder: Path) -> str:
     """
     values = ", ".join(f"{name}={_plain(value)}" for name, value in facts["values"].items())
     return (
-        f"Best: trial {facts['trial']}, {facts['epochs']} epochs, validation "
+        f"Best: trial {facts['trial']}, {counted(facts['epochs'], 'epoch')}, validation "
         f"{100 * facts['val_accuracy']:.2f} %, test {100 * facts['test_accuracy']:.2f} %, sparsity "
         f"{100 * facts['sparsity']:.2f} %.\n{values}\nTrain with it: python train.py --config "
         f"{folder / CONFIG_FILE}\nReport: {folder / 'report.html'}"

@@ -27,6 +27,8 @@ OPTIONS = (
     *("task_steps", "switcher_steps", "warmup", "settle", "ramp"),
     *("switcher_optimizer", "multiplier_rate"),
 )
+# What matters for a target sparsity alone.
+_OF_TARGET = ("ramp", "multiplier_rate")
 _PARENTS = ("switcher", "switcher_optimizer")
 _PHASES = ("warmup", "settle")
 # Whatever they are written as: Keras Tuner takes no integers among floats.
@@ -205,6 +207,8 @@ class Space:
                 matter.
         """
         fixed = {name for option in options for name in _FIXES.get(option, ())}
+        if options.get("target_sparsity", 0.0) is None:
+            fixed |= {*_OF_TARGET}
         ranges = {name: r for name, r in self.ranges.items() if name not in fixed}
         # On these depends what else is searched.
         parents = {n: Range(values=(options[n],)) for n in _PARENTS if n in options}

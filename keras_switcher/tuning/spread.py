@@ -158,9 +158,7 @@ class Spread:
                 elif status is not None:
                     how = signal.Signals(-status).name
                     if starts[name] > _STARTS:
-                        self._say(
-                            f"Worker {name} was killed by {how} for the {_STARTS + 1}th time."
-                        )
+                        self._say(f"Worker {name} was killed {starts[name]} times.")
                         return self._stopped(f"Worker {name}", status)
                     starts[name] += 1
                     self._say(f"Worker {name} was killed by {how}: starting it again.")
@@ -170,15 +168,16 @@ class Spread:
         return self._exit_status(self._processes["chief"].wait())
 
     def _start(self, name: str) -> None:
-        log = subprocess.DEVNULL
-        with open(self.folder / "logs" / f"{name}.log", "ab") as file:
-            is_shown = name == "chief"
+        # The chief writes to this terminal.
+        path = os.devnull if name == "chief" else self.folder / "logs" / f"{name}.log"
+        with open(path, "ab") as file:
+            log = None if name == "chief" else file
             self._processes[name] = subprocess.Popen(
                 self.command,
                 env={**self._environment, _ID: name},
-                stdin=log,
-                stdout=None if is_shown else file,
-                stderr=None if is_shown else file,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
                 # Ctrl-C in a terminal comes to this process alone, which forwards it once.
                 process_group=0,
             )
@@ -213,7 +212,7 @@ class Spread:
         return status if status >= 0 else 128 - status
 
     def _end_all(self) -> None:
-        """End what still runs: workers first, so that the chief hears of it."""
+        """End what still runs, by force after a while."""
         running = [p for p in self._processes.values() if p.poll() is None]
         for process in running:
             process.send_signal(signal.SIGTERM)

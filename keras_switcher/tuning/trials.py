@@ -19,7 +19,7 @@ from keras_tuner.engine.trial import Trial
 
 from keras_switcher import model as model_module
 from keras_switcher.batches import evaluation_batches, training_batches
-from keras_switcher.callbacks import Diverged, StopOnDivergence, StopOnSignal
+from keras_switcher.callbacks import Diverged, EpochRows, StopOnDivergence, StopOnSignal
 from keras_switcher.config import Config
 from keras_switcher.data import ImageData
 from keras_switcher.model import SwitchedModel
@@ -88,19 +88,6 @@ class StopHopeless(keras.callbacks.Callback):
             )
 
 
-class _Rows(keras.callbacks.Callback):
-    """Keeps what a trial's epochs came to, also of those before it is stopped."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[dict[str, Any]] = []
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        row: dict[str, Any] = {"epoch": epoch + 1, "phase": self.model.phase}
-        names = ("loss", "accuracy", "sparsity", "val_loss", "val_accuracy", NAME)
-        self.rows.append(row | {n: float(v) for n, v in (logs or {}).items() if n in names})
-
-
 class TrialModel(SwitcherHyperModel):
     """The model of the command's trials: that of a run, from its configuration.
 
@@ -160,7 +147,7 @@ class TrialModel(SwitcherHyperModel):
             The objective and what belongs to it, of the best epoch.
         """
         options, data, epochs = self.config.optimisation, self.data, self.epochs(hp)
-        record = _Rows()
+        record = EpochRows([], more=(NAME,))
         callbacks = [LogObjective(self.terms), record, *kwargs["callbacks"]]
         if self.hopeless:
             callbacks.append(StopHopeless(self.folder.parent, epochs))
@@ -281,6 +268,11 @@ class Row:
         """The epochs that it was given."""
         return int(self.result.get("epochs", 0))
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether it was stopped before its end."""
+        return bool(self.result.get("stopped"))
+
     @classmethod
     def of(cls, trial: Trial, folder: Path) -> "Row":
         """Return the row of a trial.
@@ -304,17 +296,6 @@ class Row:
             read_result(folder / RESULT_FILE),
             values_of(trial),
         )
-
-
-def best_of(rows: list[Row]) -> Row | None:
-    """Return the best trial, among those with the most epochs; the first of equals."""
-    done = [row for row in rows if row.objective is not None and not row.result.get("stopped")]
-    most = max((row.epochs for row in done), default=0)
-    return max(
-        (row for row in done if row.epochs == most),
-        key=lambda row: -math.inf if row.objective is None else row.objective,
-        default=None,
-    )
 
 
 def to_csv(rows: list[Row], names: list[str]) -> str:
