@@ -33,7 +33,6 @@ from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import connections
 from keras_switcher.tuning.plan import BEST_FILE, CONFIG_FILE, TRIALS_FILE, Plan
 from keras_switcher.tuning.reading import best_of
-from keras_switcher.tuning.report import write_report
 from keras_switcher.tuning.spread import NO_WORKER_LEFT, Place
 from keras_switcher.tuning.stopping import PatientOracle
 from keras_switcher.tuning.trials import RESULT_FILE, Row, TrialModel, read_result, to_csv
@@ -187,7 +186,7 @@ class Search:
                     tuner.search()
         except Interrupted:
             self._update(oracle)
-            write_report(self.folder)
+            self._report()
             raise
         if oracle.error is not None:
             raise RunError(f"The search can't go on: {oracle.error}") from oracle.error
@@ -220,6 +219,12 @@ class Search:
             pass
         finally:
             serving = False
+
+    def _report(self) -> None:
+        # What draws it takes seconds to load, and workers do without it.
+        from keras_switcher.tuning.report import write_report
+
+        write_report(self.folder)
 
     def _is_over(self, oracle: Any) -> bool:
         return len(oracle.ended_trials) >= self.plan.trials and not oracle.ongoing_trials
@@ -320,7 +325,7 @@ class Search:
             }
             with replacing(written) as temporary:
                 temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        write_report(self.folder)
+        self._report()
         return facts
 
 
