@@ -1,5 +1,6 @@
 """Copies of models in which some layers are replaced by others, with their weights."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -130,6 +131,7 @@ def _derive(layer: Layer) -> None:
             each.finalize_state()
 
 
+@functools.cache
 def _keras_attributes() -> set[str]:
     """Return the names of the attributes that Keras itself gives to layers and models."""
     tensor = keras.Input((1,))
