@@ -147,6 +147,25 @@ def test_the_place_comes_from_the_variables_of_keras_tuner():
         Place.from_environment(cluster)
 
 
+def test_a_chief_that_has_served_outlives_the_word_that_no_worker_is_left(tmp_path):
+    script = (
+        "import os, signal, time\n"
+        "from keras_switcher.tuning.spread import NO_WORKER_LEFT, Place\n"
+        "place = Place('chief', is_chief=True, launcher=os.getppid())\n"
+        "place.take()\n"
+        "os.kill(os.getpid(), NO_WORKER_LEFT)\n"
+        "with place.serving():\n"
+        "    os.kill(os.getpid(), NO_WORKER_LEFT)\n"
+        "    time.sleep(60)\n"
+        "    raise SystemExit('served on')\n"
+        # Python resets any other handler before it has ended.
+        "assert signal.getsignal(NO_WORKER_LEFT) is signal.SIG_IGN\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=offline(tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_a_search_writes_as_the_best_is_a_configuration(tmp_path):
     from keras_switcher.config import to_yaml
     from keras_switcher.tuning.hypermodel import with_options

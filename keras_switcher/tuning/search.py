@@ -4,12 +4,9 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import grpc
@@ -33,7 +30,7 @@ from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import connections
 from keras_switcher.tuning.plan import BEST_FILE, CONFIG_FILE, TRIALS_FILE, Plan
 from keras_switcher.tuning.reading import best_of
-from keras_switcher.tuning.spread import NO_WORKER_LEFT, Place
+from keras_switcher.tuning.spread import Place
 from keras_switcher.tuning.stopping import PatientOracle
 from keras_switcher.tuning.trials import RESULT_FILE, Row, TrialModel, read_result, to_csv
 
@@ -182,7 +179,7 @@ class Search:
             if not self._is_over(oracle):
                 # Keras and Keras Tuner catch much of what is raised in them. A chief only waits.
                 chief = self.place.is_chief
-                with self._ended_by_launcher() if chief else self.stop.deferred():
+                with self.place.serving() if chief else self.stop.deferred():
                     tuner.search()
         except Interrupted:
             self._update(oracle)
@@ -198,27 +195,6 @@ class Search:
             )
         with self.stop.deferred():
             return self._finish(tuner, oracle, data)
-
-    @contextlib.contextmanager
-    def _ended_by_launcher(self) -> Iterator[None]:
-        """End the block, which serves workers, when the launcher says that none is left."""
-
-        class Over(BaseException):
-            """No error: Keras Tuner must not take it for one."""
-
-        def over(number: int, frame: FrameType | None) -> None:
-            if serving:
-                raise Over
-
-        serving = True
-        if self.place.launcher:
-            signal.signal(NO_WORKER_LEFT, over)
-        try:
-            yield
-        except Over:
-            pass
-        finally:
-            serving = False
 
     def _report(self) -> None:
         # What draws it takes seconds to load, and workers do without it.

@@ -1,5 +1,6 @@
 """One search by several processes: a chief that gives trials out, and workers that train them."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -78,6 +79,9 @@ class Place:
             os.environ.update(without_proxy([f"{os.environ[_IP]}:{os.environ[_PORT]}"]))
         if not self.launcher:
             return
+        if self.is_chief:
+            # It comes at any time after the last trial.
+            signal.signal(NO_WORKER_LEFT, signal.SIG_IGN)
 
         def watch() -> None:
             while os.getppid() == self.launcher:
@@ -88,6 +92,27 @@ class Place:
             os._exit(128 + signal.SIGTERM)
 
         threading.Thread(target=watch, daemon=True).start()
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """Serve workers in the block, which ends when the launcher says that none is left."""
+
+        class Over(BaseException):
+            """No error: Keras Tuner must not take it for one."""
+
+        def over(number: int, frame: FrameType | None) -> None:
+            raise Over
+
+        if self.launcher:
+            signal.signal(NO_WORKER_LEFT, over)
+        try:
+            yield
+        except Over:
+            pass
+        finally:
+            if self.launcher:
+                # Python gives handlers up as it ends, and the signal would then kill.
+                signal.signal(NO_WORKER_LEFT, signal.SIG_IGN)
 
 
 class Spread:
