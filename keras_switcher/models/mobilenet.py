@@ -54,7 +54,8 @@ def mobilenet(
             strides,
             padding="same",
             use_bias=False,
-            depthwise_initializer="he_normal",
+            # He's, for the 3x3 inputs that a unit reads: Keras counts those of all channels.
+            depthwise_initializer=keras.initializers.VarianceScaling(2.0 * x.shape[-1]),
             name=f"{name}_depthwise",
         )(x)
         x = batch_normalization(x, f"{name}_depthwise_bn")

@@ -125,6 +125,10 @@ def test_initialised_and_normalised_as_usual_on_cifar(name):
             std = float(np.std(np.asarray(layer.kernel)))
             assert std == pytest.approx(math.sqrt(2 / fan_in), rel=0.15)
             assert layer.use_bias == (name == "vgg16")
+        if type(layer) is keras.layers.DepthwiseConv2D:
+            # Each unit reads one channel.
+            std = float(np.std(np.asarray(layer.kernel)))
+            assert std == pytest.approx(math.sqrt(2 / 9), rel=0.15)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet"])
