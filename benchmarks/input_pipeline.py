@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from step_time import block_seconds
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 EXAMPLES = 20_000
@@ -47,24 +49,24 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Train on both in turn; return milliseconds a step and their ratio."""
     import keras
 
-    from keras_switcher import models, switch
+    from keras_switcher import Alternation, models, switch
 
     model = switch(models.build(args.model, args.image, 10, width=args.width))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", "adam", loss, ["accuracy"], target_sparsity=0.95)
+    model.compile(
+        *("sgd", "adam", loss, ["accuracy"]),
+        target_sparsity=0.95,
+        # The alternate phase throughout: the dearest one.
+        alternation=Alternation(warmup=0.0, settle=0.0),
+    )
     kinds = {"pipeline": pipeline(args, args.steps), "ready": ready(args, args.steps)}
 
-    def seconds(kind: str) -> float:
-        start = time.perf_counter()
-        model.fit(kinds[kind], steps_per_epoch=args.steps, epochs=1, verbose=0)
-        return (time.perf_counter() - start) / args.steps
-
-    for kind in kinds:
-        seconds(kind)
+    for data in kinds.values():
+        block_seconds(model, data, args.steps)
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
     for pair in range(args.pairs):
         for kind in kinds if pair % 2 == 0 else reversed(kinds):
-            found[kind].append(seconds(kind))
+            found[kind].append(block_seconds(model, kinds[kind], args.steps))
     ratios = sorted(a / b for a, b in zip(found["pipeline"], found["ready"], strict=True))
     start = time.perf_counter()
     for _ in pipeline(args, 200):

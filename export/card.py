@@ -55,7 +55,11 @@ def _facts(source: Source, content: Mapping[str, Any]) -> str:
     ]
     rows.append(f"- Parameters before: {content['parameters']:,}")
     if "fc_sparsity" in source.summary:
-        rows.append(f"- Sparsity of the dense layers: {percent(source.summary['fc_sparsity'])}")
+        share = sum(row["connections"] for row in source.summary["layers"]) / content["parameters"]
+        rows.append(
+            f"- Sparsity of the dense layers: {percent(source.summary['fc_sparsity'])}; they are "
+            f"{percent(share)} of the model"
+        )
         rows.append(f"- Sparsity of the model: {percent(source.summary['model_sparsity'])}")
     if content["keras_accuracy"] is not None:
         examples = content["examples"]

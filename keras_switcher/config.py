@@ -381,6 +381,14 @@ def validate(config: Config) -> Config:
             "Expected --strategy none with --freeze-trunk: dense layers on ready features learn in "
             f"minutes on one device. Received: {config.execution.strategy}"
         )
+    for name, default in (("width", 1.0), ("fc_units", None)):
+        value = getattr(config.network, name)
+        if config.network.init_from is not None and value != default:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(
+                f"Expected no {flag} with --init-from: the network is that of the file. "
+                f"Received: {value}"
+            )
     if config.network.init_from is not None and config.execution.precision != "float32":
         raise ConfigError(
             "Expected --precision float32 with --init-from: the layers of a loaded model have the "

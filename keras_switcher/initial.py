@@ -5,6 +5,7 @@ import hashlib
 import math
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from keras_switcher.model import SwitchedModel
 from keras_switcher.runs import replacing
 
 _FEATURES = "features.npz"
+_PARTS = ("x_train", "x_validation")
 _BATCH = 128
 
 
@@ -34,7 +36,8 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
     Raises:
         FileNotFoundError: If the file isn't there.
         ValueError: If it is no Keras model, has no dense layer, is switched already, or does not
-            take the images of the data set or return a number for each of its classes.
+            take the images of the data set or return a number for each of its classes and nothing
+            else.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected --init-from to be a .keras file. Received: {path}")
@@ -55,16 +58,23 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
             f"Expected --init-from to be a model with dense layers. Received: {path} with layers "
             f"of the types {sorted({type(layer).__name__ for _, layer in walk(model)})}"
         )
-    shape, images = tuple(model.input_shape[1:]), data.input_shape
+    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
+    if not inputs or len(inputs) != 1 or not outputs or len(outputs) != 1:
+        raise ValueError(
+            "Expected --init-from to be a Sequential or Functional model with one input and one "
+            f"output. Received: {path}, a {type(model).__name__} with {len(inputs or ())} inputs "
+            f"and {len(outputs or ())} outputs"
+        )
+    shape, images = tuple(inputs[0].shape[1:]), data.input_shape
     if len(shape) != 3 or any(n not in (None, m) for n, m in zip(shape, images, strict=True)):
         raise ValueError(
             f"Expected --init-from to take the images of {data.name}, {images}. Received: {path}, "
             f"which takes {shape}"
         )
-    if model.output_shape[1:] != (data.num_classes,):
+    if tuple(outputs[0].shape[1:]) != (data.num_classes,):
         raise ValueError(
             f"Expected --init-from to return a number for each of the {data.num_classes} classes "
-            f"of {data.name}. Received: {path}, which returns {model.output_shape[1:]}"
+            f"of {data.name}. Received: {path}, which returns {tuple(outputs[0].shape[1:])}"
         )
     return model
 
@@ -80,10 +90,41 @@ def returns_logits(model: keras.Model, images: np.ndarray) -> bool:
     Args:
         model: The classifier.
         images: A few examples.
+
+    Raises:
+        ValueError: If it returns probabilities of which each is for itself, such as a sigmoid's.
     """
-    outputs = np.asarray(model.predict(images, verbose=0), "float32")
-    sums = outputs.sum(axis=-1)
-    return bool((outputs < 0).any() or not np.allclose(sums, 1, atol=1e-2))
+    outputs = _outputs(model, images)
+    if (outputs < 0).any() or (outputs > 1 + 1e-2).any():
+        return True
+    if np.allclose(outputs.sum(axis=-1), 1, atol=1e-2):
+        return False
+    raise ValueError(
+        "Expected --init-from to return logits, or probabilities that add up to 1, of which one "
+        "class of each image is the right one. Received: numbers from "
+        f"{outputs.min():.3g} to {outputs.max():.3g}, which add up to {outputs[0].sum():.3g} for "
+        "the first image"
+    )
+
+
+def validation_accuracy(model: keras.Model, data: ImageData) -> float:
+    """Return the share of the validation examples that a classifier gets right.
+
+    Args:
+        model: The classifier.
+        data: The data set.
+    """
+    images, labels = data.x_validation, data.y_validation
+    right = sum(
+        np.sum(_outputs(model, images[i : i + _BATCH]).argmax(axis=-1) == labels[i : i + _BATCH])
+        for i in range(0, len(images), _BATCH)
+    )
+    return float(right / len(images))
+
+
+def _outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    # Called, as `predict` of several workers would be one for all.
+    return np.asarray(model(images, training=False), "float32")
 
 
 class FrozenTrunk:
@@ -135,17 +176,25 @@ class FrozenTrunk:
             cache: Folder that holds the features from the first call on.
         """
         path = cache / _FEATURES
+        origin = self._origin(data)
         if path.is_file():
             with np.load(path, allow_pickle=False) as archive:
-                stored = {name: archive[name] for name in archive.files}
-        else:
-            stored = {
-                "x_train": self._computed(data.x_train, data.y_train),
-                "x_validation": self._computed(data.x_validation, data.y_validation),
-            }
-            with replacing(path) as temporary:
-                np.savez(temporary, **stored)
+                if archive["origin"] == origin:
+                    return dataclasses.replace(data, **{name: archive[name] for name in _PARTS})
+        stored: dict[str, Any] = {
+            "x_train": self._computed(data.x_train, data.y_train),
+            "x_validation": self._computed(data.x_validation, data.y_validation),
+        }
+        with replacing(path) as temporary:
+            np.savez(temporary, origin=origin, **stored)
         return dataclasses.replace(data, **stored)
+
+    def _origin(self, data: ImageData) -> str:
+        """Return what tells the features of other weights or images apart."""
+        content = hashlib.sha256()
+        for array in (*self.trunk.get_weights(), *(getattr(data, name) for name in _PARTS)):
+            content.update(np.ascontiguousarray(array).tobytes())
+        return content.hexdigest()
 
     def _computed(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         batches = evaluation_batches(images, labels, _BATCH).map(lambda x, _: x)

@@ -28,6 +28,7 @@ from keras_switcher.workers import GRACE, LAUNCHER, WorkerLost
 _TO_END = GRACE + 5.0
 _AFTER_TERM = 10.0
 _LAST_LINES = 15
+_WITH_VALUE = ("--workers", "--gpus-per-worker")
 # As train.py, which an installed package lacks.
 _TRAIN = """
 import os, sys
@@ -36,6 +37,7 @@ from keras_switcher.training import main
 sys.exit(main())
 """
 THREADS = "TF_NUM_INTRAOP_THREADS"
+_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclasses.dataclass
@@ -94,13 +96,22 @@ class Launch:
         command: What each runs.
         show_all: Whether to show what the workers beside the chief write, too.
         output: Where the launcher itself writes.
+        gpus: For each worker the names of the GPUs that it is to see; `()` leaves all to all.
     """
 
-    def __init__(self, count: int, command: Sequence[str], show_all: bool, output: TextIO):
+    def __init__(
+        self,
+        count: int,
+        command: Sequence[str],
+        show_all: bool,
+        output: TextIO,
+        gpus: Sequence[Sequence[str]] = (),
+    ):
         self.count = count
         self.command = list(command)
         self.show_all = show_all
         self.output = output
+        self.gpus = gpus
         self._workers: list[_Worker] = []
         self._signal: int | None = None
 
@@ -135,9 +146,12 @@ class Launch:
         )
         for index in range(self.count):
             is_shown = index == 0
+            own = {TF_CONFIG: to_tf_config(Cluster(addresses, index))}
+            if self.gpus:
+                own[_GPUS] = ",".join(self.gpus[index])
             process = subprocess.Popen(
                 self.command,
-                env={**environment, TF_CONFIG: to_tf_config(Cluster(addresses, index))},
+                env={**environment, **own},
                 stdin=subprocess.DEVNULL,
                 stdout=None if is_shown else subprocess.PIPE,
                 stderr=None if is_shown else subprocess.STDOUT,
@@ -253,6 +267,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--workers", type=int, required=True, metavar="N", help="how many")
     parser.add_argument(
+        "--gpus-per-worker",
+        type=int,
+        metavar="N",
+        help="give each worker GPUs of its own, of those that CUDA_VISIBLE_DEVICES names or of all "
+        "(default: every worker sees all, which works with none)",
+    )
+    parser.add_argument(
         "--show-all", action="store_true", help="show what the other workers write, too"
     )
     parser.add_argument(
@@ -267,7 +288,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"expected --workers to be 1 or more. Received: {options.workers}")
     if command and command[0].endswith(".py") and not Path(command[0]).is_file():
         parser.error(f"expected a script that exists. Received: {command[0]}")
-    return Launch(options.workers, command_of(command), options.show_all, sys.stderr).run()
+    try:
+        gpus = shared_gpus(options.workers, options.gpus_per_worker, os.environ.get(_GPUS))
+    except ValueError as error:
+        parser.error(str(error))
+    return Launch(options.workers, command_of(command), options.show_all, sys.stderr, gpus).run()
+
+
+def shared_gpus(workers: int, each: int | None, visible: str | None) -> list[list[str]]:
+    """Return for each worker the names of its GPUs.
+
+    Args:
+        workers: How many workers.
+        each: How many GPUs each gets; `None` for no sharing out.
+        visible: The value of CUDA_VISIBLE_DEVICES, if it is set.
+
+    Returns:
+        A list for each worker; none if nothing is shared out.
+
+    Raises:
+        ValueError: If there are not enough.
+    """
+    if each is None:
+        return []
+    if each < 1:
+        raise ValueError(f"expected --gpus-per-worker to be 1 or more. Received: {each}")
+    needed = workers * each
+    # Which there are, only CUDA could say: a worker without its own ends with TensorFlow's message.
+    names = [str(n) for n in range(needed)] if visible is None else visible.split(",")
+    if len(names) < needed or "" in names:
+        raise ValueError(
+            f"expected {needed} GPUs in CUDA_VISIBLE_DEVICES, {each} for each of {workers} "
+            f"workers. Received: {visible!r}"
+        )
+    return [names[i * each : (i + 1) * each] for i in range(workers)]
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -275,9 +329,11 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     position = 0
     while position < len(arguments):
         argument = arguments[position]
-        if argument == "--workers":
+        if argument in _WITH_VALUE:
             position += 2
-        elif argument in ("--show-all", "-h", "--help") or argument.startswith("--workers="):
+        elif argument in ("--show-all", "-h", "--help") or argument.startswith(
+            tuple(f"{name}=" for name in _WITH_VALUE)
+        ):
             position += 1
         else:
             break

@@ -61,13 +61,15 @@ def _listen(cluster: Cluster) -> socket.socket:
     """Take the port of this worker, as TensorFlow will after the workers have met."""
     host, port = split_address(cluster.addresses[cluster.index])
     loopback = host in ("localhost", "127.0.0.1")
-    listener = socket.socket(socket.AF_INET if loopback else socket.AF_INET6, socket.SOCK_STREAM)
+    # Some systems have no IPv6.
+    both = not loopback and socket.has_dualstack_ipv6()
+    listener = socket.socket(socket.AF_INET6 if both else socket.AF_INET, socket.SOCK_STREAM)
     try:
         # TensorFlow listens while the connections that were made here are open.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if not loopback:
+        if both:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind(("127.0.0.1" if loopback else "::", port))
+        listener.bind(("127.0.0.1" if loopback else "::" if both else "", port))
         listener.listen(cluster.size)
     except OSError as error:
         listener.close()

@@ -90,6 +90,7 @@ def _train(config: Config, console: Console, stop: StopSignals, workers: Workers
         from keras_switcher.batches import evaluation_batches
         from keras_switcher.convert import strip
         from keras_switcher.fitting import check_replicas, execution, fit
+        from keras_switcher.initial import validation_accuracy
         from keras_switcher.networks import (
             dense_model,
             new_start,
@@ -99,6 +100,8 @@ def _train(config: Config, console: Console, stop: StopSignals, workers: Workers
         )
         from keras_switcher.report import write_report
 
+        # Workers are silent while TensorFlow's servers meet: wait here for who is slow to load it.
+        workers.gather("the start of TensorFlow", None)
         with lost_workers_named(workers), execution(config) as scope:
             try:
                 with workers.chief_first("the data"):
@@ -106,12 +109,21 @@ def _train(config: Config, console: Console, stop: StopSignals, workers: Workers
                 with scope():
                     check_replicas(config, data)
                     start = new_start(config, data)
+                    if config.network.init_from is not None:
+                        before = validation_accuracy(start.network, data)
                     switched = switched_model(config, data, start)
             except (ValueError, OSError) as error:
                 if not resumed and workers.is_chief:
                     folder.discard()
                 raise ConfigError(str(error)) from error
             _show_data(console, data)
+            if config.network.init_from is not None:
+                console.print(
+                    f"{config.network.init_from} before training: {before:.2%} of the validation "
+                    "examples right.",
+                    soft_wrap=True,
+                    highlight=False,
+                )
 
             # What the system refuses from here on, it refuses to write.
             with writing(folder.path):
@@ -297,8 +309,12 @@ def _summary(
     parameters = stripped.count_params()
     off = sum(layer["connections"] - layer["on"] for layer in layers)
     phases = [row["phase"] for row in rows]
+    start = config.network.init_from
     return {
-        "model": config.network.model,
+        # That of --model is not the network of a file.
+        "model": config.network.model if start is None else Path(start).name,
+        "init_from": start,
+        "freeze_trunk": config.network.freeze_trunk,
         "dataset": config.data.dataset,
         "dataset_source": data.source,
         "train_examples": len(data.x_train),

@@ -133,12 +133,17 @@ def how_to_resume(path: Path, workers: Workers) -> str:
         workers: The workers of the run.
     """
     flags = f"--run-dir {shlex.quote(str(path))} --resume"
+    program = sys.argv[0]
     if LAUNCHER in os.environ:
+        script = f"{shlex.quote(program)} " if program.endswith(".py") else ""
         launcher = f"python -m keras_switcher.launch --workers {workers.count}"
-        return f"Go on with: {launcher} train.py {flags}"
+        return f"Go on with: {launcher} {script}{flags}"
     if workers.count > 1:
         return f"Go on with the same command and {flags}, on every worker."
-    return f"Go on with: python train.py {flags}"
+    # An installed package has no train.py.
+    name = Path(program).stem
+    command = name if name == "keras-switcher-train" else "python train.py"
+    return f"Go on with: {command} {flags}"
 
 
 class ConnectedWorkers(Workers):

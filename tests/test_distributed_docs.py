@@ -2,11 +2,14 @@ import re
 import shlex
 from pathlib import Path
 
+import keras
 import pytest
+import tensorflow as tf
 import yaml
 from command import ROOT
+from small import CLASSES, INPUTS, separable
 
-from keras_switcher import launch
+from keras_switcher import launch, strategy
 from keras_switcher.cluster import Cluster, read_tf_config
 from keras_switcher.flags import resolve
 
@@ -48,6 +51,20 @@ def test_commands_of_a_worker_take_their_flags():
 def test_the_example_of_tf_config_is_one():
     text = re.search(r"TF_CONFIG='(.*)'", "\n".join(blocks("sh")))[1]
     assert read_tf_config(text) == Cluster(("host1:2222", "host2:2222"), 0)
+
+
+def test_the_program_of_one_s_own_runs(monkeypatch):
+    def one_device():
+        return tf.distribute.OneDeviceStrategy("/cpu:0")
+
+    monkeypatch.setattr(strategy, "MultiWorkerStrategy", one_device)
+    inputs = keras.Input((INPUTS,))
+    hidden = keras.layers.Dense(16, "relu")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(CLASSES)(hidden))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    given = {"model": model, "loss": loss, "train": tf.data.Dataset.from_tensors(separable())}
+    exec(blocks("python")[0].replace("epochs=20", "epochs=3, verbose=0"), given)
+    assert given["sparse"].sparsity == pytest.approx(0.95, abs=0.01)
 
 
 def test_the_default_that_the_page_names_is_that_of_the_option():

@@ -1,7 +1,9 @@
 """Starting from a trained model, with and without a frozen trunk."""
 
 import csv
+import dataclasses
 import json
+import re
 import zipfile
 
 import keras
@@ -56,6 +58,16 @@ def cnn(softmax=False, shape=SHAPE, classes=CLASSES):
     return model
 
 
+@keras.saving.register_keras_serializable("test_initial")
+class Subclassed(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.flatten, self.scores = keras.layers.Flatten(), keras.layers.Dense(4)
+
+    def call(self, images):
+        return self.scores(self.flatten(images))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("trained") / "mine.keras"
@@ -94,10 +106,23 @@ def test_features_are_computed_once(tmp_path):
     )
     assert features.x_validation.shape == (len(images.y_validation), 216)
     assert np.array_equal(features.x_test, images.x_test)
-    frozen.trunk.layers[2].set_weights([w * 0 for w in frozen.trunk.layers[2].get_weights()])
-    again = frozen.features(images, tmp_path)
-    assert np.array_equal(again.x_train, features.x_train)  # read, not computed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frozen.trunk, "predict", None)
+        again = frozen.features(images, tmp_path)  # read, not computed
+    assert np.array_equal(again.x_train, features.x_train)
+    assert np.array_equal(again.x_validation, features.x_validation)
     assert [path.name for path in tmp_path.iterdir()] == ["features.npz"]
+
+
+def test_features_of_other_weights_or_images_are_computed_anew(tmp_path):
+    frozen = FrozenTrunk(cnn())
+    images = data.load("made")
+    first = frozen.features(images, tmp_path).x_train
+    frozen.trunk.layers[2].set_weights([w * 0.5 for w in frozen.trunk.layers[2].get_weights()])
+    second = frozen.features(images, tmp_path).x_train
+    assert not np.array_equal(second, first)
+    darker = dataclasses.replace(images, x_train=images.x_train // 2)
+    assert not np.array_equal(frozen.features(darker, tmp_path).x_train, second)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg16", "mobilenet", "lenet"])
@@ -120,6 +145,13 @@ def test_logits_are_told_from_probabilities(softmax):
     assert returns_logits(cnn(softmax), examples(20)[0]) is not softmax
 
 
+def test_probabilities_of_each_class_for_itself_are_refused():
+    inputs = keras.Input(SHAPE)
+    model = keras.Model(inputs, keras.layers.Dense(4, "sigmoid")(keras.layers.Flatten()(inputs)))
+    with pytest.raises(ValueError, match="probabilities that add up to 1, of which one class"):
+        returns_logits(model, examples(20)[0] / 255)
+
+
 @pytest.mark.parametrize("freeze", [False, True])
 def test_run_makes_an_existing_network_sparse(freeze, trained, tmp_path, train_here):
     path, model = trained
@@ -133,6 +165,11 @@ def test_run_makes_an_existing_network_sparse(freeze, trained, tmp_path, train_h
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert summary["fc_sparsity"] == pytest.approx(0.8, abs=0.005)
     assert [layer["shape"] for layer in summary["layers"]] == [[216, 24], [24, 4]]
+    assert summary["model"] == path.name
+    assert (summary["init_from"], summary["freeze_trunk"]) == (str(path), freeze)
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert f"Started from the trained weights of {path}" in page
+    assert ("only the dense layers, and what follows them, went on learning" in page) == freeze
     switched = keras.saving.load_model(tmp_path / "r" / "model.keras")
     stripped = keras.saving.load_model(tmp_path / "r" / "stripped.keras")
     dense = keras.saving.load_model(tmp_path / "r" / "dense.keras")
@@ -147,6 +184,10 @@ def test_run_makes_an_existing_network_sparse(freeze, trained, tmp_path, train_h
     assert summary["test_accuracy"] == pytest.approx(accuracy(stripped), abs=1e-6)
     assert summary["dense_test_accuracy"] == pytest.approx(accuracy(dense), abs=1e-6)
     assert accuracy(dense) > 0.8
+    before = re.search(r"mine.keras before training: ([0-9.]+)% of the validation", output)
+    x, y = data.load("made").x_validation, data.load("made").y_validation
+    right = (model.predict(x, verbose=0).argmax(axis=1) == y).mean()
+    assert float(before[1]) == pytest.approx(100 * right, abs=0.01)
     # It starts from what was learned: far better than the quarter of guessing, from the first.
     first = next(csv.DictReader((tmp_path / "r" / "history.csv").open()))
     assert float(first["val_accuracy"]) > 0.6
@@ -190,7 +231,33 @@ def test_another_file_under_the_same_name_is_noticed_on_resume(tmp_path, train_h
     model.save(path)
     status, output = train_here(*flags, "--resume")
     assert status == 2
-    assert "The checkpoint is of another run. Expected initial weights" in output
+    assert re.search("The checkpoint is of another run. Expected .*initial weights", output)
+
+
+def test_frozen_run_that_was_stopped_ends_with_the_same_numbers(trained, tmp_path, train_here):
+    from keras_switcher.callbacks import SaveCheckpoints
+
+    flags = [*CNN, "--init-from", trained[0], "--freeze-trunk", "--run-dir"]
+    assert train_here(*flags, "whole")[0] == 0
+    after = SaveCheckpoints.on_epoch_end
+
+    def stop_after_the_first(self, epoch, logs=None):
+        after(self, epoch, logs)
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SaveCheckpoints, "on_epoch_end", stop_after_the_first)
+        assert train_here(*flags, "stopped")[0] == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FrozenTrunk, "_computed", None)
+        status, output = train_here(*flags, "stopped", "--resume")
+    assert status == 0, output
+    assert "Going on after epoch 1 of the switched network." in output
+    whole, stopped = (
+        json.loads((tmp_path / run / "summary.json").read_text()) for run in ("whole", "stopped")
+    )
+    times = ("seconds", "dense_seconds")
+    assert {**stopped, **dict.fromkeys(times)} == {**whole, **dict.fromkeys(times)}
 
 
 def saved(tmp_path, model):
@@ -221,6 +288,14 @@ def test_what_does_not_fit_is_refused(tmp_path):
         load_initial(saved(tmp_path, cnn(shape=(28, 28, 1))), images)
     with pytest.raises(ValueError, match=r"each of the 4 classes of made.*returns \(7,\)"):
         load_initial(saved(tmp_path, cnn(classes=7)), images)
+    flat = keras.layers.Flatten()(inputs)
+    scores = [keras.layers.Dense(4)(flat), keras.layers.Dense(4)(flat)]
+    with pytest.raises(ValueError, match="one input and one output.*1 inputs and 2 outputs"):
+        load_initial(saved(tmp_path, keras.Model(inputs, scores)), images)
+    subclassed = Subclassed()
+    subclassed(np.zeros((1, *SHAPE)))
+    with pytest.raises(ValueError, match="a Sequential or Functional model.*, a Subclassed with"):
+        load_initial(saved(tmp_path, subclassed), images)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +310,14 @@ def test_what_does_not_fit_is_refused(tmp_path):
         (
             ["--init-from", "x.keras", "--precision", "mixed_bfloat16"],
             "Expected --precision float32 with --init-from",
+        ),
+        (
+            ["--init-from", "x.keras", "--width", "0.5"],
+            "Expected no --width with --init-from: the network is that of the file. Received: 0.5",
+        ),
+        (
+            ["--init-from", "x.keras", "--model", "vgg16", "--fc-units", "512"],
+            "Expected no --fc-units with --init-from",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from command import ROOT
 
 from keras_switcher import launch
-from keras_switcher.launch import Launch, command_of, free_ports
+from keras_switcher.launch import Launch, command_of, free_ports, shared_gpus
 
 # Neither needs TensorFlow: any script can be launched.
 TELLS = """
@@ -38,11 +38,11 @@ def launched(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "_TO_END", 0.5)
     monkeypatch.setattr(launch, "_AFTER_TERM", 0.5)
 
-    def run(script, *arguments, workers=2, show_all=False):
+    def run(script, *arguments, workers=2, show_all=False, gpus=()):
         (tmp_path / "script.py").write_text(script)
         output = io.StringIO()
         command = command_of(["script.py", *arguments])
-        status = Launch(workers, command, show_all, output).run()
+        status = Launch(workers, command, show_all, output, gpus).run()
         return status, output.getvalue()
 
     return run
@@ -179,6 +179,33 @@ def test_flags_alone_are_those_of_the_training():
     assert "--target-sparsity" in done.stdout
 
 
+def test_each_worker_sees_gpus_of_its_own(launched, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert shared_gpus(2, None, "0,1") == []
+    assert shared_gpus(3, 1, None) == [["0"], ["1"], ["2"]]
+    assert shared_gpus(2, 2, "5,4,GPU-a,GPU-b") == [["5", "4"], ["GPU-a", "GPU-b"]]
+    script = (
+        "import os, pathlib, json\n"
+        "index = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
+        "pathlib.Path(f'gpus-{index}').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
+    )
+    assert launched(script, gpus=[["5"], ["4"]])[0] == 0
+    assert [(tmp_path / f"gpus-{index}").read_text() for index in range(2)] == ["5", "4"]
+
+
+@pytest.mark.parametrize(
+    ("workers", "each", "visible", "expected"),
+    [
+        (2, 0, None, "--gpus-per-worker to be 1 or more. Received: 0"),
+        (2, 1, "0", "expected 2 GPUs in CUDA_VISIBLE_DEVICES, 1 for each of 2 workers.*'0'"),
+        (1, 1, "", "expected 1 GPUs in CUDA_VISIBLE_DEVICES.*Received: ''"),
+    ],
+)
+def test_gpus_that_are_not_there_are_missed(workers, each, visible, expected):
+    with pytest.raises(ValueError, match=expected):
+        shared_gpus(workers, each, visible)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -186,6 +213,10 @@ def test_flags_alone_are_those_of_the_training():
         (["train.py", "--workers", "2"], "--workers"),
         (["--workers", "0", "train.py"], "expected --workers to be 1 or more. Received: 0"),
         (["--workers", "two"], "invalid int value: 'two'"),
+        (
+            ["--workers", "2", "--gpus-per-worker=0", "train.py"],
+            "expected --gpus-per-worker to be 1 or more. Received: 0",
+        ),
         (["--workers", "2", "none.py"], "expected a script that exists. Received: none.py"),
     ],
     ids=str,

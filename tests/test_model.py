@@ -140,6 +140,28 @@ def test_switcher_step_moves_no_task_variable_and_no_moving_average(reuse_featur
     assert with_turn.sparsity > 0
 
 
+@pytest.mark.parametrize(("reuse_features", "expected"), [(True, 1), (False, 4)])
+def test_the_switcher_s_steps_take_the_features_that_the_task_step_computed(
+    reuse_features, expected
+):
+    calls = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, inputs):
+            calls.append(None)
+            return inputs
+
+    inputs = keras.Input((INPUTS,))
+    x = Counting()(keras.layers.Dense(9, "relu")(inputs))
+    model = SwitchedModel(inputs, SwitchedDense(CLASSES)(x))
+    options = {"reuse_features": reuse_features, "run_eagerly": True}
+    compiled(model, alternation=always(1, switcher_steps=3), **options)
+    calls.clear()
+    model.train_on_batch(X, Y)
+    assert int(model.switcher_optimizer.iterations) == 3
+    assert len(calls) == expected
+
+
 @pytest.mark.parametrize(
     ("task_steps", "switcher_steps", "expected"), [(1, 1, 10), (1, 3, 30), (4, 1, 2), (3, 2, 6)]
 )

@@ -45,6 +45,7 @@ def test_networks_train_on_cifar_as_usual(name, dataset):
     assert options["momentum"] == 0.9
     assert options["lr_schedule"] == "cosine"
     assert options["augmentation"] == "crop_flip"
+    assert options.get("label_smoothing", 0) == (0.1 if dataset == "cifar100" else 0)
     # What a loss with 5e-4 / 2 * |w|**2 in it does, in the limit of many steps.
     assert options["weight_decay"] * (1 - options["momentum"]) == pytest.approx(5e-4)
 

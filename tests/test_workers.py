@@ -233,6 +233,20 @@ def test_port_that_is_taken_is_named(index):
         assert f"{members[index]}: Address already in use" in str(error.value)
 
 
+@pytest.mark.parametrize("has_ipv6", [True, False])
+def test_worker_of_several_machines_listens_with_or_without_ipv6(has_ipv6, monkeypatch):
+    from keras_switcher.meeting import _listen
+
+    if not has_ipv6:
+        monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    elif not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    port = free_ports(1)[0]
+    with _listen(Cluster((f"here.example:{port}", "there.example:1"), 0)) as listener:
+        assert listener.family == (socket.AF_INET6 if has_ipv6 else socket.AF_INET)
+        socket.create_connection(("127.0.0.1", port), 5).close()
+
+
 def test_worker_that_another_can_not_reach_is_named(monkeypatch):
     # Worker 1 can reach the chief, and nobody can reach worker 2: as behind a firewall.
     members = addresses(3)

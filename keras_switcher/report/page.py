@@ -34,7 +34,7 @@ def page(run: RunFiles) -> str:
     return document(
         heading=f"{summary['model']} on {summary['dataset']}",
         kind="sparse training report",
-        lead=_lead(summary),
+        lead=_lead(run),
         notice=_notice(run),
         main=f"""{_headline(summary)}
 <section aria-labelledby="training">
@@ -62,12 +62,19 @@ def page(run: RunFiles) -> str:
     )
 
 
-def _lead(summary: Mapping[str, Any]) -> str:
+def _lead(run: RunFiles) -> str:
+    summary, start = run.summary, run.config.get("init_from")
+    origin = ""
+    if start is not None:
+        origin = f" Started from the trained weights of {start}"
+        if run.config.get("freeze_trunk"):
+            origin += ", of which only the dense layers, and what follows them, went on learning"
+        origin += "."
     return escape(
         f"{summary['train_examples']:,} training, {summary['validation_examples']:,} validation "
         f"and {summary['test_examples']:,} test examples; source: {summary['dataset_source']}. "
         f"Granularity {summary['granularity']}, {counted(summary['epochs'], 'epoch')}, "
-        f"seed {summary['seed']}."
+        f"seed {summary['seed']}.{origin}"
     )
 
 

@@ -30,5 +30,7 @@ def write_run(folder: Path, model: keras.Model, config: str = CONFIG, **summary)
     (folder / "config.yaml").write_text(config)
     model.save(folder / "stripped.keras")
     facts = {"model": "lenet300", "dataset": "mnist5k", "fc_sparsity": 0.9, "model_sparsity": 0.89}
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    facts["layers"] = [{"connections": int(np.prod(layer.kernel.shape))} for layer in dense]
     (folder / "summary.json").write_text(json.dumps({**facts, **summary}))
     return folder

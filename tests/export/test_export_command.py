@@ -74,6 +74,8 @@ def test_a_run_becomes_proven_and_measured_files(run, command, tmp_path):
         with zipfile.ZipFile(io.BytesIO(file)) as archive:
             assert archive.read("labels.txt").split() == [str(n).encode() for n in range(10)]
         assert f"`{entry['file']}`" in (out / "model_card.md").read_text()
+    card = (out / "model_card.md").read_text()
+    assert "- Sparsity of the dense layers: 90.00 %; they are 99.82 % of the model\n" in card
     assert content["parity"]["max_difference"] <= 1e-5
     assert content["parity"]["same_class"] == 1
     assert by_kind["sparse"]["bytes"] < by_kind["dense"]["bytes"] / 5
