@@ -2,6 +2,7 @@
 
 import errno
 import faulthandler
+import functools
 import hashlib
 import json
 import os
@@ -39,9 +40,16 @@ from keras_switcher.signals import StopSignals
 from keras_switcher.strategy import MultiWorkerStrategy
 from keras_switcher.workers import Workers
 
+
+@functools.cache
+def _mirrored() -> tf.distribute.Strategy:
+    """Return the strategy of this process: TensorFlow takes the sums of a second one for its."""
+    return tf.distribute.MirroredStrategy()
+
+
 STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy] | None] = {
     "none": None,
-    "mirrored": tf.distribute.MirroredStrategy,
+    "mirrored": _mirrored,
     "multiworker": MultiWorkerStrategy,
 }
 

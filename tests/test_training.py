@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import yaml
-from command import SMALL, Process, run
+from command import ROOT, SMALL, Process, offline, run
 
 from keras_switcher import networks, strip
 from keras_switcher.config import from_values, to_values
@@ -412,6 +412,51 @@ def test_both_networks_train_under_one_strategy(tmp_path):
     summary = train(config_for(tmp_path / "r", strategy="mirrored", epochs=1))
     assert summary["fc_sparsity"] == pytest.approx(0.95, abs=0.005)
     assert 0 <= summary["dense_test_accuracy"] <= 1
+
+
+TWO_REPLICAS = """
+import functools
+import pathlib
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+import pytest
+from keras_switcher.training import train
+from test_training import Killed, config_for, dies_at, same
+
+here = pathlib.Path(__file__).parent
+two = functools.partial(tf.distribute.MirroredStrategy, ["CPU:0", "CPU:1"])
+tf.distribute.MirroredStrategy = two
+options = {"strategy": "mirrored"}
+train(config_for(here / "whole", **options))
+# In the training of the dense network, which goes on from a checkpoint, too.
+for name in ("history.csv", "dense_history.csv"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        dies_at(patch, here / "torn", name)
+        train(config_for(here / "torn", resume=name == "dense_history.csv", **options))
+train(config_for(here / "torn", resume=True, **options))
+same(here / "torn", here / "whole")
+
+start = {"init_from": str(here / "whole" / "dense.keras"), "width": 1.0, "dense_baseline": False}
+summary = train(config_for(here / "from_file", **options, **start))
+assert abs(summary["fc_sparsity"] - 0.95) < 0.005, summary
+"""
+
+
+@pytest.mark.slow
+def test_run_on_two_replicas_is_resumed_to_the_same_numbers_and_starts_from_a_file(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TWO_REPLICAS)
+    paths = [str(ROOT), str(ROOT / "tests")]
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**offline(tmp_path), "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def test_data_that_can_not_be_had_is_replaced_with_a_warning(train_here, tmp_path):
