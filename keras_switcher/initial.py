@@ -179,7 +179,7 @@ class FrozenTrunk:
         origin = self._origin(data)
         if path.is_file():
             with np.load(path, allow_pickle=False) as archive:
-                if archive["origin"] == origin:
+                if archive.get("origin") == origin:
                     return dataclasses.replace(data, **{name: archive[name] for name in _PARTS})
         stored: dict[str, Any] = {
             "x_train": self._computed(data.x_train, data.y_train),

@@ -210,21 +210,26 @@ def test_run_on_probabilities_uses_their_loss(tmp_path, train_here):
     assert float(rows[-1]["val_loss"]) == pytest.approx(-np.log(given).mean(), rel=1e-3)
 
 
-def test_another_file_under_the_same_name_is_noticed_on_resume(tmp_path, train_here):
+def stop_after_an_epoch(patch):
+    """Let a run end with an error once it has written its first checkpoint."""
     from keras_switcher.callbacks import SaveCheckpoints
 
+    after = SaveCheckpoints.on_epoch_end
+
+    def stop(self, epoch, logs=None):
+        after(self, epoch, logs)
+        raise OSError(28, "No space left on device")
+
+    patch.setattr(SaveCheckpoints, "on_epoch_end", stop)
+
+
+def test_another_file_under_the_same_name_is_noticed_on_resume(tmp_path, train_here):
     path = tmp_path / "start.keras"
     model = cnn()
     model.save(path)
     flags = [*CNN, "--init-from", path, "--run-dir", tmp_path / "r", "--freeze-trunk"]
-    after = SaveCheckpoints.on_epoch_end
-
-    def stop_after_the_first(self, epoch, logs=None):
-        after(self, epoch, logs)
-        raise OSError(28, "No space left on device")
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SaveCheckpoints, "on_epoch_end", stop_after_the_first)
+        stop_after_an_epoch(patch)
         status, output = train_here(*flags)
     assert status == 1, output
     model.layers[1].set_weights([w + 1 for w in model.layers[1].get_weights()])
@@ -235,18 +240,10 @@ def test_another_file_under_the_same_name_is_noticed_on_resume(tmp_path, train_h
 
 
 def test_frozen_run_that_was_stopped_ends_with_the_same_numbers(trained, tmp_path, train_here):
-    from keras_switcher.callbacks import SaveCheckpoints
-
     flags = [*CNN, "--init-from", trained[0], "--freeze-trunk", "--run-dir"]
     assert train_here(*flags, "whole")[0] == 0
-    after = SaveCheckpoints.on_epoch_end
-
-    def stop_after_the_first(self, epoch, logs=None):
-        after(self, epoch, logs)
-        raise OSError(28, "No space left on device")
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SaveCheckpoints, "on_epoch_end", stop_after_the_first)
+        stop_after_an_epoch(patch)
         assert train_here(*flags, "stopped")[0] == 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FrozenTrunk, "_computed", None)
