@@ -27,7 +27,7 @@ CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$
 PICTURE ?= build/web/page.png
 
 .DEFAULT_GOAL := help
-.PHONY: setup train test test-web has-chromium web lint format lock bench clean help
+.PHONY: setup train test test-web has-chromium web lint format lock bench docs clean help
 
 setup: $(STAMP) ## make .venv from requirements.lock (PYTHON=python3.12 picks the interpreter)
 
@@ -94,11 +94,19 @@ lock: ## write requirements.lock from pyproject.toml (ARGS=--upgrade for newer v
 	@# A set-up from a lock that can't be installed would fail, and could not be mended by this.
 	@test -x $(BIN)/uv || $(MAKE) setup
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --extra tune --group dev --custom-compile-command "make lock" \
+	  --extra compare --extra tune --group dev --custom-compile-command "make lock" \
 	  --output-file requirements.lock $(ARGS) pyproject.toml
 
-bench: setup ## time a training step against plain Dense layers
-	$(BIN)/python benchmarks/step_time.py $(ARGS)
+bench: setup ## measure steps, files and growth; tables, and JSON in build/bench (about half an hour)
+	mkdir -p build/bench
+	for model in lenet300 lenet; do \
+	  $(BIN)/python benchmarks/step_time.py --model $$model --json build/bench/step_time-$$model.json \
+	    || exit; done
+	$(BIN)/python benchmarks/export_files.py --json build/bench/export_files.json
+	$(BIN)/python benchmarks/scaling.py --json build/bench/scaling.json
+
+docs: setup ## build the documentation site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove build outputs and caches; .venv and runs stay
 	rm -rf build dist $(WEB)/dist $(PAGE) .mypy_cache .pytest_cache .ruff_cache .hypothesis

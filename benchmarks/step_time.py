@@ -1,5 +1,8 @@
 """Seconds per training step and peak memory: a switched model against the same one of plain Dense.
 
+Beside it stands `prune_low_magnitude` of TensorFlow Model Optimization against the same network of
+plain layers of Keras 2, in a process of its own (`--no-tfmot` leaves it out).
+
 The switched model is there twice, with and without the reuse of features (`--no-reuse-features`
 leaves the former out). All models train on the same batches in the same process, in turn, a block
 of steps each; the ratio to the plain model's block of the same round is taken, and the median of
@@ -26,6 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 PLAIN, SWITCHED, RECOMPUTED = "plain", "switched", "recomputed"
+TFMOT = "tfmot"
 
 
 def build(kind: str, args: argparse.Namespace) -> Any:
@@ -94,9 +98,79 @@ def block_seconds(model: Any, data: Any, steps: int) -> float:
     return (times[-1] - times[skipped]) / (len(times) - 1 - skipped)
 
 
+def build_keras_2(kind: str, args: argparse.Namespace) -> Any:
+    """Return a compiled model of Keras 2: plain, or its dense layers wrapped by tfmot."""
+    import keras
+    import tensorflow_model_optimization as tfmot
+    import tf_keras
+
+    from keras_switcher import models
+    from keras_switcher.compare.methods.tfmot import to_keras_2
+
+    keras.utils.set_random_seed(0)
+    net = models.build(args.model, args.image, 10, width=args.width, dropout=args.dropout)
+    model = to_keras_2(net)
+    if kind == TFMOT:
+        # As by default every hundred steps, but once in each block of steps that is timed.
+        every = min(100, args.steps - args.steps // 5 - 1)
+        schedule = tfmot.sparsity.keras.PolynomialDecay(0.0, 0.95, 0, 10**6, frequency=every)
+        model = tf_keras.models.clone_model(
+            model,
+            clone_function=lambda layer: (
+                tfmot.sparsity.keras.prune_low_magnitude(layer, schedule)
+                if isinstance(layer, tf_keras.layers.Dense)
+                else layer
+            ),
+        )
+    model.compile(
+        args.optimizer,
+        tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def measure_keras_2(args: argparse.Namespace) -> dict[str, Any]:
+    """Train the two models of Keras 2 in turn and return the figures; for a process of its own."""
+    import tensorflow_model_optimization as tfmot
+    import tf_keras
+
+    kinds = (PLAIN, TFMOT)
+    models = {kind: build_keras_2(kind, args) for kind in kinds}
+    data = batches(args)
+
+    def block(kind: str) -> float:
+        times: list[float] = []
+        timer = tf_keras.callbacks.LambdaCallback(
+            on_batch_end=lambda batch, logs: times.append(time.perf_counter())
+        )
+        own = [tfmot.sparsity.keras.UpdatePruningStep()] if kind == TFMOT else []
+        callbacks = [*own, timer]
+        models[kind].fit(data, steps_per_epoch=args.steps, verbose=0, callbacks=callbacks)
+        skipped = args.steps // 5
+        return (times[-1] - times[skipped]) / (len(times) - 1 - skipped)
+
+    for kind in kinds:
+        block(kind)
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for turn in range(args.rounds):
+        for kind in kinds if turn % 2 == 0 else reversed(kinds):
+            seconds[kind].append(block(kind))
+    ratios = sorted(s / p for s, p in zip(seconds[TFMOT], seconds[PLAIN], strict=True))
+    return {
+        "keras_2_plain_ms": 1e3 * statistics.median(seconds[PLAIN]),
+        "tfmot_ms": 1e3 * statistics.median(seconds[TFMOT]),
+        "tfmot_time_ratio": statistics.median(ratios),
+        "tfmot_time_ratio_range": [ratios[0], ratios[-1]],
+    }
+
+
 def train_and_watch(args: argparse.Namespace) -> dict[str, float]:
     """Train one model for three blocks; return MiB at the peak and above the imports."""
     import psutil
+
+    if args.memory_of.startswith("keras_2_"):
+        import tensorflow_model_optimization  # noqa: F401
 
     process = psutil.Process()
     imported = process.memory_info().rss
@@ -109,12 +183,24 @@ def train_and_watch(args: argparse.Namespace) -> dict[str, float]:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    model = build(args.memory_of, args)
-    for _ in range(3):
-        block_seconds(model, batches(args), args.steps)
+    if args.memory_of.startswith("keras_2_"):
+        kind = args.memory_of.removeprefix("keras_2_")
+        _train_keras_2(build_keras_2(kind, args), kind, args)
+    else:
+        model = build(args.memory_of, args)
+        for _ in range(3):
+            block_seconds(model, batches(args), args.steps)
     done.set()
     watcher.join()
     return {"peak": max(sizes) / 2**20, "training": (max(sizes) - imported) / 2**20}
+
+
+def _train_keras_2(model: Any, kind: str, args: argparse.Namespace) -> None:
+    import tensorflow_model_optimization as tfmot
+
+    callbacks = [tfmot.sparsity.keras.UpdatePruningStep()] if kind == TFMOT else []
+    for _ in range(3):
+        model.fit(batches(args), steps_per_epoch=args.steps, verbose=0, callbacks=callbacks)
 
 
 def memory(kind: str) -> dict[str, float]:
@@ -138,7 +224,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             seconds[kind].append(block_seconds(models[kind], data, args.steps))
     plain = memory(PLAIN)
     result: dict[str, Any] = {
-        **{k: v for k, v in vars(args).items() if k not in ("json", "memory_of")},
+        **{k: v for k, v in vars(args).items() if k not in ("json", "memory_of", "keras_2")},
         "plain_ms": 1e3 * statistics.median(seconds[PLAIN]),
         "plain_peak_mib": plain["peak"],
         "plain_training_mib": plain["training"],
@@ -155,6 +241,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             f"{kind}_training_mib": own["training"],
             f"{kind}_training_memory_ratio": own["training"] / plain["training"],
         }
+    if args.tfmot:
+        command = [sys.executable, __file__, "--keras-2", *sys.argv[1:]]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        plain, own = memory(f"keras_2_{PLAIN}"), memory(f"keras_2_{TFMOT}")
+        result |= {
+            **json.loads(done.stdout),
+            "tfmot_peak_mib": own["peak"],
+            "tfmot_memory_ratio": own["peak"] / plain["peak"],
+            "tfmot_training_mib": own["training"],
+            "tfmot_training_memory_ratio": own["training"] / plain["training"],
+        }
     return result
 
 
@@ -165,7 +262,11 @@ def show(result: dict[str, Any]) -> None:
         f"{result['plain_ms']:.2f} ms/step, peak memory {result['plain_peak_mib']:.0f} MiB, of it "
         f"above the imports {result['plain_training_mib']:.0f} MiB"
     )
-    for kind, name in ((SWITCHED, "switched"), (RECOMPUTED, "switched, no reuse of features")):
+    for kind, name in (
+        (SWITCHED, "switched"),
+        (RECOMPUTED, "switched, no reuse of features"),
+        (TFMOT, "tfmot, against plain Keras 2"),
+    ):
         if f"{kind}_ms" in result:
             figures = {k.removeprefix(f"{kind}_"): v for k, v in result.items()}
             low, high = figures["time_ratio_range"]
@@ -184,7 +285,7 @@ def main() -> None:
     parser.add_argument("--image", type=int, nargs=3, default=(28, 28, 1), help="its shape")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("-b", "--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=60, help="training steps in a block")
+    parser.add_argument("--steps", type=int, default=126, help="training steps in a block")
     parser.add_argument("--rounds", type=int, default=9, help="blocks of each model")
     parser.add_argument("--task-steps", type=int, help="task steps per switcher turn")
     parser.add_argument("--granularity", default="connection")
@@ -196,7 +297,11 @@ def main() -> None:
     parser.add_argument(
         "--no-reuse-features", action="store_true", help="only the switched model without reuse"
     )
+    parser.add_argument(
+        "--no-tfmot", dest="tfmot", action="store_false", help="without the peer on Keras 2"
+    )
     parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--keras-2", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
 
@@ -208,6 +313,9 @@ def main() -> None:
         import keras_switcher.data  # noqa: F401
 
         print(json.dumps(train_and_watch(args)))
+        return
+    if args.keras_2:
+        print(json.dumps(measure_keras_2(args)))
         return
     result = measure(args)
     show(result)

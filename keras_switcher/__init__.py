@@ -1,19 +1,26 @@
 """Sparse Keras 3 models by a switcher network."""
 
+import importlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 # The classes must be known to Keras before a saved model is loaded, so all is imported at once.
 # Only `train.py` asks for less: it answers --help and wrong flags before TensorFlow loads. And the
-# launcher, which needs nothing of it: its workers do. The search does as `train.py`.
+# launcher, which needs nothing of it: its workers do. The search and the comparison do as
+# `train.py`. What is asked for nevertheless is imported then.
 _flags_first = (
     os.environ.pop("KERAS_SWITCHER_FLAGS_FIRST", None) is not None
-    or not {"keras_switcher.launch", "keras_switcher.tuning"}.isdisjoint(sys.orig_argv)
+    or not {
+        "keras_switcher.launch",
+        "keras_switcher.tuning",
+        "keras_switcher.compare",
+        "keras_switcher.compare.cell",
+    }.isdisjoint(sys.orig_argv)
     or any(
-        name.endswith(("/keras-switcher-launch", "/keras-switcher-tune"))
+        name.endswith(("/keras-switcher-launch", "/keras-switcher-tune", "/keras-switcher-compare"))
         for name in sys.orig_argv[1:2]
     )
 )
@@ -37,3 +44,16 @@ __all__ = [
     "strip",
     "switch",
 ]
+
+_MODULES = ("alternation", "convert", "layers", "model", "switchers")
+
+
+def __getattr__(name: str) -> Any:
+    if _flags_first and name in __all__:
+        if name == "models":
+            return importlib.import_module("keras_switcher.models")
+        for module in _MODULES:
+            found = vars(importlib.import_module(f"keras_switcher.{module}"))
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,9 +26,22 @@ _ASK_EVERY = 0.2
 
 
 class Diverged(RunError):
-    """The loss or a weight is not a finite number any more."""
+    """The loss or a weight is not a finite number any more.
+
+    Args:
+        what: Which, and when.
+    """
 
     exit_status = 1
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"Training has diverged. {what} Start anew in another --run-dir with a lower "
+            "--learning-rate, a lower --switcher-learning-rate, or --precision float32. The "
+            "checkpoint of the last good epoch is kept: --resume would take the same steps from "
+            "there again."
+        )
+        self.what = what
 
 
 class StopOnSignal(keras.callbacks.Callback):
@@ -88,20 +101,12 @@ class StopOnDivergence(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Row | None = None) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            raise _diverged(f"The loss is {loss} in epoch {self._epoch + 1}, batch {batch + 1}.")
+            raise Diverged(f"The loss is {loss} in epoch {self._epoch + 1}, batch {batch + 1}.")
 
     def on_epoch_end(self, epoch: int, logs: Row | None = None) -> None:
         loss = (logs or {}).get("val_loss", 0.0)
         if not math.isfinite(loss):
-            raise _diverged(f"The validation loss is {loss} after epoch {epoch + 1}.")
-
-
-def _diverged(what: str) -> Diverged:
-    return Diverged(
-        f"Training has diverged. {what} Start anew in another --run-dir with a lower "
-        "--learning-rate, a lower --switcher-learning-rate, or --precision float32. The checkpoint "
-        "of the last good epoch is kept: --resume would take the same steps from there again."
-    )
+            raise Diverged(f"The validation loss is {loss} after epoch {epoch + 1}.")
 
 
 class EpochRows(keras.callbacks.Callback):
@@ -173,7 +178,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         arrays = [np.asarray(keras.ops.convert_to_numpy(v)) for v in variables(self.model)]
         for variable, array in zip(variables(self.model), arrays, strict=True):
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-                raise _diverged(f"{variable.path} is not finite after epoch {epoch + 1}.")
+                raise Diverged(f"{variable.path} is not finite after epoch {epoch + 1}.")
         self._compare(arrays, epoch)
         if self.workers.is_chief:
             self.checkpoints.save(Checkpoint(epoch + 1, self.rows.rows, self.facts, arrays))

@@ -151,6 +151,9 @@ class Switching:
         "none", one_of("none", "layer")
     )
     """Before each activation in it: none or layer."""
+    reuse_features: bool = _option(True, FLAG)
+    """Start a switcher step from the features below the dense layers that the task step of the same
+    batch has computed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +196,9 @@ class Optimisation:
     """Of the switcher networks."""
     multiplier_rate: float = _option(0.05, UNIT_RATE)
     """Weight of each switcher step in the running average that prices a connection."""
+    rate_exponent: float = _option(0.25, WHOLE_SHARE)
+    """A sparse layer learns more slowly: the learning rate of its kernel is divided by its density
+    to this power."""
     weight_decay: float = _option(0.0, AMOUNT)
     """Decoupled weight decay of the task network's kernels: with sgd, what is 5e-4 in the loss is
     5e-4 / (1 - momentum) here."""

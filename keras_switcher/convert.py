@@ -118,9 +118,9 @@ def strip(model: keras.Model) -> keras.Model:
     def convert(layer: Layer) -> Layer | None:
         if not isinstance(layer, SwitchedDense):
             return None
-        config = layer.get_config()
-        for name in ("switcher", "gate", "granularity"):
-            config.pop(name)
+        # A subclass may have arguments of its own.
+        known = keras.layers.Dense(1).get_config()
+        config = {name: value for name, value in layer.get_config().items() if name in known}
         return keras.layers.Dense(**_deserialized(config))
 
     if isinstance(model, SwitchedNetwork):

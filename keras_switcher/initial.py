@@ -19,7 +19,7 @@ from keras_switcher.model import SwitchedModel
 from keras_switcher.runs import replacing
 
 _FEATURES = "features.npz"
-_PARTS = ("x_train", "x_validation")
+_PARTS = ("x_train", "x_validation", "x_test")
 _BATCH = 128
 
 
@@ -168,31 +168,34 @@ class FrozenTrunk:
         """Number of features of an image."""
         return math.prod(self.trunk.outputs[0].shape[1:])
 
-    def features(self, data: ImageData, cache: Path) -> ImageData:
-        """Return the data set with features in the place of the training and validation images.
+    def features(self, data: ImageData, cache: Path, with_test: bool = False) -> ImageData:
+        """Return the data set with features in the place of the images.
 
         Args:
-            data: The images. Those for testing stay: the whole model will be tested.
+            data: The images.
             cache: Folder that holds the features from the first call on.
+            with_test: Whether those for testing become features, too; otherwise they stay, for the
+                whole model to be tested.
         """
         path = cache / _FEATURES
-        origin = self._origin(data)
+        parts = _PARTS if with_test else _PARTS[:-1]
+        origin = self._origin(data, parts)
         if path.is_file():
             with np.load(path, allow_pickle=False) as archive:
                 if archive.get("origin") == origin:
-                    return dataclasses.replace(data, **{name: archive[name] for name in _PARTS})
+                    return dataclasses.replace(data, **{name: archive[name] for name in parts})
         stored: dict[str, Any] = {
-            "x_train": self._computed(data.x_train, data.y_train),
-            "x_validation": self._computed(data.x_validation, data.y_validation),
+            name: self._computed(getattr(data, name), getattr(data, name.replace("x_", "y_")))
+            for name in parts
         }
         with replacing(path) as temporary:
             np.savez(temporary, origin=origin, **stored)
         return dataclasses.replace(data, **stored)
 
-    def _origin(self, data: ImageData) -> str:
+    def _origin(self, data: ImageData, parts: tuple[str, ...]) -> str:
         """Return what tells the features of other weights or images apart."""
         content = hashlib.sha256()
-        for array in (*self.trunk.get_weights(), *(getattr(data, name) for name in _PARTS)):
+        for array in (*self.trunk.get_weights(), *(getattr(data, name) for name in parts)):
             content.update(np.ascontiguousarray(array).tobytes())
         return content.hexdigest()
 

@@ -204,6 +204,11 @@ class SwitchedDense(keras.layers.Dense):
             switches = ops.cast(ops.convert_to_tensor(self.switches) > 0, "float32")
         return ops.sum(switches * self.granularity.sizes(tuple(self.kernel.shape)))
 
+    def density(self) -> Any:
+        """Return the share of connections that are on, float32 scalar tensor in (0, 1]."""
+        # A layer with none would have a rate without a limit; a settled one has at least one.
+        return ops.maximum(self.on_connections(), 1.0) / self.connections
+
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         """Refuse: LoRA has no meaning for switched kernels."""
         raise NotImplementedError(

@@ -14,6 +14,7 @@ from keras_switcher.functional import functional_base, functional_class, is_func
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.metrics import Sparsity
 from keras_switcher.objective import check_target, choose_on, next_multiplier, next_offset
+from keras_switcher.rates import scale_rates
 from keras_switcher.schedule import PhaseSchedule
 from keras_switcher.switchers import PACKAGE
 from keras_switcher.weights import holds_switched_layers, load_dense_weights
@@ -108,6 +109,7 @@ class SwitchedModel(keras.Model):
         target_sparsity: float | None = None,
         alternation: Alternation | None = None,
         multiplier_rate: float = 0.05,
+        rate_exponent: float = 0.25,
         reuse_features: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -126,14 +128,17 @@ class SwitchedModel(keras.Model):
             alternation: When each network learns; `None` for `Alternation()`.
             multiplier_rate: Float in (0, 1], the weight of each switcher step in the running
                 average that is the target's Lagrange multiplier.
+            rate_exponent: Float in [0, 1]. The learning rate of a switched kernel is divided by the
+                density of its layer to this power, as a sparse layer learns more slowly; 0 leaves
+                it as the optimiser has it.
             reuse_features: Whether a switcher step takes the features below the first switched
                 layer from the task step of the same batch. Functional models only; others always
                 run the whole network again.
             **kwargs: Of `keras.Model.compile`.
 
         Raises:
-            ValueError: If the target lies outside [0, 1), the rate outside (0, 1], or the model
-                has no switched layer.
+            ValueError: If the target lies outside [0, 1), the rate outside (0, 1], the exponent
+                outside [0, 1], or the model has no switched layer.
             TypeError: If `alternation` is not an `Alternation`.
         """
         target_sparsity = check_target(target_sparsity)
@@ -147,8 +152,13 @@ class SwitchedModel(keras.Model):
             raise ValueError(
                 f"Expected `multiplier_rate` in (0, 1]. Received: multiplier_rate={multiplier_rate}"
             )
+        if not 0 <= rate_exponent <= 1:
+            raise ValueError(
+                f"Expected `rate_exponent` in [0, 1]. Received: rate_exponent={rate_exponent}"
+            )
         self.target_sparsity = target_sparsity
         self.alternation = alternation
+        self.rate_exponent = float(rate_exponent)
         self.multiplier_rate = float(multiplier_rate)
         self.reuse_features = bool(reuse_features)
         switcher_optimizer = keras.optimizers.get(switcher_optimizer)
@@ -158,6 +168,7 @@ class SwitchedModel(keras.Model):
             "target_sparsity": target_sparsity,
             "alternation": alternation,
             "multiplier_rate": self.multiplier_rate,
+            "rate_exponent": self.rate_exponent,
             "reuse_features": self.reuse_features,
         }
         if self.dtype_policy.name == "mixed_float16" and not isinstance(
@@ -187,6 +198,7 @@ class SwitchedModel(keras.Model):
         ):
             if not optimizer.built:
                 optimizer.build(variables)
+        scale_rates(self.optimizer, self.switched_layers(), self.rate_exponent)
         if self.phase != SETTLE:
             self.alternation_state.offset.assign(
                 _OPEN - min(layer.initial_offset for layer in self.switched_layers())
@@ -315,7 +327,7 @@ class SwitchedModel(keras.Model):
     def _maybe_switcher_turn(self, strategy: Any, *batch: Any) -> None:
         def turn() -> Any:
             for _ in range(self.alternation.switcher_steps):
-                strategy.run(self._switcher_step, args=batch)
+                strategy.run(self.switcher_step, args=batch)
             return tf.constant(True)
 
         tf.cond(
@@ -324,8 +336,19 @@ class SwitchedModel(keras.Model):
             lambda: tf.constant(False),
         )
 
-    def _switcher_step(self, x: Any, inputs: Any, y: Any, sample_weight: Any) -> None:
-        """Update the switchers' weights by the objective's gradient, then refresh the switches."""
+    def switcher_step(self, x: Any, inputs: Any, y: Any, sample_weight: Any) -> None:
+        """Update the switchers' weights by the objective's gradient, then refresh the switches.
+
+        Override it, and `settle`, for another way to a structure: the phases, the target's course
+        and whatever else a model does stay.
+
+        Args:
+            x: The batch's inputs.
+            inputs: What the part of the network that is run again takes: the features below the
+                first switched layer, or the inputs.
+            y: The batch's targets.
+            sample_weight: Their weights, or `None`.
+        """
         state = self.alternation_state
         layers = self.switched_layers()
         variables = self.switcher_variables

@@ -98,25 +98,61 @@ def switched_as_configured(
             else options.switcher_normalization,
         )
     model = switch(network, switcher=switcher, gate=options.gate, granularity=options.granularity)
+    return _compiled_switched(config, model, **compile_options)
+
+
+def _compiled_switched(
+    config: Config, model: SwitchedModel, **compile_options: Any
+) -> SwitchedModel:
     rate = config.optimisation.switcher_learning_rate
     model.compile(
-        switcher_optimizer=keras.optimizers.SGD(rate, momentum=0.9)
-        if config.optimisation.switcher_optimizer == "sgd"
-        else keras.optimizers.Adam(rate),
-        target_sparsity=options.target_sparsity,
-        alternation=Alternation(**dataclasses.asdict(config.alternation)),
-        multiplier_rate=config.optimisation.multiplier_rate,
-        **compile_options,
+        **{
+            "switcher_optimizer": keras.optimizers.SGD(rate, momentum=0.9)
+            if config.optimisation.switcher_optimizer == "sgd"
+            else keras.optimizers.Adam(rate),
+            "target_sparsity": config.switching.target_sparsity,
+            "alternation": Alternation(**dataclasses.asdict(config.alternation)),
+            "multiplier_rate": config.optimisation.multiplier_rate,
+            "rate_exponent": config.optimisation.rate_exponent,
+            "reuse_features": config.switching.reuse_features,
+            **compile_options,
+        }
     )
     return model
 
 
+def compiled_switched(
+    config: Config, data: ImageData, start: Start, model: SwitchedModel, **compile_options: Any
+) -> SwitchedModel:
+    """Compile a switched model as configured, and return it.
+
+    Args:
+        config: The configuration.
+        data: What it will learn from.
+        start: The network that the run starts from.
+        model: The model, which may be of another kind than `switched_model` makes.
+        **compile_options: Of `SwitchedModel.compile`, in the place of what is configured.
+    """
+    options = {"optimizer": _optimizer(config, data), **_compile_options(config, data, start)}
+    return _compiled_switched(config, model, **{**options, **compile_options})
+
+
 def dense_model(config: Config, data: ImageData, start: Start) -> keras.Model:
     """Compile the part that learns as it is, with plain dense layers."""
-    return _compiled(config, data, start, start.learned)
+    return compiled_dense(config, data, start, start.learned)
 
 
-def _compiled(config: Config, data: ImageData, start: Start, network: keras.Model) -> keras.Model:
+def compiled_dense(
+    config: Config, data: ImageData, start: Start, network: keras.Model
+) -> keras.Model:
+    """Compile a network of plain dense layers as configured, and return it.
+
+    Args:
+        config: The configuration.
+        data: What it will learn from.
+        start: The network that the run starts from.
+        network: The network, which may be another one.
+    """
     network.compile(optimizer=_optimizer(config, data), **_compile_options(config, data, start))
     network.optimizer.build(network.trainable_variables)
     return network
@@ -137,7 +173,7 @@ def whole_dense(config: Config, data: ImageData, start: Start) -> keras.Model:
     """Return the whole network once its dense part has learned."""
     if start.trunk is None:
         return start.network
-    return _compiled(config, data, start, start.network)
+    return compiled_dense(config, data, start, start.network)
 
 
 def _optimizer(config: Config, data: ImageData) -> keras.optimizers.Optimizer:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import io
 import itertools
@@ -127,6 +128,25 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
+    """Hold a lock on a file as long as the block lasts.
+
+    Args:
+        path: The file, which is made if it is not there.
+        refusal: What to say if another process has the lock; `None` waits for it.
+
+    Raises:
+        RunError: With the refusal.
+    """
+    with open(path, "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if refusal is None else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise RunError(refusal) from None
+        yield
 
 
 def _flush_to_disk(path: Path) -> None:

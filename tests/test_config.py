@@ -50,6 +50,8 @@ OTHER = {
     "switcher_optimizer": "sgd",
     "switcher_learning_rate": 0.01,
     "multiplier_rate": 0.1,
+    "rate_exponent": 0.75,
+    "reuse_features": False,
     "weight_decay": 1e-4,
     "lr_schedule": "constant",
     "label_smoothing": 0.1,

@@ -23,7 +23,7 @@ def test_the_default_space_gives_options_that_a_run_takes():
     assert set(options) <= {
         *("switcher", "switcher_hidden", "switcher_activation", "switcher_normalization", "gate"),
         *("switcher_optimizer", "switcher_learning_rate", "task_steps", "switcher_steps"),
-        *("warmup", "settle", "ramp", "multiplier_rate"),
+        *("warmup", "settle", "ramp", "multiplier_rate", "rate_exponent"),
     }
 
 

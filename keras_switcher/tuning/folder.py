@@ -1,7 +1,6 @@
 """The folder of a search: new, or that of the same search."""
 
 import contextlib
-import fcntl
 import shutil
 import time
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from keras_switcher.runs import RunError, replacing
+from keras_switcher.runs import RunError, locked, replacing
 from keras_switcher.tuning.plan import PLAN_FILE, Plan
 
 # Seconds that a worker waits for the chief to make the folder.
@@ -56,25 +55,6 @@ def open_folder(plan: Plan, folder: Path, overwrite: bool) -> Iterator[None]:
         with replacing(written) as temporary:
             text = yaml.safe_dump(plan.to_yaml(), sort_keys=False)
             temporary.write_text(text, encoding="utf-8")
-        yield
-
-
-@contextlib.contextmanager
-def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
-    """Hold a lock on a file as long as the block lasts.
-
-    Args:
-        path: The file, which is made if it is not there.
-        refusal: What to say if another process has the lock; `None` waits for it.
-
-    Raises:
-        RunError: With the refusal.
-    """
-    with open(path, "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if refusal is None else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise RunError(refusal) from None
         yield
 
 

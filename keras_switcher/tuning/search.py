@@ -21,11 +21,10 @@ from keras_switcher.config import to_yaml
 from keras_switcher.data import ImageData
 from keras_switcher.fitting import execution
 from keras_switcher.report.wording import counted
-from keras_switcher.runs import RunError, replacing
+from keras_switcher.runs import RunError, locked, replacing
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.training import load_data
 from keras_switcher.tuning import oracles
-from keras_switcher.tuning.folder import locked
 from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import connections
 from keras_switcher.tuning.plan import BEST_FILE, CONFIG_FILE, TRIALS_FILE, Plan

@@ -25,14 +25,14 @@ _OF_HIDDEN = tuple(
 OPTIONS = (
     *("switcher", "switcher_activation", "switcher_normalization", "gate", "granularity"),
     *("task_steps", "switcher_steps", "warmup", "settle", "ramp"),
-    *("switcher_optimizer", "multiplier_rate"),
+    *("switcher_optimizer", "multiplier_rate", "rate_exponent"),
 )
 # What matters for a target sparsity alone.
 _OF_TARGET = ("ramp", "multiplier_rate")
 _PARENTS = ("switcher", "switcher_optimizer")
 _PHASES = ("warmup", "settle")
 # Whatever they are written as: Keras Tuner takes no integers among floats.
-_FLOATS = (*_PHASES, "ramp", "multiplier_rate", *_RATES.values())
+_FLOATS = (*_PHASES, "ramp", "multiplier_rate", "rate_exponent", *_RATES.values())
 NAMES = (*OPTIONS, *_OF_HIDDEN, *_RATES.values())
 # What a flag of train.py that is given fixes.
 _FIXES = {
@@ -163,6 +163,7 @@ DEFAULT: dict[str, Any] = {
     "settle": {"min": 0.2, "max": 0.6},
     "ramp": {"min": 0.4, "max": 1.0},
     "multiplier_rate": {"min": 0.005, "max": 0.5, "sampling": "log"},
+    "rate_exponent": {"min": 0.0, "max": 0.75},
 }
 
 

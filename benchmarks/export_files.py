@@ -1,0 +1,115 @@
+"""What the networks of a comparison weigh, and how fast they are, as TFLite files.
+
+Every network of one seed that `python -m keras_switcher.compare --keep-models` has kept is exported
+by `python -m export`; printed, and written as JSON, are bytes and latency of its dense and its
+sparse file, and the ratios to the file of the method `dense`. Without `--comparison`, a short one
+is trained first.
+
+    python benchmarks/export_files.py --json export.json
+    python benchmarks/export_files.py --comparison comparisons/lenet300 --dataset mnist
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from keras_switcher.runs import replacing
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command: str) -> None:
+    """Run a module of Python in the checkout; ends with what it wrote if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed.\n{(done.stdout + done.stderr)[-4000:]}")
+
+
+def trained(folder: Path, dataset: str) -> Path:
+    """Train a short comparison whose networks are kept; return its folder."""
+    flags = ("--model", "lenet300", "--dataset", dataset, "--epochs", "5", "--seeds", "1")
+    chosen = ("--sparsity", "0.95", "--keep-models")
+    run("keras_switcher.compare", *flags, *chosen, "--out", str(folder))
+    return folder
+
+
+def files(cell: Path, dataset: str, folder: Path) -> dict[str, Any]:
+    """Export the network of a cell and return the figures of its files."""
+    run(
+        *("export", str((cell / "model.keras").resolve()), "--dataset", dataset),
+        *("--out", str(folder.resolve()), "--threads", "1", "--quantize", "none"),
+    )
+    artifacts = json.loads((folder / "export.json").read_text())["artifacts"]
+    found = {artifact["file"]: artifact for artifact in artifacts}
+    dense, sparse = found["model_dense.tflite"], found["model_sparse.tflite"]
+    result = json.loads((cell / "result.json").read_text())
+    return {
+        "method": result["method"],
+        "target_sparsity": result["target_sparsity"],
+        "keras_accuracy": result["test_accuracy"],
+        "accuracy": sparse["accuracy"],
+        "dense_bytes": dense["bytes"],
+        "sparse_bytes": sparse["bytes"],
+        "dense_us": _microseconds(dense),
+        "sparse_us": _microseconds(sparse),
+    }
+
+
+def _microseconds(artifact: dict[str, Any]) -> float:
+    """Return the latency of a file on one thread, the faster of the two ways to run it."""
+    return min(float(us) for us in artifact["latency_us"].values() if us is not None)
+
+
+def main() -> None:
+    """Export, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--comparison", type=Path, help="folder of a comparison")
+    parser.add_argument("--dataset", default="mnist5k", help="what the files are proved with")
+    parser.add_argument("--seed", type=int, default=0, help="whose networks are exported")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        comparison = args.comparison or trained(Path(scratch) / "comparison", args.dataset)
+        cells = sorted(comparison.glob(f"cells/*-seed{args.seed}"))
+        kept = [cell for cell in cells if (cell / "model.keras").exists()]
+        if not kept:
+            raise SystemExit(
+                "Expected a comparison whose networks were kept by --keep-models. "
+                f"Received: {comparison}"
+            )
+        rows = [files(cell, args.dataset, Path(scratch) / cell.name) for cell in kept]
+    dense = next((row for row in rows if row["method"] == "dense"), None)
+    if dense is None:
+        raise SystemExit(f"Expected the method dense among those of {args.comparison}.")
+    for row in rows:
+        row["bytes_ratio"] = row["sparse_bytes"] / dense["dense_bytes"]
+        row["latency_ratio"] = row["sparse_us"] / dense["dense_us"]
+    table = Table("method", "target", "accuracy", "bytes", "of dense", "latency", "of dense")
+    for row in sorted(rows, key=lambda row: (row["target_sparsity"] or 0, row["sparse_bytes"])):
+        target = row["target_sparsity"]
+        table.add_row(
+            row["method"],
+            "–" if target is None else f"{100 * target:g} %",
+            f"{100 * row['accuracy']:.2f} %",
+            f"{row['sparse_bytes']:,}",
+            f"{row['bytes_ratio']:.3f}",
+            f"{row['sparse_us']:.1f} µs",
+            f"{row['latency_ratio']:.2f}",
+        )
+    Console().print(table)
+    if args.json:
+        with replacing(args.json) as temporary:
+            temporary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""How the cost of a training step grows with the width of a layer, and with the batch.
+
+One dense hidden layer is switched, and its switcher has a turn after every step. For each width (at
+one batch) and each batch (at one width) the switched model and the same one of plain `Dense` train
+in turn; what the turn costs is the difference. A power law is fitted to it, and to the number of
+multiply-adds that the turn should take:
+
+- the switcher, inputs x hidden x inputs for each unit: 2 * inputs * hidden * units a pass, of which
+  there are two forward, and backward to its weights and activations: 7 times half of that;
+- the layer, forward, and backward to its switches: 2 * batch * inputs * units;
+- a few passes over the kernel and the switches: 20 * inputs * units.
+
+The fitted exponent stands beside that of the count. `--workers` adds the seconds per step of a
+multi-worker training over the number of workers.
+
+    python benchmarks/scaling.py --json scaling.json
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from multiworker import train
+from step_time import block_seconds
+
+from keras_switcher import Alternation, UnitSwitcher, switch
+from keras_switcher.runs import replacing
+
+INPUTS = 784
+
+
+def model(units: int, hidden: int, is_switched: bool) -> keras.Model:
+    """Return a compiled network with one dense hidden layer, switched or plain."""
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential(
+        [
+            keras.Input((INPUTS,)),
+            keras.layers.Dense(units, "relu", name="wide"),
+            keras.layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if not is_switched:
+        network.compile("adam", loss, jit_compile=False)
+        return network
+    switched = switch(network, layers="wide", switcher=UnitSwitcher(hidden=(hidden,)))
+    course = Alternation(task_steps=1, warmup=0.0, settle=0.0)
+    switched.compile(
+        "adam", "adam", loss, target_sparsity=0.95, alternation=course, jit_compile=False
+    )
+    return switched
+
+
+def batches(batch: int, steps: int) -> tf.data.Dataset:
+    """Return batches of made features."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(4 * batch, INPUTS)).astype("float32")
+    y = random.integers(0, 10, 4 * batch).astype("int32")
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch, drop_remainder=True)
+    return data.cache().repeat().take(steps).prefetch(2)
+
+
+def multiply_adds(units: int, batch: int, hidden: int) -> float:
+    """Return about how many multiply-adds a switcher's turn takes."""
+    switcher = 7 * INPUTS * hidden * units
+    network = 2 * batch * INPUTS * units
+    return switcher + network + 20 * INPUTS * units
+
+
+def measure(units: int, batch: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the seconds per step of both models, and what the switcher's turn takes."""
+    models = [model(units, args.hidden, is_switched) for is_switched in (False, True)]
+    data = batches(batch, args.steps)
+    for each in models:
+        block_seconds(each, data, args.steps)
+    seconds: list[list[float]] = [[], []]
+    for turn in range(args.rounds):
+        for index in (0, 1) if turn % 2 == 0 else (1, 0):
+            seconds[index].append(block_seconds(models[index], data, args.steps))
+    plain, turn_seconds = (
+        statistics.median(seconds[0]),
+        statistics.median(b - a for a, b in zip(*seconds, strict=True)),
+    )
+    return {
+        "units": units,
+        "batch": batch,
+        "plain_ms": 1e3 * plain,
+        "turn_ms": 1e3 * turn_seconds,
+        "turn_of_plain": turn_seconds / plain,
+        "turn_multiply_adds": multiply_adds(units, batch, args.hidden),
+    }
+
+
+def exponent(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return the exponent of the power law that fits best."""
+    if min(y) <= 0:
+        raise SystemExit(f"Expected times above 0: take more --steps and --rounds. Received: {y}")
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def grown(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Print how the turn grows over a name's values; return it."""
+    values = [row[name] for row in rows]
+    found = {
+        "over": name,
+        "exponent_of_turn": exponent(values, [row["turn_ms"] for row in rows]),
+        "exponent_of_count": exponent(values, [row["turn_multiply_adds"] for row in rows]),
+        "exponent_of_plain": exponent(values, [row["plain_ms"] for row in rows]),
+        "rows": rows,
+    }
+    for row in rows:
+        print(
+            f"{row['units']} units, batch {row['batch']}: plain {row['plain_ms']:.2f} ms, turn "
+            f"{row['turn_ms']:.2f} ms, ratio {row['turn_of_plain']:.2f}"
+        )
+    print(
+        f"  over {name}: a turn grows with exponent {found['exponent_of_turn']:.2f}, its "
+        f"multiply-adds with {found['exponent_of_count']:.2f}, a plain step with "
+        f"{found['exponent_of_plain']:.2f}"
+    )
+    return found
+
+
+def over_workers(counts: list[int]) -> list[dict[str, Any]]:
+    """Return the milliseconds per step of LeNet-300-100 over the number of workers."""
+    flags = ["--model", "lenet300", "--dataset", "mnist5k", "--epochs", "4"]
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for count in counts:
+            row = train(count, 0, flags, Path(scratch) / str(count))
+            rows.append({"workers": count, "ms_per_step": row["ms_per_step"]})
+    for row in rows:
+        ratio = row["ms_per_step"] / rows[0]["ms_per_step"]
+        print(f"{row['workers']} workers: {row['ms_per_step']:.2f} ms, ratio {ratio:.2f}")
+    if len(rows) > 1:
+        found = exponent(counts, [row["ms_per_step"] for row in rows])
+        print(f"  over workers, the same global batch: exponent {found:.2f}; ideal is -1")
+    return rows
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512, 1024, 2048])
+    parser.add_argument("--batches", type=int, nargs="+", default=[32, 64, 128, 256, 512])
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--hidden", type=int, default=64, help="of the switcher")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    args = parser.parse_args()
+    result: dict[str, Any] = {
+        "hidden": args.hidden,
+        "growth": [
+            grown([measure(units, 128, args) for units in args.widths], "units"),
+            grown([measure(300, batch, args) for batch in args.batches], "batch"),
+        ],
+    }
+    if args.workers:
+        result["workers"] = over_workers(args.workers)
+    if args.json:
+        with replacing(args.json) as temporary:
+            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""Methods compared on the same work: `python -m keras_switcher.compare`."""
+
+from typing import Any
+
+__all__ = ["Method", "Trained", "Work", "register"]
+
+
+def __getattr__(name: str) -> Any:
+    # The command answers a wrong flag before TensorFlow is loaded.
+    if name in __all__:
+        from keras_switcher.compare import method
+
+        return getattr(method, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

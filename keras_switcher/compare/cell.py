@@ -1,0 +1,170 @@
+"""One cell of a comparison, in a process of its own.
+
+The comparison starts it as `python -m keras_switcher.compare.cell DIR PID`, with the number of its
+own process. The folder holds `cell.json`, what to do; `result.json` is left there.
+"""
+
+import dataclasses
+import json
+import os
+import resource
+import runpy
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from keras_switcher.checks import ConfigError
+from keras_switcher.commands import load_tensorflow, shown_messages
+from keras_switcher.compare.plan import ERROR_FILE, RESULT_FILE
+from keras_switcher.config import from_values, validate
+from keras_switcher.runs import CHECKPOINTS, RunError, RunFolder, locked, replacing
+from keras_switcher.signals import Interrupted, StopSignals
+from keras_switcher.training import load_data
+
+CELL_FILE = "cell.json"
+FEATURES = "features"
+
+
+def load_methods(paths: list[str]) -> None:
+    """Register the methods of this package, and those of Python files.
+
+    Args:
+        paths: The files.
+
+    Raises:
+        RunError: If one of them can't be run.
+    """
+    import keras_switcher.compare.methods  # noqa: F401
+
+    for path in paths:
+        try:
+            runpy.run_path(path, run_name=Path(path).stem)
+        except Interrupted:
+            raise
+        except Exception as error:
+            raise RunError(
+                f"Can't run {path}, from which --load was to read methods: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, Any]:
+    """Train the network of a cell, or go on with it, and return what `result.json` holds.
+
+    Args:
+        folder: The cell's folder.
+        stop: The signals that stop it.
+        console: Where progress goes.
+
+    Raises:
+        ConfigError: If the network can't be trained as configured.
+        RunError: If the training fails or is stopped.
+    """
+    order = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))
+    load_tensorflow(verbose=False)
+    # They may register what the configuration names.
+    load_methods(order["load"])
+    config = validate(from_values(order["config"]))
+    from keras_switcher.compare.method import Trained, Work, registry
+    from keras_switcher.fitting import execution
+    from keras_switcher.networks import new_start
+
+    method = registry.get(order["method"])()
+    with execution(config) as scope, scope():
+        images = data = load_data(config)
+        if config.network.freeze_trunk:
+            cache = folder.parent.parent / FEATURES
+            cache.mkdir(exist_ok=True)
+            with locked(cache / ".lock"):
+                trunk = new_start(config, images).trunk
+                data = images if trunk is None else trunk.features(images, cache, with_test=True)
+        work = Work(
+            config, data, images, folder, order["found"], stop, console, order["keeps_models"]
+        )
+        trained: Trained = method.train(work)
+    on = sum(layer["on"] for layer in trained.layers)
+    connections = sum(layer["connections"] for layer in trained.layers)
+    return {
+        **order["cell"],
+        "title": method.title or order["method"],
+        "fc_sparsity": 1 - on / connections if connections else 0.0,
+        "model_sparsity": 1 - trained.remaining_parameters / trained.parameters,
+        **dataclasses.asdict(trained),
+        "epochs": config.optimisation.epochs,
+        "dataset_source": images.source,
+        "peak_mib": peak_mib(),
+        "threads": os.environ.get("TF_NUM_INTRAOP_THREADS"),
+    }
+
+
+def peak_mib() -> float:
+    """Return the greatest resident size of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _end_with(parent: int) -> None:
+    """Stop, as by SIGTERM, when the process that has started this one is gone.
+
+    Args:
+        parent: Its number.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> int:
+    """Train a cell; return 0, or 1 for one that failed, whose `error.txt` says why."""
+    folder = Path(sys.argv[1])
+    _end_with(int(sys.argv[2]))
+    stop = StopSignals()
+    console = Console(width=120, force_terminal=False)
+    with stop.handled(), shown_messages(console, verbose=False):
+        try:
+            # One that lost its comparison may not have ended yet.
+            with locked(folder / ".lock"):
+                if (folder / RESULT_FILE).exists():
+                    return 0
+                result = train_cell(folder, stop, console)
+                with replacing(folder / RESULT_FILE) as temporary:
+                    temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+                if (folder / CHECKPOINTS).exists():
+                    RunFolder(folder).finish()
+        except Interrupted as error:
+            return error.exit_status
+        except Exception as error:
+            traceback.print_exc()
+            text = _reason(error)
+            with replacing(folder / ERROR_FILE) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+            return 1
+    return 0
+
+
+def _reason(error: Exception) -> str:
+    """Return what a failure means to someone who compares."""
+    from keras_switcher.callbacks import Diverged
+
+    if isinstance(error, Diverged):
+        return (
+            f"Training has diverged. {error.what} Give the method another learning rate, such as "
+            "--methods switcher:learning_rate=0.0005, or leave it out."
+        )
+    if isinstance(error, (RunError, ConfigError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

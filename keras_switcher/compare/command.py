@@ -1,0 +1,414 @@
+"""The command `python -m keras_switcher.compare`."""
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from keras_switcher.checks import ConfigError, nearest
+from keras_switcher.commands import load_tensorflow, shown_messages
+from keras_switcher.compare.ablations import ABLATIONS, ablated
+from keras_switcher.compare.plan import (
+    CELLS,
+    PLAN_FILE,
+    RESULT_FILE,
+    Cell,
+    Plan,
+    Variant,
+    cell_folder,
+)
+from keras_switcher.config import Config, to_values, validate
+from keras_switcher.display import show_error
+from keras_switcher.flags import resolve
+from keras_switcher.launch import cores
+from keras_switcher.report.wording import duration
+from keras_switcher.runs import RunError, locked, replacing
+from keras_switcher.signals import Interrupted
+
+METHODS = (
+    "switcher",
+    "dense",
+    "small-dense",
+    "random",
+    "magnitude-uniform",
+    "magnitude-global",
+    "magnitude-switcher",
+    "tfmot",
+    "tfmot-layerwise",
+    "l0",
+    "free",
+)
+SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99)
+
+_LOCK = ".lock"
+
+
+class NetworksFailed(RunError):
+    """Some of the networks could not be trained."""
+
+    exit_status = 1
+
+
+# What a run has and a comparison has not, or what it sets itself.
+_REFUSED = {
+    "--run-dir": "a comparison writes into --out",
+    "--resume": "a comparison goes on by itself",
+    "--seed": "--seeds says how many there are, and they start at 0",
+    "--target-sparsity": "--sparsity lists them",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_switcher.compare",
+        description="Train the same network by several methods, at several sparsities and from "
+        "several seeds, and hold them against each other. The same command goes on after it was "
+        "stopped or killed; with more methods, sparsities or seeds it trains what is missing.",
+        epilog="All other flags are those of train.py (--model, --dataset, --limit, --epochs, ...)"
+        ". A method may have options of its own: --methods switcher 'switcher:gate=relu_tanh'. "
+        "Example: python -m keras_switcher.compare --model lenet300 --dataset mnist "
+        "--sparsity 0.95 0.98 --seeds 5 --out comparisons/lenet300",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the comparison")
+    parser.add_argument(
+        "--sparsity",
+        type=float,
+        nargs="+",
+        default=list(SPARSITIES),
+        help=f"sparsities to reach (default: {' '.join(map(str, SPARSITIES))})",
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        help=f"the first is held against the others (default: {' '.join(METHODS)})",
+    )
+    parser.add_argument(
+        "--ablations",
+        nargs="*",
+        metavar="PART",
+        help="instead of --methods: the method with one part changed at a time, of these parts or "
+        f"of all ({', '.join(ABLATIONS)})",
+    )
+    parser.add_argument(
+        "--load", nargs="+", default=[], metavar="FILE", help="Python files that register methods"
+    )
+    parser.add_argument(
+        "--keep-models", action="store_true", help="keep each network as cells/NAME/model.keras"
+    )
+    parser.add_argument(
+        "--processes", type=int, help="networks trained at a time (default: one for each core)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of each (default: 1); numbers depend on it"
+    )
+    return parser
+
+
+def _checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
+    """Return the options of the command, and what all cells share.
+
+    Raises:
+        ConfigError: If a value is wrong.
+    """
+    options, others = _parser().parse_known_args(arguments)
+    for name in (other.split("=")[0].replace("_", "-") for other in others):
+        if name in _REFUSED:
+            raise ConfigError(f"Expected no {name}: {_REFUSED[name]}. Received: {name}")
+        own = nearest(name, ["--" + option for option in vars(options)])
+        # `--lr` is a short form of train.py's.
+        known = {**to_values(Config()), "lr": None}
+        if name.startswith("--") and own and name[2:].replace("-", "_") not in known:
+            if not nearest(name[2:], known):
+                raise ConfigError(f"Unknown option {name}.{own}")
+    for path in options.load:
+        if not Path(path).is_file():
+            raise ConfigError(f"Expected --load to be Python files. Received: {path}")
+    if options.load:
+        # They may register what flags name: switchers, gates, data sets.
+        load_tensorflow("--verbose" in others)
+        from keras_switcher.compare.cell import load_methods
+
+        load_methods(options.load)
+    config = resolve(others)
+    if config.execution.strategy != "none":
+        raise ConfigError(
+            "Expected --strategy none: --processes spreads a comparison. "
+            f"Received: {config.execution.strategy}"
+        )
+    if options.processes is None:
+        options.processes = max(1, cores() // max(1, options.threads))
+    for name in ("seeds", "processes", "threads"):
+        if getattr(options, name) < 1:
+            raise ConfigError(
+                f"Expected --{name} to be an integer >= 1. Received: {getattr(options, name)}"
+            )
+    for target in options.sparsity:
+        if not 0 <= target < 1:
+            raise ConfigError(f"Expected --sparsity to be shares in [0, 1). Received: {target}")
+    if options.ablations is not None:
+        options.methods = ablated(options.ablations)
+    return options, config
+
+
+def _plan(options: argparse.Namespace, config: Config) -> Plan:
+    """Return the comparison.
+
+    Raises:
+        ConfigError: If there is no such method, or an option of one is wrong.
+    """
+    variants = tuple(dict.fromkeys(Variant.parse(text) for text in options.methods))
+    load_tensorflow(config.run.verbose)
+    from keras_switcher.compare.cell import load_methods
+    from keras_switcher.compare.method import registry
+    from keras_switcher.initial import file_digest
+
+    if not options.load:
+        load_methods([])
+    for variant in variants:
+        _check_method(variant.method)
+    facts: dict[str, Any] = {"threads": options.threads}
+    if config.network.init_from is not None and Path(config.network.init_from).is_file():
+        facts["init_from_digest"] = file_digest(config.network.init_from)
+    plan = Plan(
+        config,
+        variants,
+        tuple(dict.fromkeys(options.sparsity)),
+        tuple(range(options.seeds)),
+        tuple(str(Path(path).resolve()) for path in options.load),
+        facts,
+        options.keep_models,
+        {
+            name: (registry.get(name).is_sparse, registry.get(name).needs)
+            for name in registry.names()
+        },
+    )
+    for cell in plan.cells():
+        validate(cell.config(config))
+    return plan
+
+
+def _check_method(name: str, needed_by: tuple[str, ...] = ()) -> None:
+    """See that a method exists, and those whose results it needs.
+
+    Raises:
+        ConfigError: If one does not.
+    """
+    from keras_switcher.compare.method import registry
+
+    if name in needed_by:
+        raise ConfigError(f"The method {name!r} needs its own result: {needed_by}.")
+    try:
+        needs = registry.get(name).needs
+    except ValueError as error:
+        wanted = f" It is needed by {needed_by[-1]!r}." if needed_by else ""
+        raise ConfigError(f"{error}{wanted}") from None
+    for other in needs:
+        _check_method(other, (*needed_by, name))
+
+
+def _check_data(plan: Plan, folder: Path) -> str:
+    """See, before any process starts, that data and network are there; return the data's source.
+
+    Raises:
+        ConfigError: If they are not, or not those of the results that are there.
+    """
+    from keras_switcher.compare.results import finished
+    from keras_switcher.networks import new_start
+    from keras_switcher.training import load_data
+
+    try:
+        data = load_data(plan.config)
+        if plan.config.network.init_from is not None:
+            new_start(plan.config, data)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    for result in finished(folder):
+        if result["dataset_source"] != data.source:
+            raise ConfigError(
+                f"Expected the data of the results in {folder}: {result['dataset_source']}. "
+                f"Received: {data.source}"
+            )
+    return data.source
+
+
+@contextlib.contextmanager
+def open_folder(plan: Plan, folder: Path) -> Iterator[None]:
+    """Make the folder of a comparison, or see that the one in it is the same; keep others out.
+
+    Args:
+        plan: The comparison.
+        folder: The folder.
+
+    Raises:
+        RunError: If something else is there, or a comparison is under way.
+    """
+    written = folder / PLAN_FILE
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if (folder.exists() and not folder.is_dir()) or (
+        names - {_LOCK, CELLS} and PLAN_FILE not in names
+    ):
+        raise RunError(
+            "Expected --out to be a new or empty folder, or that of a comparison. Received: "
+            f"{folder}, which holds something else"
+        )
+    try:
+        (folder / CELLS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Can't make the folder {folder}: {error.strerror}.") from error
+    with locked(
+        folder / _LOCK,
+        f"Another comparison is under way in {folder}. Wait for it, or choose another --out.",
+    ):
+        earlier = yaml.safe_load(written.read_text(encoding="utf-8")) if written.exists() else {}
+        if earlier and (different := plan.changes(earlier)):
+            raise RunError(
+                f"The comparison in {folder} is another one: {'; '.join(different)}. Go on with "
+                "its own options, or choose another --out."
+            )
+        with replacing(written) as temporary:
+            text = yaml.safe_dump(plan.grown(earlier), sort_keys=False)
+            temporary.write_text(text, encoding="utf-8")
+        yield
+
+
+def checked_plan(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
+    """Return the options of the command, and the comparison that they describe.
+
+    Args:
+        arguments: The flags; wrong ones of the comparison itself and `--help` leave the process.
+
+    Raises:
+        ConfigError: If a value or a name is wrong.
+        RunError: If a file of methods can't be run.
+    """
+    options, config = _checked(arguments)
+    return options, _plan(options, config)
+
+
+def _compare(flags: Sequence[str], console: Console) -> int:
+    options, plan = checked_plan(flags)
+    from keras_switcher.compare.pool import Pool, read_result
+
+    folder: Path = options.out
+    with open_folder(plan, folder):
+        cells = plan.cells()
+        begun = time.monotonic()
+        source = _check_data(plan, folder)
+        there = sum((cell_folder(folder, cell) / RESULT_FILE).exists() for cell in cells)
+        console.print(
+            f"{len(cells)} networks to train on {source}, {there} of them are there already; "
+            f"{options.processes} at a time.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        ended: list[float] = []
+
+        def show(cell: Cell, reason: str | None) -> None:
+            ended.append(time.monotonic())
+            number = there + len(ended)
+            left = len(cells) - number
+            seconds = left * (ended[-1] - begun) / len(ended)
+            about = f", about {duration(seconds)} left" if left else ""
+            if reason is None:
+                result = read_result(cell_folder(folder, cell))
+                said = (
+                    f"{100 * result['test_accuracy']:.2f} % at {100 * result['fc_sparsity']:.2f} % "
+                    f"in {duration(result['seconds'])}"
+                )
+                _write(plan, folder, with_pages=False)
+            else:
+                said = f"failed: {reason} ({cell_folder(folder, cell) / 'log.txt'})"
+            console.print(
+                f"{number}/{len(cells)} {cell.name}: {said}{about}", soft_wrap=True, highlight=False
+            )
+
+        try:
+            failed = Pool(plan, folder, options.processes, options.threads, show).run()
+        finally:
+            _write(plan, folder, with_pages=True)
+        _show_table(plan, folder, console)
+        console.print(f"Report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
+    if failed:
+        raise NetworksFailed(
+            f"{len(failed)} of {len(cells)} networks failed, such as {next(iter(failed)).name}: "
+            f"{next(iter(failed.values()))} The same command tries them again."
+        )
+    return 0
+
+
+def _write(plan: Plan, folder: Path, with_pages: bool) -> None:
+    """Write the files of results that there are, and the picture and the report if asked."""
+    from keras_switcher.compare.figures import grouped
+    from keras_switcher.compare.results import finished, ordered, write_results
+
+    results = finished(folder)
+    if not results:
+        return
+    groups = ordered(grouped(results), plan)
+    write_results(plan, folder, results, groups)
+    if with_pages:
+        from keras_switcher.compare.picture import write_picture
+        from keras_switcher.compare.report import write_report
+
+        write_picture(groups, folder)
+        write_report(plan, folder, groups)
+
+
+def _show_table(plan: Plan, folder: Path, console: Console) -> None:
+    from rich.table import Table
+
+    from keras_switcher.compare.figures import grouped
+    from keras_switcher.compare.results import finished, ordered
+
+    groups = ordered(grouped(finished(folder)), plan)
+    targets = sorted({g.target_sparsity for g in groups if g.target_sparsity is not None})
+    table = Table("method", *(f"{100 * target:g} %" for target in targets))
+    for method in dict.fromkeys(group.method for group in groups):
+        own = {group.target_sparsity: group for group in groups if group.method == method}
+        cells = [own.get(target) or own.get(None) for target in targets]
+        table.add_row(
+            next(iter(own.values())).title, *("–" if g is None else _mean_text(g) for g in cells)
+        )
+    console.print(table)
+
+
+def _mean_text(group: Any) -> str:
+    found = group.mean("test_accuracy")
+    spread = "" if found.deviation is None else f" ± {100 * found.deviation:.2f}"
+    return f"{100 * found.mean:.2f}{spread}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The flags; those of the process by default.
+
+    Returns:
+        The exit status: 0; 2 for a mistake in flags, files or data; 1 where a network failed; 130
+        and 143 after Ctrl-C and SIGTERM.
+    """
+    flags = sys.argv[1:] if arguments is None else list(arguments)
+    verbose = "--verbose" in flags
+    errors = Console(stderr=True)
+    with shown_messages(errors, verbose):
+        try:
+            return _compare(flags, Console(file=sys.stdout))
+        except KeyboardInterrupt:
+            return 130
+        except (RunError, ConfigError, ValueError, OSError) as error:
+            if verbose:
+                errors.print_exception()
+            show_error(errors, str(error))
+            if isinstance(error, Interrupted):
+                errors.print("Nothing is lost: go on with the same command.", highlight=False)
+            return error.exit_status if isinstance(error, RunError) else 2

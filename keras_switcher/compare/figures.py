@@ -1,0 +1,156 @@
+"""What the results of a comparison come to: means, deviations, and paired differences."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean over seeds.
+
+    Args:
+        mean: The mean.
+        deviation: The standard deviation of a seed's value; `None` for a single one.
+        count: Number of seeds.
+    """
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Mean":
+        """Return the mean of values.
+
+        Args:
+            values: One or more.
+        """
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), deviation, len(values))
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """The mean of the differences of two methods, seed by seed.
+
+    Args:
+        mean: The mean.
+        low: The lower end of its confidence interval; `None` for less than two seeds.
+        high: The upper end.
+        count: Number of seeds that both have.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Return the mean of `first - second` and its confidence interval by Student's t.
+
+    Args:
+        first: A value for each seed.
+        second: A value for each seed, in the same order.
+    """
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    found = Mean.of(differences)
+    if found.deviation is None:
+        return Difference(found.mean, None, None, found.count)
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, found.count - 1))
+    reach = quantile * found.deviation / math.sqrt(found.count)
+    return Difference(found.mean, found.mean - reach, found.mean + reach, found.count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The results of one method at one target sparsity, over its seeds.
+
+    Args:
+        method: The method, with its options, as `--methods` names it.
+        title: What to call it.
+        target_sparsity: The target; `None` for a method that aims at none.
+        results: One for each seed, in the order of the seeds.
+    """
+
+    method: str
+    title: str
+    target_sparsity: float | None
+    results: tuple[dict[str, Any], ...]
+
+    def mean(self, name: str) -> Mean:
+        """Return the mean of a figure of the results.
+
+        Args:
+            name: Its name in `result.json`.
+        """
+        return Mean.of([float(result[name]) for result in self.results])
+
+    def layers(self) -> dict[str, float]:
+        """Return the mean sparsity of each layer by name."""
+        return {
+            row["name"]: statistics.fmean(
+                1 - result["layers"][index]["on"] / result["layers"][index]["connections"]
+                for result in self.results
+            )
+            for index, row in enumerate(self.results[0]["layers"])
+        }
+
+    def minus(self, other: "Group", name: str = "test_accuracy") -> Difference | None:
+        """Return by how much a figure of this group is greater than that of another.
+
+        Args:
+            other: The other; only seeds that both have count.
+            name: Name of the figure.
+
+        Returns:
+            The difference, or `None` where they have no seed in common.
+        """
+        own = {result["seed"]: result[name] for result in self.results}
+        others = {result["seed"]: result[name] for result in other.results}
+        seeds = [seed for seed in own if seed in others]
+        if not seeds:
+            return None
+        return paired_difference([own[s] for s in seeds], [others[s] for s in seeds])
+
+
+def grouped(results: Iterable[dict[str, Any]]) -> list[Group]:
+    """Return the groups of results, in the order in which they come first.
+
+    Args:
+        results: What the cells' `result.json` hold.
+    """
+    found: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
+    for result in results:
+        found.setdefault((result["method"], result["target_sparsity"]), []).append(result)
+    return [
+        Group(
+            method,
+            title_of(members[0]),
+            target,
+            tuple(sorted(members, key=lambda member: member["seed"])),
+        )
+        for (method, target), members in found.items()
+    ]
+
+
+def title_of(result: dict[str, Any]) -> str:
+    """Return what to call the method of a result, with its options.
+
+    Args:
+        result: What `result.json` holds.
+    """
+    _, _, options = result["method"].partition(":")
+    return f"{result['title']}, {options.replace(',', ', ')}" if options else str(result["title"])

@@ -1,0 +1,248 @@
+"""`Method`: a way to a sparse network, behind the interface by which the comparison trains it."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import keras
+from rich.console import Console
+
+from keras_switcher.batches import evaluation_batches
+from keras_switcher.config import Config
+from keras_switcher.convert import strip
+from keras_switcher.data import ImageData
+from keras_switcher.fitting import fit
+from keras_switcher.layers import switched_layers
+from keras_switcher.metrics import layer_table
+from keras_switcher.networks import Start, new_start
+from keras_switcher.registry import Registry
+from keras_switcher.runs import CHECKPOINTS, RunFolder, replacing
+from keras_switcher.signals import StopSignals
+from keras_switcher.workers import Workers
+
+Layers = list[dict[str, Any]]
+
+registry: Registry[type["Method"]] = Registry("method", "@keras_switcher.compare.register('name')")
+register = registry.register
+
+MethodType = TypeVar("MethodType", bound="type[Method]")
+
+HISTORY_FILE = "history.csv"
+MODEL_FILE = "model.keras"
+
+
+@dataclasses.dataclass
+class Work:
+    """What a method is given to do: one network to train, at one sparsity, from one seed.
+
+    Args:
+        config: The training; `config.switching.target_sparsity` is the sparsity to reach.
+        data: What is learned from: images, or features where a trunk is frozen.
+        images: The data set itself.
+        folder: Folder of this work, for checkpoints and whatever a method writes.
+        found: Results of the methods named in `Method.needs`, for the same seed and sparsity.
+        stop: The signals that stop it.
+        console: Where progress goes.
+        keeps_models: Whether the trained network is kept.
+
+    Attributes:
+        parameters: Parameters of the whole network that `start` has made, on or off.
+    """
+
+    config: Config
+    data: ImageData
+    images: ImageData
+    folder: Path
+    found: dict[str, dict[str, Any]]
+    stop: StopSignals
+    console: Console
+    keeps_models: bool = False
+    parameters: int = dataclasses.field(default=0, init=False)
+
+    @property
+    def target_sparsity(self) -> float:
+        """The sparsity to reach, in [0, 1); 0 where the comparison has none."""
+        return self.config.switching.target_sparsity or 0.0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return len(self.data.x_train) // self.config.optimisation.batch_size
+
+    @property
+    def augmentation(self) -> str:
+        """What is done to the images of a batch: nothing where there are features instead."""
+        return "none" if self.config.network.freeze_trunk else self.config.data.augmentation
+
+    def start(self) -> Start:
+        """Return the network that every method starts from, with the weights of the seed."""
+        start = new_start(self.config, self.images)
+        self.parameters = start.network.count_params()
+        return start
+
+    def fit(self, model: keras.Model) -> list[dict[str, Any]]:
+        """Train a compiled model on the batches that every method sees; return a row per epoch.
+
+        A checkpoint is written after each epoch, and a later call goes on from the last one.
+
+        Args:
+            model: The model.
+        """
+        (self.folder / CHECKPOINTS).mkdir(exist_ok=True)
+        return fit(
+            model,
+            "network",
+            HISTORY_FILE,
+            self.config,
+            self.data,
+            RunFolder(self.folder),
+            self.stop,
+            self.console,
+            Workers(),
+        )
+
+    def keep(self, learned: keras.Model) -> None:
+        """Save the trained network, if the comparison keeps them.
+
+        Args:
+            learned: What learned, of plain Keras layers: the network, or the part above its frozen
+                trunk. If that part has other shapes than it had, it is kept alone.
+        """
+        if not self.keeps_models:
+            return
+        network = learned
+        if self.config.network.freeze_trunk:
+            whole = self.start().network
+            pairs = [(whole.get_layer(la.name), la) for la in learned.layers if la.weights]
+            if all(own.count_params() == la.count_params() for own, la in pairs):
+                for own, layer in pairs:
+                    own.set_weights(layer.get_weights())
+                network = whole
+        with replacing(self.folder / MODEL_FILE) as path:
+            network.save(path)
+
+    def accuracy(self, model: keras.Model, part: str) -> float:
+        """Return the share of examples that a model gets right.
+
+        Args:
+            model: The model, compiled with the metric `accuracy`.
+            part: "validation" or "test".
+        """
+        x, y = (getattr(self.data, f"{axis}_{part}") for axis in "xy")
+        batches = evaluation_batches(x, y, self.config.optimisation.batch_size)
+        return float(model.evaluate(batches, verbose=0, return_dict=True)["accuracy"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What came of a work.
+
+    Args:
+        validation_accuracy: Share of the validation examples that are right.
+        test_accuracy: Share of the test examples, read once, after the last epoch.
+        layers: For each dense layer its `name`, `shape`, `connections` and how many are `on`.
+        parameters: Parameters of the whole network, on or off.
+        remaining_parameters: Those that are left of it.
+        seconds: Seconds of training, without the start of TensorFlow and the test.
+    """
+
+    validation_accuracy: float
+    test_accuracy: float
+    layers: Layers
+    parameters: int
+    remaining_parameters: int
+    seconds: float
+
+
+class Method:
+    """A way to a sparse network.
+
+    Override `model`, which returns a compiled Keras model for a work, and `layers`, which says how
+    many of its dense connections are on once it is trained; or override `train` itself, for a
+    method that can't be trained by Keras's `fit`. What is compared is the same for all: network,
+    initial weights, data, order of the batches, epochs, optimiser. All are trained in a process of
+    their own.
+
+    Class attributes:
+        title: What tables and plots call it.
+        needs: Methods whose results, for the same seed and sparsity, this one reads from
+            `work.found`.
+        is_sparse: Whether it aims at the target sparsity; one that does not is trained once for
+            all of them.
+
+    Example:
+
+    ```python
+    @keras_switcher.compare.register("dense-again")
+    class DenseAgain(keras_switcher.compare.Method):
+        def model(self, work):
+            return keras_switcher.networks.dense_model(work.config, work.data, work.start())
+    ```
+    """
+
+    title: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()
+    is_sparse: ClassVar[bool] = True
+
+    def model(self, work: Work) -> keras.Model:
+        """Return a compiled model that learns to solve the task with the sparsity asked for.
+
+        Args:
+            work: What to do.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must override `model` or `train`. Received: neither"
+        )
+
+    def layers(self, model: keras.Model) -> Layers:
+        """Return a row for each dense layer of a trained model.
+
+        Args:
+            model: The model.
+
+        Returns:
+            Rows with `name`, `shape` (inputs, units), `connections` and `on` (counts).
+        """
+        return layer_table(model)
+
+    def remaining(self, model: keras.Model, work: Work) -> int:
+        """Return how many parameters of the whole network are left.
+
+        Args:
+            model: The trained model.
+            work: What was done.
+        """
+        return work.parameters - sum(row["connections"] - row["on"] for row in self.layers(model))
+
+    def train(self, work: Work) -> Trained:
+        """Train the network and measure it.
+
+        Args:
+            work: What to do.
+        """
+        model = self.model(work)
+        rows = work.fit(model)
+        work.keep(strip(model) if switched_layers(model) else model)
+        return Trained(
+            validation_accuracy=work.accuracy(model, "validation"),
+            test_accuracy=work.accuracy(model, "test"),
+            layers=self.layers(model),
+            parameters=work.parameters,
+            remaining_parameters=self.remaining(model, work),
+            seconds=sum(row["seconds"] for row in rows),
+        )
+
+
+class Stopwatch:
+    """Seconds of training of a method that is not trained by `Work.fit`."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> "Stopwatch":
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds = time.perf_counter() - self._start

@@ -1,0 +1,55 @@
+"""L0 regularisation by hard concrete gates, held to the target as a constraint."""
+
+import itertools
+
+import keras
+
+from keras_switcher.compare.hard_concrete import (
+    GateParameters,
+    HardConcreteDense,
+    HardConcreteModel,
+)
+from keras_switcher.compare.method import Method, Work, register
+from keras_switcher.copying import converted_functional
+from keras_switcher.networks import compiled_switched
+
+# Chosen by the validation accuracy of LeNet-300-100 (docs/results/compare.md).
+GATE_RATE = 0.02
+MULTIPLIER_RATE = 0.1
+
+
+@register("l0")
+class HardConcrete(Method):
+    """A stochastic gate for each connection, learned together with the weights.
+
+    Reference:
+        - [Louizos et al., 2018](https://arxiv.org/abs/1712.01312), the gates.
+        - [Gallego-Posada et al., 2022](https://arxiv.org/abs/2208.04425), the constraint.
+    """
+
+    title = "L0, hard concrete"
+
+    def model(self, work: Work) -> keras.Model:
+        start = work.start()
+        # The layers' noise must differ.
+        seeds = itertools.count(1000 * work.config.optimisation.seed)
+
+        def convert(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+            if not isinstance(layer, keras.layers.Dense):
+                return None
+            config = {n: v for n, v in layer.get_config().items() if n != "quantization_config"}
+            config["dtype"] = layer.dtype_policy.name
+            seed = next(seeds)
+            return HardConcreteDense(**config, switcher=GateParameters(seed=seed), seed=seed)
+
+        graph = converted_functional(start.learned, convert)
+        model = HardConcreteModel(graph.inputs, graph.outputs)
+        return compiled_switched(
+            work.config,
+            work.data,
+            start,
+            model,
+            switcher_optimizer=keras.optimizers.Adam(GATE_RATE),
+            multiplier_rate=MULTIPLIER_RATE,
+            reuse_features=False,
+        )

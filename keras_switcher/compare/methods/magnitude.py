@@ -1,0 +1,34 @@
+"""Magnitude pruning along the cubic schedule, in this project's own training loop."""
+
+import keras
+
+from keras_switcher.compare.method import Method, Work, register
+from keras_switcher.compare.pruned import of_all_layers, pruned_model, uniform
+
+
+@register("magnitude-uniform")
+class UniformMagnitude(Method):
+    """Every layer loses the same share of its connections: those with the smallest weights.
+
+    Reference:
+        [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878)
+    """
+
+    title = "magnitude, uniform"
+
+    def model(self, work: Work) -> keras.Model:
+        return pruned_model(work, uniform)
+
+
+@register("magnitude-global")
+class GlobalMagnitude(Method):
+    """The smallest weights of all layers together go, whatever that leaves of each layer.
+
+    Reference:
+        [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878), the schedule.
+    """
+
+    title = "magnitude, global"
+
+    def model(self, work: Work) -> keras.Model:
+        return pruned_model(work, of_all_layers)

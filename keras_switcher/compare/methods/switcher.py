@@ -1,0 +1,16 @@
+"""This project's method, as `train.py` trains it."""
+
+import keras
+
+from keras_switcher.compare.method import Method, Work, register
+from keras_switcher.networks import switched_model
+
+
+@register("switcher")
+class Switcher(Method):
+    """Switcher networks read the kernels and switch connections off (docs/method.md)."""
+
+    title = "switcher network"
+
+    def model(self, work: Work) -> keras.Model:
+        return switched_model(work.config, work.data, work.start())

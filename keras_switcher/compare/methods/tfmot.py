@@ -1,0 +1,226 @@
+"""`prune_low_magnitude` of TensorFlow Model Optimization, on Keras 2.
+
+The package sets TF_USE_LEGACY_KERAS=1 when it is imported: only the process that trains a cell of
+the comparison may import it, and so this module imports it where it is needed.
+"""
+
+import importlib.util
+import math
+from typing import Any
+
+import keras
+
+from keras_switcher.batches import evaluation_batches, training_batches
+from keras_switcher.callbacks import Diverged
+from keras_switcher.compare.method import Method, Stopwatch, Trained, Work, register
+from keras_switcher.compare.methods.dense import dense_layers
+from keras_switcher.compare.pruned import course
+from keras_switcher.features import producer
+from keras_switcher.runs import RunError
+
+# Of a layer's configuration: what Keras 2 does not know, or what the weights make void.
+_LEFT_OUT = ("dtype", "quantization_config", "lora_rank", "lora_alpha", "registered_name", "build")
+_LEFT_OUT_ENDS = ("_initializer", "_regularizer", "_constraint")
+
+
+@register("tfmot")
+class Tfmot(Method):
+    """TensorFlow Model Optimization, the same sparsity for every dense layer.
+
+    Reference:
+        [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878), which it implements.
+    """
+
+    title = "tfmot, uniform"
+
+    def sparsities(self, work: Work, names: list[str]) -> list[float]:
+        """Return the sparsity of each dense layer.
+
+        Args:
+            work: What to do.
+            names: The layers.
+        """
+        return [work.target_sparsity for _ in names]
+
+    def train(self, work: Work) -> Trained:
+        for package in ("tensorflow_model_optimization", "tf_keras"):
+            if importlib.util.find_spec(package) is None:
+                raise RunError(f"The method needs {package}: pip install 'keras-switcher[compare]'")
+        if work.config.execution.precision != "float32":
+            raise RunError(
+                "Expected --precision float32: tfmot was not tried with another. "
+                f"Received: {work.config.execution.precision}"
+            )
+        import tensorflow_model_optimization as tfmot
+        import tf_keras
+
+        start = work.start()
+        network = to_keras_2(start.learned)
+        dense = [layer.name for layer in network.layers if isinstance(layer, tf_keras.layers.Dense)]
+        sparsities = dict(zip(dense, self.sparsities(work, dense), strict=True))
+        options = work.config.optimisation
+        begin, end, every = course(work)
+
+        def wrapped(layer: Any) -> Any:
+            if layer.name not in sparsities:
+                return layer
+            return tfmot.sparsity.keras.prune_low_magnitude(
+                layer,
+                pruning_schedule=tfmot.sparsity.keras.PolynomialDecay(
+                    0.0, sparsities[layer.name], begin, end, frequency=every
+                ),
+            )
+
+        model = tf_keras.models.clone_model(network, clone_function=wrapped)
+        model.compile(
+            _optimizer(work),
+            _loss(work, start.returns_logits),
+            metrics=["accuracy"],
+            jit_compile=work.config.execution.jit,
+        )
+        stop = tf_keras.callbacks.LambdaCallback(on_batch_end=lambda batch, logs: work.stop.check())
+        data = work.data
+
+        def examples(part: str) -> Any:
+            x, y = (getattr(data, f"{axis}_{part}") for axis in "xy")
+            return evaluation_batches(x, y, options.batch_size)
+
+        with Stopwatch() as watch, work.stop.deferred():
+            history = model.fit(
+                training_batches(
+                    data.x_train,
+                    data.y_train,
+                    options.batch_size,
+                    seed=options.seed,
+                    epochs=options.epochs,
+                    augmentation=work.augmentation,
+                ),
+                steps_per_epoch=work.steps_per_epoch,
+                epochs=options.epochs,
+                shuffle=False,
+                validation_data=examples("validation"),
+                callbacks=[tfmot.sparsity.keras.UpdatePruningStep(), stop],
+                verbose=0,
+            ).history
+        if not math.isfinite(history["loss"][-1]):
+            raise Diverged(f"The loss is {history['loss'][-1]} at the end.")
+        validation, test = (
+            float(model.evaluate(examples(part), verbose=0, return_dict=True)["accuracy"])
+            for part in ("validation", "test")
+        )
+        stripped = tfmot.sparsity.keras.strip_pruning(model)
+        for layer in start.learned.layers:
+            if layer.weights:
+                layer.set_weights(stripped.get_layer(layer.name).get_weights())
+        work.keep(start.learned)
+        layers = dense_layers(start.learned)
+        return Trained(
+            validation_accuracy=validation,
+            test_accuracy=test,
+            layers=layers,
+            parameters=work.parameters,
+            remaining_parameters=work.parameters
+            - sum(row["connections"] - row["on"] for row in layers),
+            seconds=watch.seconds,
+        )
+
+
+@register("tfmot-layerwise")
+class TfmotLayerwise(Tfmot):
+    """TensorFlow Model Optimization, with the sparsity of each layer that the switcher found."""
+
+    title = "tfmot, switcher's sparsities"
+    needs = ("switcher",)
+
+    def sparsities(self, work: Work, names: list[str]) -> list[float]:
+        found = {row["name"]: row for row in work.found["switcher"]["layers"]}
+        # A layer that the switcher leaves alone stays dense.
+        densities = [found[n]["on"] / found[n]["connections"] if n in found else 1.0 for n in names]
+        return [1 - density for density in densities]
+
+
+def to_keras_2(model: keras.Model) -> Any:
+    """Return a graph of layers of Keras 3 as one of Keras 2, with its weights.
+
+    Args:
+        model: A functional model with one input and one output.
+
+    Raises:
+        RunError: If Keras 2 has no such layer.
+    """
+    import tf_keras
+
+    made: dict[int, Any] = {}
+    layers: dict[int, Any] = {}
+
+    def converted(tensor: Any) -> Any:
+        if id(tensor) in made:
+            return made[id(tensor)]
+        operation, node = producer(tensor)
+        if isinstance(operation, keras.layers.InputLayer):
+            made[id(tensor)] = tf_keras.Input(tuple(tensor.shape[1:]), dtype=tensor.dtype)
+            return made[id(tensor)]
+        inputs = [converted(each) for each in node.input_tensors]
+        if id(operation) not in layers:
+            layers[id(operation)] = _layer(operation)
+        made[id(tensor)] = layers[id(operation)](inputs[0] if len(inputs) == 1 else inputs)
+        return made[id(tensor)]
+
+    output = converted(model.outputs[0])
+    copy = tf_keras.Model(made[id(model.inputs[0])], output)
+    for layer in model.layers:
+        if layer.weights:
+            layers[id(layer)].set_weights(layer.get_weights())
+    return copy
+
+
+def _layer(layer: Any) -> Any:
+    import tf_keras
+
+    kind = getattr(tf_keras.layers, type(layer).__name__, None)
+    if kind is None or not isinstance(layer, keras.layers.Layer):
+        raise RunError(
+            f"Expected a network of layers that Keras 2 has, too. Received: a "
+            f"{type(layer).__name__} named '{layer.name}'"
+        )
+    config = {
+        name: value
+        for name, value in layer.get_config().items()
+        if name not in _LEFT_OUT and not name.endswith(_LEFT_OUT_ENDS)
+    }
+    return kind.from_config(config)
+
+
+def _optimizer(work: Work) -> Any:
+    import tf_keras
+
+    options = work.config.optimisation
+    rate: Any = options.learning_rate
+    if options.lr_schedule == "cosine":
+        steps = options.epochs * work.steps_per_epoch
+        rate = tf_keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
+    decay = options.weight_decay or None
+    if options.optimizer == "sgd":
+        optimizer = tf_keras.optimizers.SGD(rate, options.momentum, weight_decay=decay)
+    else:
+        optimizer = tf_keras.optimizers.Adam(rate, weight_decay=decay)
+    if decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def _loss(work: Work, from_logits: bool) -> Any:
+    import tensorflow as tf
+    import tf_keras
+
+    smoothing = work.config.optimisation.label_smoothing
+    if not smoothing:
+        return tf_keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+
+    def smoothed(labels: Any, predictions: Any) -> Any:
+        one_hot = tf.one_hot(tf.cast(tf.reshape(labels, (-1,)), tf.int32), predictions.shape[-1])
+        return tf_keras.losses.categorical_crossentropy(
+            one_hot, predictions, from_logits=from_logits, label_smoothing=smoothing
+        )
+
+    return smoothed

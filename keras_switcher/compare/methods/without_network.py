@@ -1,0 +1,127 @@
+"""Switches that no switcher network makes: free ones, ranks of magnitudes, and random ones."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_switcher.compare.method import Method, Work, register
+from keras_switcher.compare.pruned import NoSwitcher
+from keras_switcher.convert import switch
+from keras_switcher.model import SwitchedModel
+from keras_switcher.networks import compiled_switched
+from keras_switcher.switchers import PACKAGE, Switcher
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FreeSwitcher(Switcher):
+    """A trained logit for each switch, which reads nothing.
+
+    Args:
+        seed: Of the logits' first values, which are small, so that they can overtake each other.
+        **kwargs: Of `Switcher`.
+    """
+
+    def __init__(self, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed = seed
+
+    def build(self, kernel_shape: tuple[int, int]) -> None:
+        self._logits = self.add_weight(
+            name="logits",
+            shape=self.granularity.shape(kernel_shape),
+            initializer=keras.initializers.RandomNormal(stddev=0.01, seed=self.seed),
+        )
+
+    def call(self, kernel: Any) -> Any:
+        return ops.convert_to_tensor(self._logits)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "seed": self.seed}
+
+
+def _switched(work: Work, switcher: Switcher) -> SwitchedModel:
+    start = work.start()
+    options = work.config.switching
+    model = switch(
+        start.learned, switcher=switcher, gate=options.gate, granularity=options.granularity
+    )
+    return compiled_switched(work.config, work.data, start, model)
+
+
+@register("free")
+class FreeSwitches(Method):
+    """The switcher's training without a switcher network: a free logit for each connection.
+
+    Target, phases, objective and gate are the switcher's own; what reading the weights brings is
+    the difference.
+    """
+
+    title = "free switches, no network"
+
+    def model(self, work: Work) -> keras.Model:
+        return _switched(work, FreeSwitcher(seed=work.config.optimisation.seed))
+
+
+@register("magnitude-switcher")
+class MagnitudeSwitches(Method):
+    """The switcher's training with weights' magnitudes in the place of the network's logits.
+
+    Offsets still spread the density over the layers; which connections of a layer are on, is not
+    learned: what that brings is the difference.
+    """
+
+    title = "magnitude in the switcher's place"
+
+    def model(self, work: Work) -> keras.Model:
+        return _switched(work, NoSwitcher())
+
+
+@register("random")
+class RandomMask(Method):
+    """A random mask, fixed before training, with Erdos-Renyi densities of the layers.
+
+    Reference:
+        [Mocanu et al., 2018](https://arxiv.org/abs/1707.04780), the densities.
+    """
+
+    title = "random mask"
+
+    def model(self, work: Work) -> keras.Model:
+        start = work.start()
+        model = switch(start.learned, switcher=NoSwitcher())
+        compiled_switched(work.config, work.data, start, model)
+        layers = model.switched_layers()
+        shapes = [tuple(layer.kernel.shape) for layer in layers]
+        densities = erdos_renyi(shapes, 1 - work.target_sparsity)
+        random = np.random.default_rng(work.config.optimisation.seed)
+        for layer, density in zip(layers, densities, strict=True):
+            shape = tuple(layer.switches.shape)
+            count = math.prod(shape)
+            on = random.permutation(count) < max(1, round(density * count))
+            layer.switches.assign(on.reshape(shape).astype("float32"))
+        # The structure stays: a model that has settled has no other phase to go to.
+        model.alternation_state.settled.assign(1)
+        return model
+
+
+def erdos_renyi(shapes: Sequence[tuple[int, int]], density: float) -> list[float]:
+    """Return the density of each layer that has `density` of all connections.
+
+    It is proportional to `(inputs + units) / (inputs * units)`, and at most 1.
+
+    Args:
+        shapes: Inputs and units of each layer.
+        density: The share of all connections, in [0, 1].
+    """
+    sizes = np.array([inputs * units for inputs, units in shapes], "float64")
+    raw = np.array([inputs + units for inputs, units in shapes]) / sizes
+    low, high = 0.0, float(1 / raw.min())
+    for _ in range(60):
+        middle = (low + high) / 2
+        wanted = np.minimum(1.0, middle * raw) @ sizes <= density * sizes.sum()
+        low, high = (middle, high) if wanted else (low, middle)
+    return [float(share) for share in np.minimum(1.0, low * raw)]

@@ -1,0 +1,115 @@
+"""The picture of a comparison: test accuracy over sparsity, with error bars."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from keras_switcher.compare.figures import Group
+from keras_switcher.report.svg import GRID, INK, inline_svg, style
+from keras_switcher.runs import replacing
+
+PICTURE_FILE = "pareto.png"
+
+# Those of Okabe and Ito, which the colour-blind can tell apart, legible on light and on dark.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a7f1c")
+_MARKERS = "osD^vP*Xh<"
+_ERRORS = (0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 7, 10, 20, 30, 50, 70, 90)
+
+
+def write_picture(groups: Sequence[Group], folder: Path) -> None:
+    """Write `pareto.png`, as one atomic unit.
+
+    Args:
+        groups: The results, in the order of the methods.
+        folder: The comparison's folder.
+    """
+    with matplotlib.rc_context({"axes.spines.right": False, "axes.spines.top": False}):
+        figure = draw(groups, "#39424f", "#d5dae1")
+        FigureCanvasAgg(figure)
+        with replacing(folder / PICTURE_FILE) as temporary:
+            figure.savefig(
+                temporary, format="png", dpi=150, facecolor="white", metadata={"Software": None}
+            )
+
+
+def picture(groups: Sequence[Group], alt: str) -> str:
+    """Return the same picture as an element of a page.
+
+    Args:
+        groups: The results, in the order of the methods.
+        alt: What it shows, for those who can't see it.
+    """
+    with style():
+        return inline_svg(draw(groups, INK, GRID), "pareto", alt)
+
+
+def draw(groups: Sequence[Group], ink: str, grid: str) -> Figure:
+    """Return the figure: the share of wrong answers on a logarithmic axis, the best at the top.
+
+    Args:
+        groups: The results, in the order of the methods.
+        ink: Colour of the letters.
+        grid: Colour of the lines behind.
+    """
+    figure = Figure(figsize=(9.0, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    methods = list(dict.fromkeys(group.method for group in groups))
+    targets = sorted({g.target_sparsity for g in groups if g.target_sparsity is not None})
+    places = {target: float(index) for index, target in enumerate(targets)}
+    for index, method in enumerate(methods):
+        own = [group for group in groups if group.method == method]
+        # The first method's colour is no other's.
+        others = _COLOURS[1:]
+        colour = _COLOURS[0] if index == 0 else others[(index - 1) % len(others)]
+        if own[0].target_sparsity is None:
+            _level(axes, own[0], ink)
+            continue
+        # Beside each other, so that error bars don't hide one another.
+        shift = 0.3 * (index / max(1, len(methods) - 1) - 0.5)
+        means = [group.mean("test_accuracy") for group in own]
+        axes.errorbar(
+            [places[group.target_sparsity or 0.0] + shift for group in own],
+            [100 * (1 - mean.mean) for mean in means],
+            yerr=[100 * (mean.deviation or 0.0) for mean in means],
+            label=own[0].title,
+            color=colour,
+            marker=_MARKERS[index % len(_MARKERS)],
+            markersize=6 if index == 0 else 4.5,
+            linewidth=2.4 if index == 0 else 1.2,
+            linestyle="-" if index < len(_COLOURS) else "--",
+            capsize=2.5,
+            zorder=10 if index == 0 else 3,
+        )
+    _scale(axes, places, ink, grid)
+    figure.legend(loc="outside right upper", frameon=False, labelcolor=ink, fontsize=9)
+    return figure
+
+
+def _level(axes: Axes, group: Group, colour: str) -> None:
+    """Draw a method that aims at no sparsity, as a level across the picture."""
+    mean = group.mean("test_accuracy")
+    error, deviation = 100 * (1 - mean.mean), 100 * (mean.deviation or 0.0)
+    axes.axhline(error, color=colour, linewidth=1.2, linestyle=":", label=group.title)
+    if deviation:
+        axes.axhspan(error - deviation, error + deviation, color=colour, alpha=0.1, linewidth=0)
+
+
+def _scale(axes: Axes, places: dict[float, float], ink: str, grid: str) -> None:
+    axes.set_yscale("log")
+    worst, best = axes.get_ylim()[1], axes.get_ylim()[0]
+    axes.set_ylim(worst, best)
+    ticks = [error for error in _ERRORS if best <= error <= worst]
+    axes.set_yticks(ticks, [f"{100 - error:g} %" for error in ticks])
+    axes.set_yticks([], minor=True)
+    axes.set_xticks(list(places.values()), [f"{100 * target:g} %" for target in places])
+    axes.set_xlabel("sparsity of the dense layers", color=ink)
+    axes.set_ylabel("test accuracy", color=ink)
+    axes.tick_params(labelcolor=ink, color=grid)
+    axes.grid(axis="y", color=grid, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for spine in axes.spines.values():
+        spine.set_color(grid)

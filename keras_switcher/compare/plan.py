@@ -1,0 +1,217 @@
+"""`Plan`: what is compared, cell by cell; a cell is one method at one sparsity from one seed."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from keras_switcher.checks import ConfigError
+from keras_switcher.config import Config, check_values, from_values, influences, to_values
+
+PLAN_FILE = "compare.yaml"
+CELLS = "cells"
+RESULT_FILE = "result.json"
+ERROR_FILE = "error.txt"
+LOG_FILE = "log.txt"
+
+# What the comparison itself sets for each cell.
+_SET_BY_CELLS = ("seed", "target_sparsity", "dense_baseline")
+# A comparison may go on with more of these.
+_MAY_GROW = ("methods", "sparsities", "seeds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A method, perhaps with options of its own, as `--methods` names it.
+
+    Args:
+        method: The method's registered name.
+        options: Options of `train.py` by name that differ from the comparison's.
+    """
+
+    method: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "Variant":
+        """Read `name` or `name:option=value,option=value`.
+
+        Args:
+            text: The text.
+
+        Raises:
+            ConfigError: If an option is unknown or wrong.
+        """
+        method, separator, listed = text.partition(":")
+        options: dict[str, Any] = {}
+        for part in filter(None, listed.split(",")) if separator else ():
+            name, equals, value = part.partition("=")
+            if not equals:
+                raise ConfigError(
+                    f"Expected options of a method as name:option=value. Received: {text}"
+                )
+            name = name.strip().replace("-", "_")
+            # A list of YAML would need the commas that part the options.
+            many = isinstance(to_values(Config()).get(name), tuple)
+            values = tuple(yaml.safe_load(item) for item in value.split("/")) if many else ()
+            options[name] = values or yaml.safe_load(value)
+        if taken := [name for name in options if name in _SET_BY_CELLS]:
+            raise ConfigError(
+                f"Expected no {taken[0]} among the options of a method: the comparison sets it. "
+                f"Received: {text}"
+            )
+        source = f"the method {text}"
+        check_values(from_values(options, source), source)
+        return cls(method, tuple(options.items()))
+
+    def __str__(self) -> str:
+        listed = ",".join(
+            f"{name}={'/'.join(map(str, value)) if isinstance(value, tuple) else _plain(value)}"
+            for name, value in self.options
+        )
+        return f"{self.method}:{listed}" if listed else self.method
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One network to train.
+
+    Args:
+        variant: By which method.
+        target_sparsity: The sparsity to reach; `None` for a method that aims at none.
+        seed: The seed.
+    """
+
+    variant: Variant
+    target_sparsity: float | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """A name for its folder, the same in every comparison."""
+        method = re.sub(r"[^A-Za-z0-9._-]+", "_", str(self.variant))
+        target = "" if self.target_sparsity is None else f"-{self.target_sparsity:g}"
+        return f"{method}{target}-seed{self.seed}"
+
+    def config(self, shared: Config) -> Config:
+        """Return the training's configuration.
+
+        Args:
+            shared: What all cells share.
+        """
+        target = 0.0 if self.target_sparsity is None else self.target_sparsity
+        cell = {"seed": self.seed, "target_sparsity": target, "dense_baseline": False}
+        return from_values({**to_values(shared), **dict(self.variant.options), **cell})
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is compared.
+
+    Args:
+        config: The training that all share.
+        variants: The methods; all others are compared with the first.
+        sparsities: The target sparsities.
+        seeds: The seeds.
+        load: Python files that register methods.
+        facts: What else has an influence on the results, by name.
+        keeps_models: Whether the trained networks are kept.
+        aims: For each method's name, whether it aims at a sparsity, and whose results it needs.
+    """
+
+    config: Config
+    variants: tuple[Variant, ...]
+    sparsities: tuple[float, ...]
+    seeds: tuple[int, ...]
+    load: tuple[str, ...]
+    facts: Mapping[str, Any]
+    keeps_models: bool
+    aims: Mapping[str, tuple[bool, tuple[str, ...]]]
+
+    def cells(self) -> list[Cell]:
+        """Return all cells: seed by seed, so that what there is at any time can be compared.
+
+        A cell comes after those whose results it needs, which are there even if they are not
+        compared themselves.
+        """
+        found: dict[Cell, None] = {}
+
+        def add(cell: Cell) -> None:
+            for needed in self.needed(cell):
+                add(needed)
+            found.setdefault(cell)
+
+        for seed in self.seeds:
+            for sparsity in self.sparsities:
+                for variant in self.variants:
+                    add(self._cell(variant, sparsity, seed))
+        return list(found)
+
+    def _cell(self, variant: Variant, sparsity: float | None, seed: int) -> Cell:
+        is_sparse, _ = self.aims[variant.method]
+        return Cell(variant, sparsity if is_sparse else None, seed)
+
+    def needed(self, cell: Cell) -> list[Cell]:
+        """Return the cells whose results a cell reads.
+
+        Args:
+            cell: The cell.
+        """
+        _, needs = self.aims[cell.variant.method]
+        return [self._cell(Variant(name), cell.target_sparsity, cell.seed) for name in needs]
+
+    def to_yaml(self) -> dict[str, Any]:
+        """Return what `compare.yaml` holds."""
+        options = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in influences(self.config).items()
+            if name not in _SET_BY_CELLS
+        }
+        return {
+            "methods": [str(variant) for variant in self.variants],
+            "sparsities": list(self.sparsities),
+            "seeds": list(self.seeds),
+            "load": list(self.load),
+            "config": {**options, **self.facts},
+        }
+
+    def changes(self, earlier: Mapping[str, Any]) -> list[str]:
+        """Return what differs from an earlier comparison, such as `epochs: 50 -> 30`.
+
+        Args:
+            earlier: What its `compare.yaml` holds.
+        """
+        before, after = earlier.get("config") or {}, self.to_yaml()["config"]
+        return [
+            f"{name}: {before.get(name, 'none')} -> {after.get(name, 'none')}"
+            for name in dict.fromkeys([*before, *after])
+            if before.get(name) != after.get(name)
+        ]
+
+    def grown(self, earlier: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what `compare.yaml` is to hold: what was compared before is not forgotten.
+
+        Args:
+            earlier: What it holds.
+        """
+        own = self.to_yaml()
+        for name in _MAY_GROW:
+            own[name] = list(dict.fromkeys([*earlier.get(name, ()), *own[name]]))
+        return own
+
+
+def cell_folder(folder: Path, cell: Cell) -> Path:
+    """Return the folder of a cell.
+
+    Args:
+        folder: That of the comparison.
+        cell: The cell.
+    """
+    return folder / CELLS / cell.name

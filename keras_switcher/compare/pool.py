@@ -1,0 +1,200 @@
+"""The cells of a comparison in processes of their own, several at a time."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from keras_switcher.compare.cell import CELL_FILE
+from keras_switcher.compare.plan import ERROR_FILE, LOG_FILE, RESULT_FILE, Cell, Plan, cell_folder
+from keras_switcher.config import to_values
+from keras_switcher.launch import THREADS
+from keras_switcher.runs import CHECKPOINTS, RunFolder, replacing
+from keras_switcher.signals import Interrupted
+
+_TO_END = 30.0
+_OTHER_THREADS = ("TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+
+
+class Pool:
+    """Trains cells, each in a process, at most so many at a time.
+
+    A cell that has a result is not trained again; one that was stopped goes on from its last epoch.
+
+    Args:
+        plan: The comparison.
+        folder: Its folder.
+        processes: How many cells are trained at a time.
+        threads: Threads of TensorFlow in each.
+        ended: Called with a cell, and with why it failed if it did, whenever one has ended.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        processes: int,
+        threads: int,
+        ended: Callable[[Cell, str | None], None],
+    ):
+        self.plan = plan
+        self.folder = folder
+        self.processes = processes
+        self.threads = threads
+        self.ended = ended
+        self._running: dict[Cell, subprocess.Popen[bytes]] = {}
+        self._failed: dict[Cell, str] = {}
+        self._signal: int | None = None
+
+    def run(self) -> dict[Cell, str]:
+        """Train all cells that have no result; return those that failed, and why.
+
+        Raises:
+            Interrupted: If a signal came; what was trained is kept.
+        """
+        waiting = []
+        for cell in self.plan.cells():
+            if self._has_result(cell):
+                # It may have been killed when nothing was left to do but this.
+                folder = RunFolder(cell_folder(self.folder, cell))
+                if (folder.path / CHECKPOINTS).exists():
+                    folder.finish()
+                folder.tidy()
+            else:
+                waiting.append(cell)
+        with self._signals():
+            try:
+                while waiting or self._running:
+                    if self._signal is not None:
+                        raise Interrupted(self._signal)
+                    self._start_ready(waiting)
+                    self._collect()
+                    time.sleep(0.1)
+            finally:
+                self._end_all()
+        return self._failed
+
+    def _has_result(self, cell: Cell) -> bool:
+        return (cell_folder(self.folder, cell) / RESULT_FILE).exists()
+
+    def _start_ready(self, waiting: list[Cell]) -> None:
+        for cell in list(waiting):
+            needed = self.plan.needed(cell)
+            lost = [each for each in needed if each in self._failed]
+            if lost:
+                waiting.remove(cell)
+                self._fail(cell, f"It needs the result of {lost[0].name}, which failed.")
+            elif len(self._running) < self.processes and all(map(self._has_result, needed)):
+                waiting.remove(cell)
+                self._start(cell)
+
+    def _start(self, cell: Cell) -> None:
+        folder = cell_folder(self.folder, cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ERROR_FILE).unlink(missing_ok=True)
+        order = {
+            "cell": {
+                "method": str(cell.variant),
+                "target_sparsity": cell.target_sparsity,
+                "seed": cell.seed,
+            },
+            "method": cell.variant.method,
+            "load": list(self.plan.load),
+            "keeps_models": self.plan.keeps_models,
+            "config": to_values(cell.config(self.plan.config), only_saved=True),
+            "found": {
+                needed.variant.method: read_result(cell_folder(self.folder, needed))
+                for needed in self.plan.needed(cell)
+            },
+        }
+        with replacing(folder / CELL_FILE) as temporary:
+            temporary.write_text(json.dumps(order, indent=2) + "\n", encoding="utf-8")
+        environment = {
+            **os.environ,
+            **dict.fromkeys((THREADS, *_OTHER_THREADS), str(self.threads)),
+        }
+        with open(folder / LOG_FILE, "ab") as log:
+            self._running[cell] = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "keras_switcher.compare.cell",
+                    str(folder),
+                    str(os.getpid()),
+                ],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C in a terminal comes to this process alone, which passes it on.
+                process_group=0,
+            )
+
+    def _collect(self) -> None:
+        for cell, process in list(self._running.items()):
+            status = process.poll()
+            if status is None:
+                continue
+            del self._running[cell]
+            if status == 0 and self._has_result(cell):
+                self.ended(cell, None)
+            else:
+                self._fail(cell, self._reason(cell, status))
+
+    def _reason(self, cell: Cell, status: int) -> str:
+        path = cell_folder(self.folder, cell) / ERROR_FILE
+        if path.exists():
+            return path.read_text(encoding="utf-8").strip()
+        if status < 0:
+            return f"It was killed by {signal.Signals(-status).name}."
+        return f"It ended with status {status}."
+
+    def _fail(self, cell: Cell, reason: str) -> None:
+        self._failed[cell] = reason
+        self.ended(cell, reason)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def note(number: int, frame: FrameType | None) -> None:
+            if self._signal is not None:
+                # Asked a second time: at once.
+                for process in list(self._running.values()):
+                    process.kill()
+            self._signal = signal.SIGTERM if number == signal.SIGHUP else number
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, note) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _end_all(self) -> None:
+        """Stop what still runs, by force after a while."""
+        for process in self._running.values():
+            process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + _TO_END
+        for process in self._running.values():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return the result of a cell.
+
+    Args:
+        folder: The cell's folder.
+    """
+    result: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    return result

@@ -1,0 +1,119 @@
+"""Networks whose connections are chosen by a rule, in this project's own training loop."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_switcher.alternation import Alternation
+from keras_switcher.compare.method import Work
+from keras_switcher.convert import switch
+from keras_switcher.model import SwitchedModel
+from keras_switcher.networks import compiled_switched
+from keras_switcher.switchers import PACKAGE, Switcher
+
+# Given the kernels and the share of connections to keep: for each kernel the least score that
+# stays on, and the scores, of the kernel's shape.
+Rule = Callable[[Sequence[Any], Any], list[tuple[Any, Any]]]
+
+# As `prune_low_magnitude` of TensorFlow Model Optimization has it.
+UPDATE_EVERY = 100
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class NoSwitcher(Switcher):
+    """Stands where a switcher network would; the rule of a `PrunedModel` does not ask it."""
+
+    def call(self, kernel: Any) -> Any:
+        return ops.abs(kernel)
+
+
+class PrunedModel(SwitchedModel):
+    """A model that turns off the connections with the smallest scores, along the cubic course.
+
+    Warm-up, the course of the target, and settling are those of `SwitchedModel`; what is off keeps
+    its weight and may come back until the model settles.
+
+    Args:
+        *args: Inputs and outputs, of a graph with `SwitchedDense` layers.
+        rule: The scores and thresholds.
+        **kwargs: Of `SwitchedModel`.
+
+    Reference:
+        [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878), gradual pruning.
+    """
+
+    def __init__(self, *args: Any, rule: Rule, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rule = rule
+
+    def switcher_step(self, x: Any, inputs: Any, y: Any, sample_weight: Any) -> None:
+        """Choose the connections anew at the density that the course asks for."""
+        self._choose(self.alternation_state.target_density(self.target_sparsity or 0.0))
+
+    def settle(self) -> None:
+        """Choose them a last time, at the target, and freeze the structure."""
+        self._choose(ops.convert_to_tensor(1.0 - (self.target_sparsity or 0.0), "float32"))
+        self.alternation_state.settled.assign(1)
+
+    def _choose(self, density: Any) -> None:
+        layers = self.switched_layers()
+        chosen = self.rule([ops.convert_to_tensor(layer.kernel) for layer in layers], density)
+        for layer, (scores, least) in zip(layers, chosen, strict=True):
+            layer.switches.assign(ops.cast(scores >= least, "float32"))
+
+
+def uniform(kernels: Sequence[Any], density: Any) -> list[tuple[Any, Any]]:
+    """Keep the same share of every layer's connections: those with the largest weights."""
+    sizes = [ops.abs(kernel) for kernel in kernels]
+    return [(size, _least([size], density)) for size in sizes]
+
+
+def of_all_layers(kernels: Sequence[Any], density: Any) -> list[tuple[Any, Any]]:
+    """Keep the connections with the largest weights of all layers together."""
+    sizes = [ops.abs(kernel) for kernel in kernels]
+    least = _least(sizes, density)
+    return [(size, least) for size in sizes]
+
+
+def _least(scores: Sequence[Any], density: Any) -> Any:
+    """Return the least score among the share `density` of the largest: at least one is kept."""
+    falling = -ops.sort(-ops.concatenate([ops.reshape(score, (-1,)) for score in scores]))
+    count = int(falling.shape[0])
+    kept = ops.cast(ops.round(density * count), "int32")
+    return ops.take(falling, ops.clip(kept - 1, 0, count - 1))
+
+
+def pruned_model(work: Work, rule: Rule) -> PrunedModel:
+    """Return the network of a work as a compiled `PrunedModel`.
+
+    Args:
+        work: What to do.
+        rule: The scores and thresholds.
+    """
+    start = work.start()
+    graph = switch(start.learned, switcher=NoSwitcher())
+    model = PrunedModel(graph.inputs, graph.outputs, rule=rule)
+    phases = dataclasses.asdict(work.config.alternation)
+    _, _, every = course(work)
+    alternation = Alternation(**{**phases, "task_steps": every, "switcher_steps": 1})
+    return compiled_switched(work.config, work.data, start, model, alternation=alternation)
+
+
+def course(work: Work) -> tuple[int, int, int]:
+    """Return the first and the last step at which the masks change, and the steps between two.
+
+    They are those of the switcher's target; moved by less than an update, so that the last update
+    meets the final sparsity.
+
+    Args:
+        work: What to do.
+    """
+    phases = work.config.alternation
+    begin, end, _ = Alternation(1, 1, phases.warmup, phases.settle, phases.ramp).plan(
+        work.steps_per_epoch * work.config.optimisation.epochs
+    )
+    every = max(1, min(UPDATE_EVERY, (end - begin) // 10))
+    return begin, begin + max(1, (end - begin) // every) * every, every

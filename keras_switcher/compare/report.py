@@ -1,0 +1,212 @@
+"""The report of a comparison: one HTML file with its picture and its tables."""
+
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+from keras_switcher.compare.figures import CONFIDENCE, Difference, Group, Mean
+from keras_switcher.compare.picture import picture
+from keras_switcher.compare.plan import Plan
+from keras_switcher.compare.results import differences
+from keras_switcher.report.frame import document, table
+from keras_switcher.report.wording import counted, duration, percent_or_dash
+from keras_switcher.runs import replacing
+
+REPORT_FILE = "report.html"
+
+_STYLE = """.picture svg { display: block; width: 100%; height: auto; }
+td.all { text-align: center; }
+.clear { font-weight: 650; }
+.spread { display: block; color: var(--muted); font-size: 0.85em; white-space: nowrap; }
+"""
+
+
+def write_report(plan: Plan, folder: Path, groups: Sequence[Group]) -> Path:
+    """Write `report.html`, which loads nothing, as one atomic unit.
+
+    Args:
+        plan: The comparison.
+        folder: Its folder.
+        groups: The results, in the order of the methods.
+    """
+    text = page(plan, groups)
+    with replacing(folder / REPORT_FILE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return folder / REPORT_FILE
+
+
+def page(plan: Plan, groups: Sequence[Group]) -> str:
+    """Return the report as a whole HTML document.
+
+    Args:
+        plan: The comparison.
+        groups: The results, in the order of the methods.
+    """
+    options = plan.config
+    there = {(g.method, g.target_sparsity, r["seed"]) for g in groups for r in g.results}
+    missing = sum(
+        (str(cell.variant), cell.target_sparsity, cell.seed) not in there for cell in plan.cells()
+    )
+    seeds = counted(len(plan.seeds), "seed")
+    lead = escape(
+        f"{options.optimisation.epochs} epochs, batches of {options.optimisation.batch_size}, "
+        f"{options.optimisation.optimizer}, {seeds}, {_source(groups)}; the same network, initial "
+        "weights, data and order of batches for all."
+    )
+    notice = ""
+    if missing > 0:
+        notice = (
+            '<p class="notice" role="note"><strong>Not complete.</strong> '
+            f"{counted(missing, 'network')} of {len(plan.cells())} missing: under way, stopped or "
+            "failed.</p>\n"
+        )
+    first = str(plan.variants[0])
+    reference = escape(next((g.title for g in groups if g.method == first), first))
+    alt = (
+        "Test accuracy over sparsity, a line for each method, with a standard deviation up and "
+        "down. The tables have the values."
+    )
+    return document(
+        heading=f"{options.network.model} on {options.data.dataset}: methods compared",
+        kind="comparison",
+        lead=lead,
+        notice=notice,
+        style=_STYLE,
+        main=f"""<section aria-labelledby="picture">
+<h2 id="picture">Accuracy over sparsity</h2>
+<figure class="card picture">{picture(groups, alt)}</figure>
+<p class="note">Mean over the seeds; bars are one standard deviation. The axis of accuracy is \
+logarithmic in the share of wrong answers.</p>
+</section>
+{_section("accuracy", "Test accuracy", _accuracies(groups))}
+{_section("difference", f"By how much is “{reference}” better?", _differences(groups, plan))}
+{_section("layers", "Sparsity of each layer", _layers(groups))}
+{_section("cost", "Cost of training", _costs(groups))}""",
+    )
+
+
+def _source(groups: Sequence[Group]) -> str:
+    return str(groups[0].results[0]["dataset_source"])
+
+
+def _section(name: str, title: str, content: str) -> str:
+    return (
+        f'<section aria-labelledby="{name}">\n<h2 id="{name}">{title}</h2>\n{content}\n</section>'
+    )
+
+
+def _targets(groups: Sequence[Group]) -> list[float]:
+    return sorted({g.target_sparsity for g in groups if g.target_sparsity is not None})
+
+
+def _by_sparsity(groups: Sequence[Group], caption: str, cell: Callable[[Group], str]) -> str:
+    """Return a table of a row for each method and a column for each sparsity."""
+    targets = _targets(groups)
+    head = "".join(f'<th scope="col">{100 * target:g} %</th>' for target in targets)
+    rows = []
+    for method in dict.fromkeys(group.method for group in groups):
+        own = [group for group in groups if group.method == method]
+        if own[0].target_sparsity is None:
+            cells = f'<td class="all" colspan="{max(1, len(targets))}">{cell(own[0])}</td>'
+        else:
+            found = {group.target_sparsity: cell(group) for group in own}
+            cells = "".join(f"<td>{found.get(target, '–')}</td>" for target in targets)
+        rows.append(f'<tr><th scope="row">{escape(own[0].title)}</th>{cells}</tr>')
+    return table(caption, f'<tr><th scope="col">Method</th>{head}</tr>', "\n".join(rows))
+
+
+def _accuracies(groups: Sequence[Group]) -> str:
+    missed = [
+        f"{group.title} at {100 * group.target_sparsity:g} %: "
+        f"{100 * group.mean('fc_sparsity').mean:.2f} %"
+        for group in groups
+        if group.target_sparsity is not None
+        and abs(group.mean("fc_sparsity").mean - group.target_sparsity) > 5e-4
+    ]
+    note = "Mean and standard deviation over the seeds; test examples are read once, at the end."
+    if missed:
+        note += f" Sparsities that differ from the target: {'; '.join(missed)}."
+    shown = _by_sparsity(groups, "Test accuracy", lambda g: accuracy_text(g.mean("test_accuracy")))
+    return f'{shown}<p class="note">{escape(note)}</p>'
+
+
+def accuracy_text(mean: Mean) -> str:
+    """Return a mean accuracy as HTML, such as `98.50 % ± 0.06`.
+
+    Args:
+        mean: The mean.
+    """
+    spread = "one seed" if mean.deviation is None else f"± {100 * mean.deviation:.2f}"
+    return f'{100 * mean.mean:.2f} % <span class="spread">{spread}</span>'
+
+
+def _differences(groups: Sequence[Group], plan: Plan) -> str:
+    found = {(g.method, target): (g, d) for g, target, d in differences(groups, plan)}
+    if not found:
+        return "<p>No other method has a result yet.</p>"
+    # A method without a target is held against the first one at each sparsity.
+    others = [
+        Group(group.method, group.title, target, group.results)
+        for (_, target), (group, _) in found.items()
+    ]
+
+    def cell(group: Group) -> str:
+        return difference_text(found[group.method, group.target_sparsity or 0.0][1])
+
+    note = (
+        "Points of test accuracy, seed by seed: the mean, and its "
+        f"{100 * CONFIDENCE:g} % confidence interval by Student's t. Bold: it leaves out 0."
+    )
+    shown = _by_sparsity(others, "Differences of test accuracy", cell)
+    return f'{shown}<p class="note">{escape(note)}</p>'
+
+
+def difference_text(difference: Difference) -> str:
+    """Return a difference as HTML, such as `+0.31 (0.20 to 0.42)`.
+
+    Args:
+        difference: The difference.
+    """
+    text = _signed(difference.mean)
+    if difference.low is None or difference.high is None:
+        return f'{text} <span class="spread">one seed</span>'
+    interval = f"{_signed(difference.low)} to {_signed(difference.high)}"
+    kind = ' class="clear"' if difference.is_clear else ""
+    return f'<span{kind}>{text}</span> <span class="spread">{interval}</span>'
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _layers(groups: Sequence[Group]) -> str:
+    sparse = [group for group in groups if group.target_sparsity is not None]
+    if not sparse:
+        return "<p>No sparse network is finished yet.</p>"
+    names = list(dict.fromkeys(name for group in sparse for name in group.layers()))
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    rows = "\n".join(
+        f'<tr><th scope="row">{escape(group.title)}</th><td>{100 * target:g} %</td>'
+        + "".join(f"<td>{percent_or_dash(group.layers().get(name))}</td>" for name in names)
+        + "</tr>"
+        for target in _targets(sparse)
+        for group in sparse
+        if group.target_sparsity == target
+    )
+    return table(
+        "Sparsity of each layer",
+        f'<tr><th scope="col">Method</th><th scope="col">Target</th>{head}</tr>',
+        rows,
+    )
+
+
+def _costs(groups: Sequence[Group]) -> str:
+    def cell(group: Group) -> str:
+        seconds, memory = group.mean("seconds").mean, group.mean("peak_mib").mean
+        return f'{duration(seconds)} <span class="spread">{memory:,.0f} MiB</span>'
+
+    note = (
+        "Mean time of a training, without the start of TensorFlow and the test, and peak memory of "
+        "its process. Times of cells that were trained beside others vary with what these did."
+    )
+    return f'{_by_sparsity(groups, "Cost", cell)}<p class="note">{escape(note)}</p>'

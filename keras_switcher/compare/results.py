@@ -1,0 +1,133 @@
+"""The files of results: a CSV row for each network, and JSON with what they come to."""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_switcher.compare.figures import CONFIDENCE, Difference, Group
+from keras_switcher.compare.plan import CELLS, RESULT_FILE, Plan
+from keras_switcher.runs import replacing
+
+CSV_FILE = "results.csv"
+JSON_FILE = "results.json"
+
+_COLUMNS = (
+    "method",
+    "target_sparsity",
+    "seed",
+    "test_accuracy",
+    "validation_accuracy",
+    "fc_sparsity",
+    "model_sparsity",
+    "remaining_parameters",
+    "epochs",
+    "seconds",
+    "peak_mib",
+    "threads",
+    "dataset_source",
+)
+_FIGURES = ("test_accuracy", "validation_accuracy", "fc_sparsity", "seconds", "peak_mib")
+
+
+def finished(folder: Path) -> list[dict[str, Any]]:
+    """Return the results of all cells of a comparison that are finished.
+
+    Args:
+        folder: Its folder.
+    """
+    paths = sorted(folder.glob(f"{CELLS}/*/{RESULT_FILE}"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def ordered(groups: Iterable[Group], plan: Plan) -> list[Group]:
+    """Return groups in the order of the comparison's methods, then of their sparsities.
+
+    Args:
+        groups: The groups.
+        plan: The comparison.
+    """
+    place = {str(variant): index for index, variant in enumerate(plan.variants)}
+    return sorted(
+        groups, key=lambda group: (place.get(group.method, len(place)), group.target_sparsity or 0)
+    )
+
+
+def differences(groups: Sequence[Group], plan: Plan) -> list[tuple[Group, float, Difference]]:
+    """Return by how much the comparison's first method is better than each other one.
+
+    Args:
+        groups: All groups.
+        plan: The comparison.
+
+    Returns:
+        For each other group and each target: the group, the target, and the difference in test
+        accuracy. A method that aims at no sparsity has one for each target of the other.
+    """
+    first = [group for group in groups if group.method == str(plan.variants[0])]
+    found = []
+    for group in groups:
+        for reference in first:
+            targets = {group.target_sparsity, reference.target_sparsity} - {None}
+            if group.method != reference.method and len(targets) == 1:
+                difference = reference.minus(group)
+                if difference is not None:
+                    found.append((group, float(next(iter(targets)) or 0.0), difference))
+    return found
+
+
+def write_results(
+    plan: Plan, folder: Path, results: Sequence[dict[str, Any]], groups: Sequence[Group]
+) -> None:
+    """Write `results.csv` and `results.json`, each as one atomic unit.
+
+    Args:
+        plan: The comparison.
+        folder: Its folder.
+        results: The results of the cells.
+        groups: The same, grouped.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_COLUMNS, "layer_sparsities"])
+    for result in results:
+        layers = " ".join(
+            f"{row['name']}={1 - row['on'] / row['connections']:.4f}" for row in result["layers"]
+        )
+        row = ["" if result[name] is None else result[name] for name in _COLUMNS]
+        writer.writerow([*row, layers])
+    content = {
+        **plan.to_yaml(),
+        "confidence": CONFIDENCE,
+        "groups": [_described(group) for group in groups],
+        # In test accuracy, seed by seed.
+        "differences": [
+            {
+                "method": str(plan.variants[0]),
+                "minus": group.method,
+                "target_sparsity": target,
+                **dataclasses.asdict(difference),
+            }
+            for group, target, difference in differences(groups, plan)
+        ],
+        "cells": list(results),
+    }
+    for name, written in (
+        (CSV_FILE, text.getvalue()),
+        (JSON_FILE, json.dumps(content, indent=2) + "\n"),
+    ):
+        with replacing(folder / name) as temporary:
+            temporary.write_text(written, encoding="utf-8")
+
+
+def _described(group: Group) -> dict[str, Any]:
+    return {
+        "method": group.method,
+        "title": group.title,
+        "target_sparsity": group.target_sparsity,
+        **{name: dataclasses.asdict(group.mean(name)) for name in _FIGURES},
+        "layers": group.layers(),
+    }

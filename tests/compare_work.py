@@ -1,0 +1,26 @@
+"""A small piece of work for the methods of a comparison."""
+
+import keras
+from command import SMALL
+from rich.console import Console
+
+from keras_switcher.compare.method import Work
+from keras_switcher.flags import resolve
+from keras_switcher.signals import StopSignals
+from keras_switcher.training import load_data
+
+
+def work(folder, *flags, target=0.9, found=None) -> Work:
+    """Return a work of 16 steps: LeNet-300-100, a fifth as wide, on 270 images."""
+    config = resolve([*SMALL, "--target-sparsity", str(target), "--no-deterministic", *flags])
+    keras.utils.set_random_seed(config.optimisation.seed)
+    data = load_data(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Work(
+        config, data, data, folder, found or {}, StopSignals(), Console(quiet=True, width=100)
+    )
+
+
+def sparsity(layers) -> float:
+    """Return the sparsity of all layers together."""
+    return 1 - sum(row["on"] for row in layers) / sum(row["connections"] for row in layers)

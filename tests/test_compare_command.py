@@ -1,0 +1,183 @@
+"""`python -m keras_switcher.compare`: what it trains, leaves, refuses, and survives."""
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from command import SMALL, Process, offline
+
+from keras_switcher.compare.command import main
+
+# A method of a user's own: quick, and it leaves a trace of each training.
+OWN = """
+import os
+import pathlib
+import time
+from keras_switcher.compare import Method, Trained, register
+
+
+@register("own")
+class Own(Method):
+    title = "a method of mine"
+    needs = ("dense",)
+
+    def train(self, work):
+        with open(os.environ["TRACE"], "a") as trace:
+            trace.write(work.folder.name + "\\n")
+        while pathlib.Path(os.environ["TRACE"]).with_name("wait").exists():
+            time.sleep(0.05)
+            work.stop.check()
+        if work.target_sparsity == 0.5:
+            raise ArithmeticError("no such sparsity")
+        layers = [{**row, "on": 1} for row in work.found["dense"]["layers"]]
+        return Trained(0.5, 0.25 + work.config.optimisation.seed / 10, layers, 10_000, 3, 1.0)
+"""
+
+
+class Compare(Process):
+    program = ("-m", "keras_switcher.compare")
+
+
+@pytest.fixture
+def compare(tmp_path):
+    """Starts the command with a method of the test's own; returns the process."""
+    (tmp_path / "own.py").write_text(OWN)
+
+    def start(*flags, methods=("dense", "own"), sparsities=(0.9,), seeds=2):
+        return Compare(
+            *SMALL,
+            *("--epochs", "1", "--load", "own.py", "--out", "out", "--seeds", str(seeds)),
+            *("--methods", *methods, "--sparsity", *map(str, sparsities), *flags),
+            cwd=tmp_path,
+            TRACE=str(tmp_path / "trace"),
+            PYTHONPATH=str(Path(__file__).parent.parent),
+        )
+
+    return start
+
+
+def wait_for(happened):
+    deadline = time.monotonic() + 180
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def trace(folder):
+    path = folder / "trace"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.slow
+def test_it_trains_each_cell_once_and_shows_what_they_come_to(compare, tmp_path):
+    first = compare()
+    assert first.wait() == 0, first.output
+    assert "4 networks to train on" in first.output
+    assert "0 of them are there already" in first.output
+    assert "TensorFlow" not in first.output.splitlines()[0]
+    assert "a method of mine" in first.output
+    out = tmp_path / "out"
+    with open(out / "results.csv") as file:
+        rows = {(row["method"], row["seed"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 4
+    assert rows["own", "1"]["test_accuracy"] == "0.35"
+    assert rows["dense", "0"]["target_sparsity"] == ""
+    assert float(rows["dense", "0"]["peak_mib"]) > 100
+    results = json.loads((out / "results.json").read_text())
+    (own,) = [group for group in results["groups"] if group["method"] == "own"]
+    assert own["test_accuracy"]["mean"] == pytest.approx(0.3)
+    dense = [float(rows["dense", seed]["test_accuracy"]) for seed in "01"]
+    (difference,) = results["differences"]
+    assert (difference["minus"], difference["target_sparsity"]) == ("own", 0.9)
+    assert difference["mean"] == pytest.approx(sum(dense) / 2 - 0.3)
+    assert (out / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "report.html").read_text()
+    assert "a method of mine" in page and "Not complete" not in page
+    assert not list(out.glob("cells/*/checkpoints"))
+
+    # More seeds and another sparsity: only what is missing is trained, and a failure is kept.
+    again = compare(seeds=3, sparsities=(0.9, 0.5))
+    assert again.wait() == 1, again.output
+    assert "4 of them are there already" in again.output
+    assert "ArithmeticError: no such sparsity" in again.output
+    assert "3 of 9 networks failed" in again.output
+    assert sorted(trace(tmp_path)) == sorted(
+        [f"own-0.9-seed{n}" for n in range(3)] + [f"own-0.5-seed{n}" for n in range(3)]
+    )
+    assert yaml.safe_load((out / "compare.yaml").read_text())["seeds"] == [0, 1, 2]
+    assert "Not complete" in (out / "report.html").read_text()
+
+    # A command with less names does not forget what there is.
+    less = compare(methods=("dense",), seeds=1)
+    assert less.wait() == 0, less.output
+    with open(out / "results.csv") as file:
+        assert len(list(csv.DictReader(file))) == 6
+
+    other = compare("--batch-size", "16")
+    assert other.wait() == 2
+    assert "is another one: batch_size: 32 -> 16" in " ".join(other.output.split())
+
+
+@pytest.mark.slow
+def test_a_comparison_that_was_killed_goes_on_and_its_cells_have_ended(compare, tmp_path):
+    (tmp_path / "wait").touch()
+    first = compare(seeds=1)
+    wait_for(lambda: trace(tmp_path))
+    first.kill()
+    cells = tmp_path / "out" / "cells"
+    assert (cells / "dense-seed0" / "result.json").exists()
+    dense = (cells / "dense-seed0" / "result.json").read_text()
+
+    stopped = compare(seeds=1)
+    wait_for(lambda: len(trace(tmp_path)) == 2)
+    assert stopped.send(signal.SIGTERM) == 143
+    assert "Nothing is lost: go on with the same command." in stopped.output
+
+    (tmp_path / "wait").unlink()
+    last = compare(seeds=1)
+    assert last.wait() == 0, last.output
+    assert "1 of them are there already" in last.output
+    assert (cells / "dense-seed0" / "result.json").read_text() == dense
+    # Once in each of the three.
+    assert trace(tmp_path) == ["own-0.9-seed0"] * 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--sparsity", "95"], "Expected --sparsity to be shares in [0, 1). Received: 95.0"),
+        (["--seeds", "0"], "Expected --seeds to be an integer >= 1"),
+        (["--methods", "tfmott"], "Did you mean 'tfmot'"),
+        (["--methods", "switcher:gate=x"], "Unknown gate 'x'"),
+        (["--methods", "switcher:settle=0.95"], "Expected --warmup and --settle to leave time"),
+        (["--ablations", "gates"], "Did you mean 'gate'"),
+        (["--target-sparsity", "0.9"], "--sparsity lists them"),
+        (["--run-dir", "x"], "a comparison writes into --out"),
+        (["--seed", "3"], "--seeds says how many there are"),
+        (["--strategy", "mirrored"], "Expected --strategy none"),
+        (["--load", "nothing.py"], "Expected --load to be Python files"),
+        (["--sparsities", "0.9"], "Did you mean '--sparsity'"),
+        (["--epochs", "0"], "Expected --epochs"),
+    ],
+)
+def test_wrong_flags_are_refused_and_leave_nothing(flags, said, tmp_path, monkeypatch, capsys):
+    for name, value in offline(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    assert main([*SMALL, "--out", "out", *flags]) == 2
+    assert said in " ".join("".join(capsys.readouterr()).split())
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "letter.txt").write_text("mine")
+    assert main([*SMALL, "--out", "out"]) == 2
+    assert "which holds something else" in " ".join("".join(capsys.readouterr()).split())
+    assert os.listdir(tmp_path / "out") == ["letter.txt"]

@@ -1,0 +1,114 @@
+"""What is compared: variants, cells, and when a comparison is another one."""
+
+import pytest
+
+from keras_switcher.checks import ConfigError
+from keras_switcher.compare.ablations import ABLATIONS, ablated
+from keras_switcher.compare.plan import Cell, Plan, Variant
+from keras_switcher.config import Config, from_values
+
+AIMS = {
+    "switcher": (True, ()),
+    "dense": (False, ()),
+    "layerwise": (True, ("switcher",)),
+}
+
+
+def plan(methods=("switcher", "dense"), sparsities=(0.9, 0.98), seeds=2, **options):
+    return Plan(
+        from_values({"model": "lenet300", **options}),
+        tuple(map(Variant.parse, methods)),
+        tuple(sparsities),
+        tuple(range(seeds)),
+        (),
+        {"threads": 1},
+        False,
+        AIMS,
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "switcher",
+        "switcher:gate=relu_tanh",
+        "switcher:settle=0.2,warmup=0.0",
+        "switcher:switcher_hidden=64/32",
+        "switcher:reuse_features=false",
+        "switcher:fc_units=none",
+    ],
+)
+def test_a_variant_is_written_as_it_is_read(text):
+    assert str(Variant.parse(text)) == text
+
+
+def test_options_of_a_variant_reach_the_training_of_its_cells():
+    cell = Cell(Variant.parse("switcher:settle=0.2,switcher-hidden=64/32"), 0.9, 3)
+    config = cell.config(from_values({"settle": 0.4, "epochs": 7}))
+    assert config.alternation.settle == 0.2
+    assert config.switching.switcher_hidden == (64, 32)
+    assert config.optimisation.epochs == 7
+    assert (config.switching.target_sparsity, config.optimisation.seed) == (0.9, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("switcher:gat=step", "Did you mean 'gate'?"),
+        ("switcher:gate=stop", "the method switcher:gate=stop: Unknown gate 'stop'"),
+        ("switcher:settle", "name:option=value"),
+        ("switcher:seed=3", "the comparison sets it"),
+    ],
+)
+def test_a_wrong_variant_is_refused_with_what_is_wrong(text, said):
+    with pytest.raises(ConfigError, match="(?s)" + said.replace("?", r"\?")):
+        Variant.parse(text)
+
+
+def test_a_method_without_a_target_is_trained_once_for_all_sparsities():
+    names = [cell.name for cell in plan().cells()]
+    assert names == [
+        "switcher-0.9-seed0",
+        "dense-seed0",
+        "switcher-0.98-seed0",
+        "switcher-0.9-seed1",
+        "dense-seed1",
+        "switcher-0.98-seed1",
+    ]
+
+
+def test_what_a_cell_needs_comes_before_it_even_if_it_is_not_compared():
+    chosen = plan(("layerwise",), (0.9,), seeds=1)
+    switcher, layerwise = chosen.cells()
+    assert (switcher.name, layerwise.name) == ("switcher-0.9-seed0", "layerwise-0.9-seed0")
+    assert chosen.needed(layerwise) == [switcher]
+    assert chosen.needed(switcher) == []
+
+
+def test_more_cells_are_the_same_comparison_and_another_training_is_not():
+    first = plan().to_yaml()
+    more = plan(("layerwise",), (0.5,), seeds=3)
+    assert more.changes(first) == []
+    grown = more.grown(first)
+    assert grown["methods"] == ["switcher", "dense", "layerwise"]
+    assert grown["sparsities"] == [0.9, 0.98, 0.5]
+    assert grown["seeds"] == [0, 1, 2]
+    assert plan().changes({**first, "config": {**first["config"], "threads": 2}}) == [
+        "threads: 2 -> 1"
+    ]
+    assert plan(epochs=31).changes(first) == ["epochs: 30 -> 31"]
+
+
+def test_every_ablation_changes_something_that_exists():
+    for names in ABLATIONS.values():
+        for name in names:
+            config = Cell(Variant.parse(name), 0.9, 0).config(Config())
+            changed = config != Cell(Variant("switcher"), 0.9, 0).config(Config())
+            assert changed or name in ("free", "magnitude-switcher"), name
+
+
+def test_ablations_are_chosen_by_part_and_a_wrong_part_names_the_right_ones():
+    assert ablated(["gate"]) == ["switcher", "switcher:gate=relu_tanh"]
+    assert set(ablated([])) == {"switcher"}.union(*ABLATIONS.values())
+    with pytest.raises(ConfigError, match="Did you mean 'gate'"):
+        ablated(["gates"])

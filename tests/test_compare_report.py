@@ -1,0 +1,106 @@
+"""The files of results, the picture and the page of a comparison, from made results."""
+
+import csv
+import json
+
+import pytest
+from test_compare_plan import plan
+
+from keras_switcher.compare.figures import grouped
+from keras_switcher.compare.picture import write_picture
+from keras_switcher.compare.report import page
+from keras_switcher.compare.results import differences, finished, ordered, write_results
+
+
+def result(method, target, seed, accuracy, layers=("fc1", "fc2")):
+    return {
+        "method": method,
+        "title": f"the {method.partition(':')[0]} one",
+        "target_sparsity": target,
+        "seed": seed,
+        "test_accuracy": accuracy,
+        "validation_accuracy": accuracy,
+        "fc_sparsity": target or 0.0,
+        "model_sparsity": target or 0.0,
+        "layers": [{"name": name, "connections": 1000, "on": 100} for name in layers],
+        "parameters": 2100,
+        "remaining_parameters": 300,
+        "seconds": 61.0,
+        "peak_mib": 500.0,
+        "epochs": 3,
+        "threads": "1",
+        "dataset_source": "made images",
+    }
+
+
+def folder_of(tmp_path, *results):
+    for number, each in enumerate(results):
+        path = tmp_path / "cells" / str(number)
+        path.mkdir(parents=True)
+        (path / "result.json").write_text(json.dumps(each))
+    return tmp_path
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    chosen = plan(("switcher", "dense"), (0.0, 0.9), seeds=2)
+    accuracies = {("switcher", 0.0): (0.97, 0.98), ("switcher", 0.9): (0.95, 0.96)}
+    results = [
+        result(method, target, seed, accuracy)
+        for (method, target), both in accuracies.items()
+        for seed, accuracy in enumerate(both)
+    ]
+    results += [result("dense", None, seed, 0.985) for seed in (0, 1)]
+    # Of an earlier command: the output layer is not among its layers.
+    results.append(result("switcher:granularity=unit", 0.9, 0, 0.9, layers=("fc1",)))
+    folder = folder_of(tmp_path, *results)
+    found = finished(folder)
+    return chosen, folder, found, ordered(grouped(found), chosen)
+
+
+def test_all_results_of_the_folder_are_written(comparison):
+    chosen, folder, found, groups = comparison
+    write_results(chosen, folder, found, groups)
+    with open(folder / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 7
+    assert {row["layer_sparsities"] for row in rows} == {"fc1=0.9000 fc2=0.9000", "fc1=0.9000"}
+    content = json.loads((folder / "results.json").read_text())
+    assert len(content["cells"]) == 7
+    means = {(g["method"], g["target_sparsity"]): g["test_accuracy"] for g in content["groups"]}
+    assert means["switcher", 0.9]["mean"] == pytest.approx(0.955)
+
+
+def test_a_method_without_a_target_is_compared_at_each(comparison):
+    chosen, _, _, groups = comparison
+    found = {(group.method, target): d.mean for group, target, d in differences(groups, chosen)}
+    assert found == {
+        ("dense", 0.0): pytest.approx(-0.01),
+        ("dense", 0.9): pytest.approx(-0.03),
+        ("switcher:granularity=unit", 0.9): pytest.approx(0.05),
+    }
+
+
+def test_the_page_has_every_table(comparison):
+    chosen, _, _, groups = comparison
+    html = page(chosen, groups)
+    assert "95.50 %" in html and "± 0.71" in html
+    assert "\N{MINUS SIGN}3.00" in html and "+5.00" in html
+    assert "made images" in html and "1\N{NO-BREAK SPACE}min 01\N{NO-BREAK SPACE}s" in html
+    assert "the switcher one, granularity=unit" in html
+    # The layer that one of them has not.
+    assert "<td>–</td>" in html
+    assert "Not complete" not in html
+    assert "<img" not in html and "http" not in html.replace("http://www.w3.org", "")
+
+
+def test_the_page_says_what_is_missing(comparison):
+    chosen, _, found, _ = comparison
+    groups = ordered(grouped(found[1:]), chosen)
+    assert "1 network of 6 missing" in page(chosen, groups)
+
+
+def test_the_picture_is_drawn_with_any_sparsity(comparison):
+    _, folder, _, groups = comparison
+    write_picture(groups, folder)
+    assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
