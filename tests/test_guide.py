@@ -38,7 +38,15 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch)
         assert (tmp_path / "small.keras").exists()
 
 
-@pytest.mark.parametrize("command", commands("compare.md"))
+def of_all_pages(start):
+    """Return the commands of all pages that start so, each in one line."""
+    pages = [str(path.relative_to(DOCS)) for path in sorted(DOCS.rglob("*.md"))]
+    joined = "\n".join("".join(blocks(name, "sh")) for name in pages).replace("\\\n", " ")
+    lines = dict.fromkeys(line.split("#")[0].strip() for line in joined.splitlines())
+    return [line for line in lines if line.startswith(start)]
+
+
+@pytest.mark.parametrize("command", of_all_pages("python -m keras_switcher.compare"))
 def test_comparisons_are_understood(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("dense.keras").touch()
@@ -66,9 +74,14 @@ def test_the_method_of_ones_own_can_be_trained(tmp_path):
 
 def test_the_command_of_the_page_on_granularity_is_understood():
     (command,) = commands("granularity.md")
-    program, script, *flags = shlex.split(command)
-    assert (program, script) == ("python", "train.py")
-    assert resolve(flags).switching.granularity == "block4"
+    assert resolve(shlex.split(command)[2:]).switching.granularity == "block4"
+
+
+@pytest.mark.parametrize("command", of_all_pages("python train.py"))
+def test_trainings_are_understood(command):
+    flags = shlex.split(command)[2:]
+    if "--config" not in flags:
+        assert resolve(flags).network.model in command or "--model" not in flags
 
 
 def test_every_page_is_in_the_sites_navigation():
