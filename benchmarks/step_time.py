@@ -90,9 +90,7 @@ def block_seconds(model: Any, data: Any, steps: int) -> float:
     timer = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: times.append(time.perf_counter())
     )
-    model.fit(
-        data, steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0, callbacks=[timer]
-    )
+    model.fit(data, steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0, callbacks=[timer])
     if state is not None:
         turns = int(model.switcher_optimizer.iterations) - turns
         if turns != steps // model.alternation.task_steps:
