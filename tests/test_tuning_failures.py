@@ -70,7 +70,7 @@ def test_a_space_that_is_exhausted_is_told(search_here, tmp_path):
         **{"switcher": "unit", "unit_depth": 0, "switcher_activation": "relu", "warmup": 0.1},
         **{"switcher_normalization": "none", "switcher_optimizer": "adam", "task_steps": 4},
         **{"adam_learning_rate": 0.001, "switcher_steps": 1, "settle": 0.4, "ramp": 0.8},
-        "multiplier_rate": 0.05,
+        **{"multiplier_rate": 0.05, "rate_exponent": 0.25},
     }
     space.write_text(json.dumps(fixed))
     found, shown = search_here("--trials", "4", "--space", str(space))
