@@ -34,6 +34,8 @@ def scale_rates(optimizer: Any, layers: Sequence[SwitchedDense], exponent: float
             learning_rate = learning_rate * layer.density() ** -exponent
         type(inner).update_step(inner, gradient, variable, learning_rate)
 
+    # That of an earlier compilation goes.
+    vars(inner).pop("update_step", None)
     if exponent:
         # `update_step` is what an optimiser overrides; this is one that wraps another's.
         inner.update_step = functools.wraps(type(inner).update_step)(update_step)

@@ -65,6 +65,17 @@ def test_compiling_again_does_not_scale_twice():
     np.testing.assert_allclose(before - np.array(layer.kernel), expected, rtol=1e-5)
 
 
+def test_compiling_without_it_takes_it_away_again():
+    model, optimizer = network(), keras.optimizers.SGD(0.1)
+    for exponent in (1.0, 0.0):
+        model.compile(optimizer, "adam", "mse", rate_exponent=exponent)
+    layer = model.switched_layers()[0]
+    layer.switches.assign(np.eye(INPUTS, 16, dtype="float32"))
+    before = np.array(layer.kernel)
+    optimizer.apply([np.ones(v.shape, "float32") for v in model.task_variables])
+    np.testing.assert_allclose(before - np.array(layer.kernel), 0.1, rtol=1e-5)
+
+
 def test_a_frozen_kernel_and_a_dead_layer_do_no_harm():
     model = network()
     first, second, _ = model.switched_layers()

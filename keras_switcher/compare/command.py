@@ -47,14 +47,6 @@ METHODS = (
 SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99)
 
 _LOCK = ".lock"
-
-
-class NetworksFailed(RunError):
-    """Some of the networks could not be trained."""
-
-    exit_status = 1
-
-
 # What a run has and a comparison has not, or what it sets itself.
 _REFUSED = {
     "--run-dir": "a comparison writes into --out",
@@ -62,6 +54,12 @@ _REFUSED = {
     "--seed": "--seeds says how many there are, and they start at 0",
     "--target-sparsity": "--sparsity lists them",
 }
+
+
+class NetworksFailed(RunError):
+    """Some of the networks could not be trained."""
+
+    exit_status = 1
 
 
 def _parser() -> argparse.ArgumentParser:

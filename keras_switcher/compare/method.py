@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import keras
 from rich.console import Console
@@ -25,8 +25,6 @@ Layers = list[dict[str, Any]]
 
 registry: Registry[type["Method"]] = Registry("method", "@keras_switcher.compare.register('name')")
 register = registry.register
-
-MethodType = TypeVar("MethodType", bound="type[Method]")
 
 HISTORY_FILE = "history.csv"
 MODEL_FILE = "model.keras"
