@@ -297,10 +297,11 @@ def _compare(flags: Sequence[str], console: Console) -> int:
     from keras_switcher.compare.pool import Pool, read_result
 
     folder: Path = options.out
+    # First: what can't be trained must leave no folder behind.
+    source = _check_data(plan, folder)
     with open_folder(plan, folder):
         cells = plan.cells()
         begun = time.monotonic()
-        source = _check_data(plan, folder)
         there = sum((cell_folder(folder, cell) / RESULT_FILE).exists() for cell in cells)
         console.print(
             f"{len(cells)} networks to train on {source}, {there} of them are there already; "

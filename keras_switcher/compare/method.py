@@ -90,7 +90,7 @@ class Work:
         (self.folder / CHECKPOINTS).mkdir(exist_ok=True)
         return fit(
             model,
-            "network",
+            "compared",
             HISTORY_FILE,
             self.config,
             self.data,
