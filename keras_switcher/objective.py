@@ -115,13 +115,14 @@ def choose_on(
         low, high = (middle, high) if shifted(middle) @ totals < budget else (low, middle)
     wanted = shifted(high) * totals
 
-    # Per layer: switches by falling logit, and the connections that the first k of them hold.
-    order = [np.argsort(-z, axis=None, kind="stable") for z in logits]
-    held = [
-        np.concatenate([[0.0], np.cumsum(np.broadcast_to(s, z.shape).ravel()[o], dtype="float64")])
-        for z, s, o in zip(logits, sizes, order, strict=True)
-    ]
-    counts = [max(1, int(np.abs(h - w).argmin())) for h, w in zip(held, wanted, strict=True)]
+    # Per layer: switches by falling logit, and the connections that the first k of them hold. In 32
+    # bits, as there is one of each per connection.
+    order = [np.argsort(-z, axis=None, kind="stable").astype("uint32") for z in logits]
+    held = []
+    for z, s, o in zip(logits, sizes, order, strict=True):
+        held.append(np.zeros(z.size + 1, "uint32"))
+        np.cumsum(s.ravel().astype("uint32")[o // z.shape[1]], out=held[-1][1:])
+    counts = [max(1, _nearest(h, w)) for h, w in zip(held, wanted, strict=True)]
     # Only a correction of rounding: a layer moves by a hundredth of its switches, or one, and again
     # only if the others could not make up for a layer that has a few large groups.
     moved = True
@@ -129,10 +130,11 @@ def choose_on(
         moved = False
         for index, total_held in enumerate(held):
             count, reach = counts[index], max(1, len(order[index]) // 100)
-            missing = budget - sum(h[k] for h, k in zip(held, counts, strict=True))
-            nearest = int(np.abs(total_held - total_held[count] - missing).argmin())
+            missing = budget - sum(int(h[k]) for h, k in zip(held, counts, strict=True))
+            needed = int(total_held[count]) + missing
+            nearest = _nearest(total_held, needed)
             nearest = max(1, min(max(nearest, count - reach), count + reach))
-            if abs(total_held[nearest] - total_held[count] - missing) < abs(missing) - 1e-6:
+            if abs(int(total_held[nearest]) - needed) < abs(missing) - 1e-6:
                 counts[index], moved = nearest, True
     chosen = []
     for z, o, k in zip(logits, order, counts, strict=True):
@@ -140,3 +142,11 @@ def choose_on(
         on[o[:k]] = True
         chosen.append(on.reshape(z.shape))
     return chosen
+
+
+def _nearest(ascending: np.ndarray, value: float) -> int:
+    """Return the index of the entry nearest to a value, the lower one of two."""
+    above = min(int(np.searchsorted(ascending, value)), len(ascending) - 1)
+    below = max(above - 1, 0)
+    is_lower_nearer = value - int(ascending[below]) <= int(ascending[above]) - value
+    return below if is_lower_nearer else above

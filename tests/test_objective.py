@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -204,3 +206,13 @@ def test_logits_are_left_as_they_were():
     before = logits[0].copy()
     choose_on(logits, sizes, 0.5)
     assert np.array_equal(logits[0], before)
+
+
+def test_choosing_takes_less_than_five_times_the_memory_of_the_logits():
+    # It comes on top of what the training holds.
+    logits = np.random.default_rng(0).normal(size=(500, 1000)).astype("float32")
+    tracemalloc.start()
+    choose_on([logits], [np.ones((500, 1), "float32")], 0.95)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * logits.nbytes
