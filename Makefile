@@ -94,7 +94,7 @@ lock: ## write requirements.lock from pyproject.toml (ARGS=--upgrade for newer v
 	@# A set-up from a lock that can't be installed would fail, and could not be mended by this.
 	@test -x $(BIN)/uv || $(MAKE) setup
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --extra compare --extra tune --group dev --custom-compile-command "make lock" \
+	  --extra compare --extra pquant --extra tune --group dev --custom-compile-command "make lock" \
 	  --output-file requirements.lock $(ARGS) pyproject.toml
 
 bench: setup ## measure steps, files and growth; tables, and JSON in build/bench (about half an hour)

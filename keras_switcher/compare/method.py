@@ -1,14 +1,17 @@
 """`Method`: a way to a sparse network, behind the interface by which the comparison trains it."""
 
 import dataclasses
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
 from rich.console import Console
 
-from keras_switcher.batches import evaluation_batches
+from keras_switcher.batches import evaluation_batches, training_batches
+from keras_switcher.callbacks import Diverged
 from keras_switcher.config import Config
 from keras_switcher.convert import strip
 from keras_switcher.data import ImageData
@@ -232,15 +235,41 @@ class Method:
         )
 
 
-class Stopwatch:
-    """Seconds of training of a method that is not trained by `Work.fit`."""
+def fit_at_once(work: Work, model: Any, callbacks: Sequence[Any]) -> float:
+    """Train a compiled model as `Work.fit` does, but without checkpoints; return its seconds.
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    For a peer whose state no checkpoint of Keras holds, or which is a model of Keras 2.
 
-    def __enter__(self) -> "Stopwatch":
-        self._start = time.perf_counter()
-        return self
+    Args:
+        work: What to do.
+        model: The model, compiled with the metric `accuracy`.
+        callbacks: Callbacks of its Keras. One of them must ask `work.stop.check` after each batch.
 
-    def __exit__(self, *error: object) -> None:
-        self.seconds = time.perf_counter() - self._start
+    Raises:
+        Diverged: If the last loss is not finite.
+    """
+    options = work.config.optimisation
+    data = work.data
+    start = time.perf_counter()
+    with work.stop.deferred():
+        history = model.fit(
+            training_batches(
+                data.x_train,
+                data.y_train,
+                options.batch_size,
+                seed=options.seed,
+                epochs=options.epochs,
+                augmentation=work.augmentation,
+            ),
+            steps_per_epoch=work.steps_per_epoch,
+            epochs=options.epochs,
+            shuffle=False,
+            validation_data=evaluation_batches(
+                data.x_validation, data.y_validation, options.batch_size
+            ),
+            callbacks=list(callbacks),
+            verbose=0,
+        ).history
+    if not math.isfinite(history["loss"][-1]):
+        raise Diverged(f"The loss is {history['loss'][-1]} at the end.")
+    return time.perf_counter() - start

@@ -4,9 +4,10 @@ from keras_switcher.compare.methods import (
     dense,
     l0,
     magnitude,
+    pquant,
     switcher,
     tfmot,
     without_network,
 )
 
-__all__ = ["dense", "l0", "magnitude", "switcher", "tfmot", "without_network"]
+__all__ = ["dense", "l0", "magnitude", "pquant", "switcher", "tfmot", "without_network"]

@@ -5,14 +5,11 @@ the comparison may import it, and so this module imports it where it is needed.
 """
 
 import importlib.util
-import math
 from typing import Any
 
 import keras
 
-from keras_switcher.batches import evaluation_batches, training_batches
-from keras_switcher.callbacks import Diverged
-from keras_switcher.compare.method import Method, Stopwatch, Trained, Work, register
+from keras_switcher.compare.method import Method, Trained, Work, fit_at_once, register
 from keras_switcher.compare.methods.dense import dense_layers
 from keras_switcher.compare.pruned import course
 from keras_switcher.features import producer
@@ -58,7 +55,6 @@ class Tfmot(Method):
         network = to_keras_2(start.learned)
         dense = [layer.name for layer in network.layers if isinstance(layer, tf_keras.layers.Dense)]
         sparsities = dict(zip(dense, self.sparsities(work, dense), strict=True))
-        options = work.config.optimisation
         begin, end, every = course(work)
 
         def wrapped(layer: Any) -> Any:
@@ -79,35 +75,8 @@ class Tfmot(Method):
             jit_compile=work.config.execution.jit,
         )
         stop = tf_keras.callbacks.LambdaCallback(on_batch_end=lambda batch, logs: work.stop.check())
-        data = work.data
-
-        def examples(part: str) -> Any:
-            x, y = (getattr(data, f"{axis}_{part}") for axis in "xy")
-            return evaluation_batches(x, y, options.batch_size)
-
-        with Stopwatch() as watch, work.stop.deferred():
-            history = model.fit(
-                training_batches(
-                    data.x_train,
-                    data.y_train,
-                    options.batch_size,
-                    seed=options.seed,
-                    epochs=options.epochs,
-                    augmentation=work.augmentation,
-                ),
-                steps_per_epoch=work.steps_per_epoch,
-                epochs=options.epochs,
-                shuffle=False,
-                validation_data=examples("validation"),
-                callbacks=[tfmot.sparsity.keras.UpdatePruningStep(), stop],
-                verbose=0,
-            ).history
-        if not math.isfinite(history["loss"][-1]):
-            raise Diverged(f"The loss is {history['loss'][-1]} at the end.")
-        validation, test = (
-            float(model.evaluate(examples(part), verbose=0, return_dict=True)["accuracy"])
-            for part in ("validation", "test")
-        )
+        seconds = fit_at_once(work, model, [tfmot.sparsity.keras.UpdatePruningStep(), stop])
+        validation, test = (work.accuracy(model, part) for part in ("validation", "test"))
         stripped = tfmot.sparsity.keras.strip_pruning(model)
         for layer in start.learned.layers:
             if layer.weights:
@@ -121,7 +90,7 @@ class Tfmot(Method):
             parameters=work.parameters,
             remaining_parameters=work.parameters
             - sum(row["connections"] - row["on"] for row in layers),
-            seconds=watch.seconds,
+            seconds=seconds,
         )
 
 
