@@ -373,10 +373,11 @@ class SwitchedModel(keras.Model):
         *gradients, by_offset = tape.gradient(scaled, [*variables, offset])
         if self.target_sparsity is not None:
             slope = tape.gradient(density, offset)
+            # Before the update, which may change the scale.
+            by_offset /= self.switcher_optimizer.scale_loss(ops.ones(()))
         self.switcher_optimizer.apply(gradients, variables)
         logits = [layer.compute_logits() + offset for layer in layers]
         if self.target_sparsity is not None:
-            by_offset /= self.switcher_optimizer.scale_loss(ops.ones(()))
             by_offset = tf.distribute.get_replica_context().all_reduce("SUM", by_offset)
             state.multiplier.assign(
                 next_multiplier(state.multiplier, by_offset, slope, self.multiplier_rate)

@@ -1,6 +1,7 @@
 """The networks of a run: built or read, their dense layers switched or not, and compiled."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -143,7 +144,11 @@ def dense_model(config: Config, data: ImageData, start: Start) -> keras.Model:
 
 
 def compiled_dense(
-    config: Config, data: ImageData, start: Start, network: keras.Model
+    config: Config,
+    data: ImageData,
+    start: Start,
+    network: keras.Model,
+    undecayed: Sequence[Any] = (),
 ) -> keras.Model:
     """Compile a network of plain dense layers as configured, and return it.
 
@@ -152,8 +157,11 @@ def compiled_dense(
         data: What it will learn from.
         start: The network that the run starts from.
         network: The network, which may be another one.
+        undecayed: Variables of it that weight decay leaves alone, beside biases and the like.
     """
-    network.compile(optimizer=_optimizer(config, data), **_compile_options(config, data, start))
+    network.compile(
+        optimizer=_optimizer(config, data, undecayed), **_compile_options(config, data, start)
+    )
     network.optimizer.build(network.trainable_variables)
     return network
 
@@ -176,7 +184,9 @@ def whole_dense(config: Config, data: ImageData, start: Start) -> keras.Model:
     return compiled_dense(config, data, start, start.network)
 
 
-def _optimizer(config: Config, data: ImageData) -> keras.optimizers.Optimizer:
+def _optimizer(
+    config: Config, data: ImageData, undecayed: Sequence[Any] = ()
+) -> keras.optimizers.Optimizer:
     options = config.optimisation
     rate: Any = options.learning_rate
     if options.lr_schedule == "cosine":
@@ -189,7 +199,9 @@ def _optimizer(config: Config, data: ImageData) -> keras.optimizers.Optimizer:
     else:
         optimizer = keras.optimizers.Adam(rate, weight_decay=decay)
     if decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        optimizer.exclude_from_weight_decay(
+            var_list=list(undecayed), var_names=["bias", "gamma", "beta"]
+        )
     return optimizer
 
 

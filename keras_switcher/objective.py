@@ -1,5 +1,6 @@
 """The target sparsity: a constraint on the switcher's objective, met exactly when it settles."""
 
+import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -146,7 +147,9 @@ def choose_on(
 
 def _nearest(ascending: np.ndarray, value: float) -> int:
     """Return the index of the entry nearest to a value, the lower one of two."""
-    above = min(int(np.searchsorted(ascending, value)), len(ascending) - 1)
+    # Of the array's type, or NumPy would convert the whole array.
+    bound = ascending.dtype.type(max(0, math.ceil(value)))
+    above = min(int(np.searchsorted(ascending, bound)), len(ascending) - 1)
     below = max(above - 1, 0)
     is_lower_nearer = value - int(ascending[below]) <= int(ascending[above]) - value
     return below if is_lower_nearer else above

@@ -10,9 +10,9 @@ from keras_switcher.signals import StopSignals
 from keras_switcher.training import load_data
 
 
-def work(folder, *flags, target=0.9, found=None) -> Work:
+def work(folder, *flags, target=0.9, found=None, base=SMALL) -> Work:
     """Return a work of 16 steps: LeNet-300-100, a fifth as wide, on 270 images."""
-    config = resolve([*SMALL, "--target-sparsity", str(target), "--no-deterministic", *flags])
+    config = resolve([*base, "--target-sparsity", str(target), "--no-deterministic", *flags])
     keras.utils.set_random_seed(config.optimisation.seed)
     data = load_data(config)
     folder.mkdir(parents=True, exist_ok=True)

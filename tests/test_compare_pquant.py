@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from compare_work import sparsity, work
+from keras import ops
 
 from keras_switcher.compare.method import MODEL_FILE, registry
 from keras_switcher.compare.methods.pquant import _epochs
@@ -38,23 +39,70 @@ def test_what_is_kept_has_the_accuracy_and_the_connections_that_are_told(name, t
     assert result.remaining_parameters < result.parameters
 
 
-def test_pdp_prunes_every_layer_to_the_target(trained):
+def test_pdp_ends_at_the_target_with_most_of_the_output_layer(trained):
     result, _ = trained("pquant-pdp")
-    for row in result.layers:
-        assert 1 - row["on"] / row["connections"] == pytest.approx(0.7, abs=0.01)
+    assert sparsity(result.layers) == pytest.approx(0.7, abs=0.01)
+    densities = [row["on"] / row["connections"] for row in result.layers]
+    assert densities[-1] > 2 * densities[0]
 
 
-def test_the_penalty_of_dst_is_steered_to_the_target(trained):
+def test_dst_ends_at_the_target(trained):
     result, _ = trained("pquant-dst")
-    assert sparsity(result.layers) == pytest.approx(0.7, abs=0.15)
+    connections = sum(row["connections"] for row in result.layers)
+    assert sparsity(result.layers) == pytest.approx(0.7, abs=2 / connections)
+
+
+def test_the_penalty_of_dst_is_steered_to_the_target(tmp_path):
+    task = work(tmp_path / "cell", *FLAGS, target=0.7)
+    method, densities = registry.get("pquant-dst")(), []
+    steer = method.end
+
+    def seen(layers, parameters, work, epoch):
+        masks = [ops.convert_to_numpy(layer.pruning_layer.mask).ravel() for layer in layers]
+        densities.append(np.concatenate(masks).mean())
+        steer(layers, parameters, work, epoch)
+
+    method.end = seen
+    method.train(task)
+    before, pruning, _ = _epochs(task)
+    assert densities[: before - 1] == [1.0] * (before - 1)
+    assert densities[before + pruning - 2] == pytest.approx(0.3, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["pquant-dst", "pquant-pdp"])
+def test_convolutions_and_a_frozen_trunk_are_kept(name, tmp_path):
+    whole = work(tmp_path / "whole", "--model", "lenet", "--epochs", "4", target=0.5)
+    whole.keeps_models = True
+    registry.get(name)().train(whole)
+    trained = str(whole.folder / MODEL_FILE)
+    start = ("--model", "lenet", "--init-from", trained, "--freeze-trunk")
+    images = ("--dataset", "mnist5k", "--limit", "300", "--epochs", "4")
+    task = work(tmp_path / "head", target=0.5, base=(*start, *images))
+    task.keeps_models = True
+    task.data = task.start().trunk.features(task.images, tmp_path, with_test=True)
+    result = registry.get(name)().train(task)
+    before, after = (
+        keras.models.load_model(folder / MODEL_FILE) for folder in (whole.folder, task.folder)
+    )
+    for layer in before.layers:
+        changed = any(
+            bool(ops.any(ops.not_equal(old, new)))
+            for old, new in zip(layer.weights, after.get_layer(layer.name).weights, strict=True)
+        )
+        assert changed == isinstance(layer, keras.layers.Dense), layer.name
+    right = after.predict(task.images.x_test, verbose=0).argmax(axis=-1) == task.images.y_test
+    assert right.mean() == pytest.approx(result.test_accuracy, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "target", "message"),
+    [(("--precision", "mixed_float16"), 0.5, "float32"), ((), 0.0, "above 0")],
+)
+def test_what_the_package_can_not_do_is_told(flags, target, message, tmp_path):
+    with pytest.raises(RunError, match=message):
+        registry.get("pquant-pdp")().train(work(tmp_path, *flags, target=target))
 
 
 def test_the_phases_are_those_of_the_recipe(tmp_path):
     assert _epochs(work(tmp_path, *FLAGS)) == (2, 16, 6)
     assert _epochs(work(tmp_path, "--epochs", "1")) == (0, 1, 0)
-
-
-def test_a_network_that_is_no_chain_of_layers_is_refused(tmp_path):
-    task = work(tmp_path, "--model", "resnet18", "--width", "0.05")
-    with pytest.raises(RunError, match="chain of layers"):
-        registry.get("pquant-pdp")().train(task)

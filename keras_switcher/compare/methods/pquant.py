@@ -1,7 +1,6 @@
-"""Methods of PQuantML, by its layers for Keras and its callback.
+"""Methods of PQuantML, by its dense layer for Keras and its callback.
 
-The package is not among this project's dependencies, as it brings a quantiser under the LGPL and a
-database: whoever wants the peers installs it.
+The package is in an extra of its own, as it brings a quantiser under the LGPL and a database.
 """
 
 import importlib.util
@@ -9,22 +8,21 @@ import math
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 
 from keras_switcher.alternation import Alternation
 from keras_switcher.compare.method import Method, Trained, Work, fit_at_once, register
 from keras_switcher.compare.methods.dense import dense_layers
 from keras_switcher.networks import compiled_dense
+from keras_switcher.objective import choose_on
 from keras_switcher.runs import RunError
-
-# What its penalty or its target may be multiplied by between two epochs, at most.
-_LARGEST_CHANGE = math.log(4.0)
 
 
 class _Pquant(Method):
-    """A method of PQuantML: it prunes the dense layers, and quantises nothing.
+    """A method of PQuantML, which prunes the dense layers and quantises nothing.
 
-    Its phases are those of the switcher's recipe: it trains densely in the warm-up, prunes, and
-    fine-tunes what is left when the switcher would settle.
+    Its phases are those of the switcher's recipe in whole epochs: it trains densely in the warm-up,
+    prunes, and fine-tunes what is left when the switcher would settle.
     """
 
     name: ClassVar[str]
@@ -32,44 +30,43 @@ class _Pquant(Method):
     def train(self, work: Work) -> Trained:
         if importlib.util.find_spec("pquant") is None:
             raise RunError("The method needs PQuantML: pip install 'keras-switcher[pquant]'")
+        if work.config.execution.precision != "float32":
+            raise RunError(
+                "Expected --precision float32: PQuantML's sums overflow in half precision. "
+                f"Received: {work.config.execution.precision}"
+            )
+        if not work.target_sparsity:
+            raise RunError(
+                "Expected a --sparsity above 0: PQuantML has nothing to prune. Received: 0"
+            )
         import pquant
-        from pquant.core.keras.layers import PQDense
         from pquant.core.keras.train import PQuantCallback
 
         start = work.start()
-        learned = start.learned
-        _check(learned)
+        before, pruning, after = _epochs(work)
         config = getattr(pquant, f"{self.name}_config")()
         config.quantization_parameters.enable_quantization = False
-        config.quantization_parameters.quantize_input = False
-        pretraining, pruning, tuning = _epochs(work)
-        config.training_parameters.pretraining_epochs = pretraining
+        config.training_parameters.pretraining_epochs = before
         config.training_parameters.epochs = pruning
-        config.training_parameters.fine_tuning_epochs = tuning
-        parameters = config.pruning_parameters
-        parameters.disable_pruning_for_layers = [
-            layer.name for layer in learned.layers if not isinstance(layer, keras.layers.Dense)
-        ]
-        self.configure(parameters, work, pruning)
-        model = pquant.add_compression_layers(learned, config)
-        pruned = [layer for layer in model.layers if isinstance(layer, PQDense)]
-        compiled_dense(work.config, work.data, start, model)
-        stop = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda batch, logs: work.stop.check()
+        config.training_parameters.fine_tuning_epochs = after
+        self.configure(config.pruning_parameters, work, pruning)
+        model, pruned = _with_layers_of_pquant(start.learned, config)
+        compiled_dense(work.config, work.data, start, model, undecayed=self.thresholds(pruned))
+        theirs = PQuantCallback(config, log_ebops=False, log_keep_ratio=False)
+        first = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: self.begin(pruned, epoch - before),
+            on_train_batch_end=lambda batch, logs: work.stop.check(),
         )
-        steps = [PQuantCallback(config, log_ebops=False, log_keep_ratio=False), stop]
-        own = self.callback(parameters, pruned, work, range(pretraining, pretraining + pruning))
-        seconds = fit_at_once(work, model, steps if own is None else [*steps, own])
-        dense = [layer for layer in learned.layers if isinstance(layer, keras.layers.Dense)]
-        others = [layer for layer in learned.layers if layer.weights and layer not in dense]
-        for layer in others:
-            layer.set_weights(model.get_layer(layer.name).get_weights())
-        for layer, theirs in zip(dense, pruned, strict=True):
-            layer.kernel.assign(theirs.kernel)
-            if layer.use_bias:
-                layer.bias.assign(theirs.bias)
-        work.keep(learned)
-        compiled_dense(work.config, work.data, start, learned)
+        last = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: self.end(
+                pruned, config.pruning_parameters, work, epoch - before
+            )
+        )
+        seconds = fit_at_once(work, model, [first, theirs, last])
+        for own, copy in zip(start.learned.layers, model.layers, strict=True):
+            own.set_weights([keras.ops.convert_to_numpy(weight) for weight in _weights(copy)])
+        work.keep(start.learned)
+        learned = compiled_dense(work.config, work.data, start, start.learned)
         layers = dense_layers(learned)
         return Trained(
             validation_accuracy=work.accuracy(learned, "validation"),
@@ -91,16 +88,31 @@ class _Pquant(Method):
         """
         raise NotImplementedError
 
-    def callback(self, parameters: Any, layers: list[Any], work: Work, epochs: range) -> Any:
-        """Return a callback of the method's own, or `None`.
+    def thresholds(self, layers: list[Any]) -> list[Any]:
+        """Return what it trains besides the weights, which must not decay with them.
 
         Args:
-            parameters: `pruning_parameters` of its configuration.
             layers: The layers that it prunes.
-            work: What to do.
-            epochs: Epochs in which it prunes.
         """
-        return None
+        return []
+
+    def begin(self, layers: list[Any], epoch: int) -> None:
+        """Do what the method needs before an epoch.
+
+        Args:
+            layers: The layers that it prunes.
+            epoch: Counted from the first one in which it prunes.
+        """
+
+    def end(self, layers: list[Any], parameters: Any, work: Work, epoch: int) -> None:
+        """Do what the method needs after an epoch.
+
+        Args:
+            layers: The layers that it prunes.
+            parameters: `pruning_parameters` of its configuration.
+            work: What to do.
+            epoch: Counted from the first one in which it prunes.
+        """
 
 
 @register("pquant-dst")
@@ -108,8 +120,9 @@ class Dst(_Pquant):
     """Dynamic sparse training: a trained threshold under every weight.
 
     It knows no target: the strength of its penalty decides how sparse a network becomes. It starts
-    from the package's, and is changed after every epoch by the odds at which the density misses the
-    course from dense to the target.
+    from the package's, and after each epoch is multiplied by what the odds of the density are away
+    from the target's, at most by 2 either way. What then misses is made up for before fine-tuning:
+    those connections stay on whose weights are furthest above their thresholds.
 
     Reference:
         [Liu et al., 2020](https://arxiv.org/abs/2005.06870).
@@ -124,29 +137,37 @@ class Dst(_Pquant):
         # A variable, as the penalty is compiled into the step.
         parameters.alpha = keras.Variable(parameters.alpha, trainable=False, dtype="float32")
 
-    def callback(self, parameters: Any, layers: list[Any], work: Work, epochs: range) -> Any:
-        final = 1 - work.target_sparsity
-        ramp = max(1, round(work.config.alternation.ramp * len(epochs)))
+    def thresholds(self, layers: list[Any]) -> list[Any]:
+        return [layer.pruning_layer.threshold for layer in layers]
 
-        def steer(epoch: int, logs: Any) -> None:
-            if epoch not in epochs:
-                return
-            on = sum(float(keras.ops.sum(layer.pruning_layer.mask)) for layer in layers)
-            density = on / sum(math.prod(layer.pruning_layer.mask.shape) for layer in layers)
-            wanted = final ** min(1.0, (epoch - epochs.start + 1) / ramp)
-            change = _log_odds(density) - _log_odds(wanted)
-            change = max(-_LARGEST_CHANGE, min(_LARGEST_CHANGE, change))
-            parameters.alpha.assign(parameters.alpha * math.exp(change))
-
-        return keras.callbacks.LambdaCallback(on_epoch_end=steer)
+    def end(self, layers: list[Any], parameters: Any, work: Work, epoch: int) -> None:
+        _, pruning, _ = _epochs(work)
+        if not 0 <= epoch < pruning:
+            return
+        masks = [layer.pruning_layer.mask for layer in layers]
+        if epoch < pruning - 1:
+            density = float(sum(keras.ops.sum(mask) for mask in masks))
+            density /= sum(math.prod(mask.shape) for mask in masks)
+            change = _odds(density) / _odds(1 - work.target_sparsity)
+            parameters.alpha.assign(parameters.alpha * min(max(change, 0.5), 2.0))
+            return
+        above = [
+            np.abs(keras.ops.convert_to_numpy(layer._kernel).T)
+            - keras.ops.convert_to_numpy(layer.pruning_layer.threshold)
+            for layer in layers
+        ]
+        sizes = [np.ones((len(each), 1), "float32") for each in above]
+        for mask, on in zip(masks, choose_on(above, sizes, work.target_sparsity), strict=True):
+            mask.assign(on.astype("float32"))
 
 
 @register("pquant-pdp")
 class Pdp(_Pquant):
     """Parameter-free differentiable pruning: a soft mask by magnitude, at a growing sparsity.
 
-    The same sparsity for every layer: version 0.1.0 of the package computes one for each layer, but
-    in its layers for Keras does not use it.
+    The sparsity grows by the same amount in each epoch, and arrives when the switcher's target
+    does. A layer's final one is the share of its weights that are among the smallest of all layers
+    when pruning begins.
 
     Reference:
         [Cho et al., 2023](https://arxiv.org/abs/2305.11203).
@@ -157,13 +178,18 @@ class Pdp(_Pquant):
 
     def configure(self, parameters: Any, work: Work, epochs: int) -> None:
         parameters.sparsity = work.target_sparsity
-        # Its share of the sparsity that an epoch adds: the course of the switcher's target.
+        # The share of the sparsity that an epoch adds.
         parameters.epsilon = 1 / max(1, round(work.config.alternation.ramp * epochs))
 
+    def begin(self, layers: list[Any], epoch: int) -> None:
+        for layer in layers if epoch == 0 else []:
+            # Version 0.1.0 writes it under one name and, in its layers for Keras, reads another.
+            layer.pruning_layer._init_r = float(layer.pruning_layer.init_r)
 
-def _log_odds(share: float) -> float:
-    share = min(max(share, 1e-4), 1 - 1e-4)
-    return math.log(share / (1 - share))
+
+def _odds(share: float) -> float:
+    share = min(max(share, 1e-6), 1 - 1e-6)
+    return share / (1 - share)
 
 
 def _epochs(work: Work) -> tuple[int, int, int]:
@@ -171,15 +197,55 @@ def _epochs(work: Work) -> tuple[int, int, int]:
     phases = work.config.alternation
     epochs = work.config.optimisation.epochs
     begin, _, settle = Alternation(1, 1, phases.warmup, phases.settle, phases.ramp).plan(epochs)
-    begin, settle = min(begin, epochs - 1), max(settle, min(begin, epochs - 1) + 1)
+    begin = min(begin, epochs - 1)
+    settle = max(settle, begin + 1)
     return begin, settle - begin, epochs - settle
 
 
-def _check(network: keras.Model) -> None:
-    """Raise a `RunError` unless the package builds the same network again."""
-    for layer, following in zip(network.layers, network.layers[1:], strict=False):
-        if following.input is not layer.output:
-            raise RunError(
-                "PQuantML's layers need a network that is a chain of layers. Received: "
-                f"'{following.name}' does not read '{layer.name}'. Leave it out of --methods."
-            )
+def _with_layers_of_pquant(network: keras.Model, config: Any) -> tuple[keras.Model, list[Any]]:
+    """Return a copy of a network, with its weights, and those of its layers that are PQuantML's.
+
+    The package's own `add_compression_layers` takes chains of layers alone, and leaves out average
+    pooling and most activations where nothing is quantised.
+    """
+    from pquant.core.keras.layers import PQDense
+
+    class ActivatedDense(PQDense):
+        """PQuantML's dense layer, which has no activation, with one."""
+
+        def __init__(self, activation: Any, **kwargs: Any) -> None:
+            super().__init__(config, **kwargs)
+            self.activation = activation
+
+        def call(self, x: Any, training: bool | None = None) -> Any:
+            return self.activation(super().call(x, training))
+
+    def clone(layer: Any) -> Any:
+        if not isinstance(layer, keras.layers.Dense):
+            return type(layer).from_config(layer.get_config())
+        return ActivatedDense(
+            layer.activation,
+            units=layer.units,
+            use_bias=layer.use_bias,
+            kernel_regularizer=layer.kernel_regularizer,
+            bias_regularizer=layer.bias_regularizer,
+            name=layer.name,
+            dtype=layer.dtype_policy,
+        )
+
+    copy = keras.models.clone_model(network, clone_function=clone)
+    for old, new in zip(network.layers, copy.layers, strict=True):
+        if isinstance(new, PQDense):
+            new._kernel.assign(old.kernel)
+            if old.use_bias:
+                new._bias.assign(old.bias)
+        else:
+            new.set_weights(old.get_weights())
+    return copy, [layer for layer in copy.layers if isinstance(layer, PQDense)]
+
+
+def _weights(layer: Any) -> list[Any]:
+    """Return the weights of a layer of the copy, after the final compression, as Keras has them."""
+    if not hasattr(layer, "pruning_layer"):
+        return list(layer.weights)
+    return [layer._kernel, *([layer._bias] if layer.use_bias else [])]
