@@ -121,25 +121,25 @@ def test_it_trains_each_cell_once_and_shows_what_they_come_to(compare, tmp_path)
 @pytest.mark.slow
 def test_a_comparison_that_was_killed_goes_on_and_its_cells_have_ended(compare, tmp_path):
     (tmp_path / "wait").touch()
-    first = compare(seeds=1)
+    first = compare("--first-seed", "3", seeds=1)
     wait_for(lambda: trace(tmp_path))
     first.kill()
     cells = tmp_path / "out" / "cells"
-    assert (cells / "dense-seed0" / "result.json").exists()
-    dense = (cells / "dense-seed0" / "result.json").read_text()
+    assert (cells / "dense-seed3" / "result.json").exists()
+    dense = (cells / "dense-seed3" / "result.json").read_text()
 
-    stopped = compare(seeds=1)
+    stopped = compare("--first-seed", "3", seeds=1)
     wait_for(lambda: len(trace(tmp_path)) == 2)
     assert stopped.send(signal.SIGTERM) == 143
     assert "Nothing is lost: go on with the same command." in stopped.output
 
     (tmp_path / "wait").unlink()
-    last = compare(seeds=1)
+    last = compare("--first-seed", "3", seeds=1)
     assert last.wait() == 0, last.output
     assert "1 of them are there already" in last.output
-    assert (cells / "dense-seed0" / "result.json").read_text() == dense
+    assert (cells / "dense-seed3" / "result.json").read_text() == dense
     # Once in each of the three.
-    assert trace(tmp_path) == ["own-0.9-seed0"] * 3
+    assert trace(tmp_path) == ["own-0.9-seed3"] * 3
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,7 @@ def test_a_comparison_that_was_killed_goes_on_and_its_cells_have_ended(compare, 
     [
         (["--sparsity", "95"], "Expected --sparsity to be shares in [0, 1). Received: 95.0"),
         (["--seeds", "0"], "Expected --seeds to be an integer >= 1"),
+        (["--first-seed", "-1"], "Expected --first-seed to be an integer >= 0"),
         (["--methods", "tfmott"], "Did you mean 'tfmot'"),
         (["--methods", "switcher:gate=x"], "Unknown gate 'x'"),
         (["--methods", "switcher:settle=0.95"], "Expected --warmup and --settle to leave time"),

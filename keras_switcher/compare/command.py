@@ -51,7 +51,7 @@ _LOCK = ".lock"
 _REFUSED = {
     "--run-dir": "a comparison writes into --out",
     "--resume": "a comparison goes on by itself",
-    "--seed": "--seeds says how many there are, and they start at 0",
+    "--seed": "--seeds says how many there are, and --first-seed where they start",
     "--target-sparsity": "--sparsity lists them",
 }
 
@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"sparsities to reach (default: {' '.join(map(str, SPARSITIES))})",
     )
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
+    parser.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        help="the first one (default: 0); another where 0 has served to choose, as in a search",
+    )
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -149,6 +155,10 @@ def _checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
             raise ConfigError(
                 f"Expected --{name} to be an integer >= 1. Received: {getattr(options, name)}"
             )
+    if options.first_seed < 0:
+        raise ConfigError(
+            f"Expected --first-seed to be an integer >= 0. Received: {options.first_seed}"
+        )
     for target in options.sparsity:
         if not 0 <= target < 1:
             raise ConfigError(f"Expected --sparsity to be shares in [0, 1). Received: {target}")
@@ -180,7 +190,7 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
         config,
         variants,
         tuple(dict.fromkeys(options.sparsity)),
-        tuple(range(options.seeds)),
+        tuple(range(options.first_seed, options.first_seed + options.seeds)),
         tuple(str(Path(path).resolve()) for path in options.load),
         facts,
         options.keep_models,
