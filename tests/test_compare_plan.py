@@ -34,6 +34,8 @@ def plan(methods=("switcher", "dense"), sparsities=(0.9, 0.98), seeds=2, **optio
         "switcher:gate=relu_tanh",
         "switcher:settle=0.2,warmup=0.0",
         "switcher:switcher_hidden=64/32",
+        # No hidden layer.
+        "switcher:switcher_hidden=",
         "switcher:reuse_features=false",
         "switcher:fc_units=none",
     ],

@@ -56,8 +56,11 @@ class Variant:
             name = name.strip().replace("-", "_")
             # A list of YAML would need the commas that part the options.
             many = isinstance(to_values(Config()).get(name), tuple)
-            values = tuple(yaml.safe_load(item) for item in value.split("/")) if many else ()
-            options[name] = values or yaml.safe_load(value)
+            options[name] = (
+                tuple(yaml.safe_load(item) for item in value.split("/") if item)
+                if many
+                else yaml.safe_load(value)
+            )
         if taken := [name for name in options if name in _SET_BY_CELLS]:
             raise ConfigError(
                 f"Expected no {taken[0]} among the options of a method: the comparison sets it. "
