@@ -179,9 +179,10 @@ class SwitchedDense(keras.layers.Dense):
         logits = ops.cast(self.switcher(kernel * scale), "float32")
         if self.granularity.size != 1 and logits.shape == kernel.shape:
             logits = self.granularity.pool(logits, tuple(kernel.shape))
-        centred = logits - ops.mean(logits)
-        normalized = centred * ops.rsqrt(ops.mean(ops.square(centred)) + 1e-10)
-        return normalized + (_OFFSET_SCALE * self.switcher.offset + self.initial_offset)
+        mean = ops.mean(logits)
+        deviation = ops.sqrt(ops.mean(ops.square(logits - mean)) + 1e-10)
+        normalized = (logits - mean) / deviation
+        return normalized + _OFFSET_SCALE * self.switcher.offset + self.initial_offset
 
     @property
     def initial_offset(self) -> float:
@@ -201,8 +202,7 @@ class SwitchedDense(keras.layers.Dense):
         """
         if switches is None:
             switches = ops.cast(ops.convert_to_tensor(self.switches) > 0, "float32")
-        per_group = ops.sum(switches, axis=-1, keepdims=True)
-        return ops.sum(per_group * self.granularity.sizes(tuple(self.kernel.shape)))
+        return ops.sum(switches * self.granularity.sizes(tuple(self.kernel.shape)))
 
     def density(self) -> Any:
         """Return the share of connections that are on, float32 scalar tensor in (0, 1]."""

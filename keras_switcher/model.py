@@ -355,7 +355,7 @@ class SwitchedModel(keras.Model):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         inputs = keras.tree.map_structure(ops.stop_gradient, inputs)
         offset = tf.convert_to_tensor(state.offset.value)
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([offset, *(v.value for v in variables)])
             logits = [layer.compute_logits() + offset for layer in layers]
             switches = [
@@ -367,25 +367,26 @@ class SwitchedModel(keras.Model):
                     x=x, y=y, y_pred=self._head(inputs), sample_weight=sample_weight, training=True
                 )
             if self.target_sparsity is not None:
-                density = self._density(logits)
-                objective += state.multiplier * density / replicas
+                objective += state.multiplier * self._density(logits) / replicas
             scaled = self.switcher_optimizer.scale_loss(objective)
         *gradients, by_offset = tape.gradient(scaled, [*variables, offset])
         if self.target_sparsity is not None:
-            slope = tape.gradient(density, offset)
             # Before the update, which may change the scale.
             by_offset /= self.switcher_optimizer.scale_loss(ops.ones(()))
         self.switcher_optimizer.apply(gradients, variables)
         logits = [layer.compute_logits() + offset for layer in layers]
         if self.target_sparsity is not None:
             by_offset = tf.distribute.get_replica_context().all_reduce("SUM", by_offset)
+            with tf.GradientTape() as slope_tape:
+                slope_tape.watch(offset)
+                density = self._density([z - ops.stop_gradient(offset) + offset for z in logits])
+            slope = slope_tape.gradient(density, offset)
             state.multiplier.assign(
                 next_multiplier(state.multiplier, by_offset, slope, self.multiplier_rate)
             )
-            density = self._density(logits)
             moved = next_offset(offset, density, state.target_density(self.target_sparsity))
             state.offset.assign(moved)
-            logits = [z + (moved - offset) for z in logits]
+            logits = [z - offset + moved for z in logits]
         for layer, z in zip(layers, logits, strict=True):
             layer.switches.assign(layer.gate(z))
 
