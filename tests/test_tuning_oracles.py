@@ -199,6 +199,8 @@ def test_seeds_draw_differently_and_the_same_seed_the_same(tmp_path):
     drawn = []
     for index, seed in enumerate((0, 0, 1)):
         oracle = oracle_in(tmp_path / str(index), seed=seed)
-        run(oracle, 3)
+        run(oracle, 6)
         drawn.append(rates(oracle))
-    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0] == drawn[1]
+    # Nor the same values in another order.
+    assert not set(drawn[0]) & set(drawn[2])

@@ -17,6 +17,9 @@ from keras_tuner.oracles import (
 from keras_switcher.runs import RunError, replacing
 from keras_switcher.tuning.objective import objective
 
+# How far the seeds of two searches are apart: more than a search draws.
+_DRAWS = 100_003
+
 # Trials that fail one after the other, until the search gives up.
 MOST_FAILURES = 3
 
@@ -210,8 +213,9 @@ def make(name: str, trials: int, max_epochs: int, seed: int) -> Durable:
         max_epochs: Epochs of a trial, at most.
         seed: Of the values that are drawn; each oracle of Keras Tuner draws one itself for 0.
     """
-    # 0 means to Keras Tuner that there is none.
-    seed += 1
+    # Keras Tuner adds 1 for every value that it draws: the next seed would draw the same, shifted
+    # by one. And 0 means to it that there is none.
+    seed = 1 + seed * _DRAWS % 2**31
     if name == "hyperband":
         return Hyperband(max_epochs, trials, seed)
     return {"bayesian": Bayesian, "random": Random}[name](trials, seed)
