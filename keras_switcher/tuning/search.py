@@ -15,6 +15,7 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial
 from keras_tuner.errors import FatalError
 from rich.console import Console
+from tensorflow.python.framework import ops
 
 from keras_switcher.batches import evaluation_batches
 from keras_switcher.config import to_yaml
@@ -88,6 +89,24 @@ class SwitcherTuner(keras_tuner.Tuner):
             reason = f"{type(error).__name__}: {error}"
             self.hypermodel.keep(trial.hyperparameters, [], epochs_run=0, error=reason)
             raise
+        finally:
+            forget_gradients()
+
+
+def forget_gradients() -> None:
+    """Have TensorFlow forget the custom gradients of this process, and so the graphs they hold.
+
+    It registers one whenever a function with `custom_gradient` is traced, for ever; the graph stays
+    with it: tens of MiB for each trial, as neither `clear_session` nor the garbage collector gets
+    at it. No function that has been traced before can be differentiated afterwards.
+
+    Reference:
+        tensorflow#97697.
+    """
+    # There is no public way. A later TensorFlow may have no need of it.
+    registry = getattr(ops.gradient_registry, "_registry", {})
+    for name in [name for name in registry if name.startswith("CustomGradient-")]:
+        del registry[name]
 
 
 class Search:
