@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_switcher.compare.method import MODEL_FILE, registry
 from keras_switcher.compare.methods.pquant import _epochs
+from keras_switcher.networks import compiled_dense
 from keras_switcher.runs import RunError
 
 FLAGS = ("--epochs", "24", "--warmup", "0.1", "--settle", "0.25", "--lr", "0.003")
@@ -52,21 +53,26 @@ def test_dst_ends_at_the_target(trained):
     assert sparsity(result.layers) == pytest.approx(0.7, abs=2 / connections)
 
 
-def test_the_penalty_of_dst_is_steered_to_the_target(tmp_path):
+def test_the_penalty_of_dst_rises_while_the_network_is_too_dense_and_falls_below(tmp_path):
     task = work(tmp_path / "cell", *FLAGS, target=0.7)
-    method, densities = registry.get("pquant-dst")(), []
+    method, seen = registry.get("pquant-dst")(), []
     steer = method.end
 
-    def seen(layers, parameters, work, epoch):
+    def watched(layers, parameters, work, epoch):
         masks = [ops.convert_to_numpy(layer.pruning_layer.mask).ravel() for layer in layers]
-        densities.append(np.concatenate(masks).mean())
+        before = float(parameters.alpha)
         steer(layers, parameters, work, epoch)
+        seen.append((np.concatenate(masks).mean(), float(parameters.alpha) / before))
 
-    method.end = seen
+    method.end = watched
     method.train(task)
     before, pruning, _ = _epochs(task)
-    assert densities[: before - 1] == [1.0] * (before - 1)
-    assert densities[before + pruning - 2] == pytest.approx(0.3, abs=0.1)
+    assert seen[:before] == [(1.0, 1.0)] * before
+    steered = seen[before : before + pruning - 1]
+    for density, change in steered:
+        assert 0.49 < change < 2.01
+        assert (change > 1) == (density > 0.3)
+    assert steered[-1][0] == pytest.approx(0.3, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["pquant-dst", "pquant-pdp"])
@@ -106,3 +112,15 @@ def test_what_the_package_can_not_do_is_told(flags, target, message, tmp_path):
 def test_the_phases_are_those_of_the_recipe(tmp_path):
     assert _epochs(work(tmp_path, *FLAGS)) == (2, 16, 6)
     assert _epochs(work(tmp_path, "--epochs", "1")) == (0, 1, 0)
+
+
+def test_weight_decay_leaves_what_is_trained_besides_the_weights(tmp_path):
+    task = work(tmp_path, "--weight-decay", "0.1")
+    start = task.start()
+    threshold = keras.Variable([1.0], name="threshold")
+    kernel = start.learned.get_layer("dense1").kernel
+    before = np.array(ops.convert_to_numpy(kernel))
+    model = compiled_dense(task.config, task.data, start, start.learned, undecayed=[threshold])
+    model.optimizer._apply_weight_decay([threshold, kernel])
+    assert ops.convert_to_numpy(threshold) == 1.0
+    assert (abs(ops.convert_to_numpy(kernel)) < abs(before))[before != 0].all()
