@@ -1,4 +1,4 @@
-"""Every pair of model and data set trains by its recipe, at a tiny width on made images."""
+"""The recipes, and networks trained by them at a tiny width on made images."""
 
 import keras
 import numpy as np
@@ -7,6 +7,7 @@ import pytest
 from keras_switcher import data
 from keras_switcher.flags import RECIPES, recipe, resolve
 from keras_switcher.models import MODELS
+from keras_switcher.networks import new_start, switched_model
 from keras_switcher.training import train
 
 SHAPES = {"mnist": ((28, 28, 1), 10), "cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100)}
@@ -50,14 +51,33 @@ def test_networks_train_on_cifar_as_usual(name, dataset):
     assert options["weight_decay"] * (1 - options["momentum"]) == pytest.approx(5e-4)
 
 
-@pytest.mark.slow
+def configuration(name, dataset, *flags):
+    width = {"lenet": 0.2, "vgg16": 0.04}.get(name, 0.07)
+    small = ["-b", "40", "--no-dense-baseline", "--no-deterministic", "--target-sparsity", "0.8"]
+    pair = ["--model", name, "--dataset", dataset, "--width", str(width), "--epochs", "1"]
+    return resolve([*pair, *small, *flags])
+
+
 @pytest.mark.parametrize("dataset", SHAPES)
 @pytest.mark.parametrize("name", PAPER)
+def test_recipe_of_each_pair_makes_a_network_for_its_images(name, dataset, made_data):
+    config = configuration(name, dataset)
+    examples = data.load(dataset)
+    model = switched_model(config, examples, new_start(config, examples))
+    assert model(examples.x_test[:2] / 255).shape == (2, SHAPES[dataset][1])
+    assert model.switched_layers()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "dataset"),
+    [
+        *(("lenet", "cifar100"), ("vgg16", "mnist")),
+        *(("resnet18", "cifar10"), ("mobilenet", "mnist")),
+    ],
+)
 def test_pair_runs_to_the_end(name, dataset, made_data, tmp_path):
-    width = {"lenet": 0.2, "vgg16": 0.04}.get(name, 0.07)
-    flags = ["--model", name, "--dataset", dataset, "--width", str(width), "--epochs", "1"]
-    small = ["-b", "40", "--no-dense-baseline", "--no-deterministic", "--target-sparsity", "0.8"]
-    config = resolve([*flags, *small, "--run-dir", str(tmp_path / "run")])
+    config = configuration(name, dataset, "--run-dir", str(tmp_path / "run"))
     summary = train(config)
 
     assert (summary["model"], summary["dataset"]) == (name, dataset)

@@ -304,20 +304,11 @@ def test_run_that_is_stopped_again_and_again_ends_with_the_same_numbers(finished
     assert "is damaged" in process.output
     assert "Going on from the one before" in process.output
     assert found("dense") != []
-
-    # kill -9 after training, before the report.
-    process = Process("--resume", cwd=tmp_path)
-    process.wait_for_line(f"Going on after epoch {EPOCHS} of the switched network")
-    process.wait_for_line(
-        "Going on after epoch", "Training the dense network", f"{EPOCHS}/{EPOCHS}"
-    )
-    assert process.send(signal.SIGKILL) == -9
     assert not (folder / "report.html").exists()
 
     status, output = run("--resume", cwd=tmp_path)
     assert status == 0, output
-    assert f"Going on after epoch {EPOCHS} of the dense network" in output
-    assert "Training the" not in output
+    assert f"Going on after epoch {EPOCHS} of the switched network" in output
     same(folder, finished[0])
 
 
@@ -370,7 +361,6 @@ def test_run_that_dies_around_every_file_ends_with_the_same_numbers(tmp_path, mo
 
 
 VARIANTS = {
-    "mirrored": {"strategy": "mirrored"},
     "mixed_float16": {"precision": "mixed_float16"},
     "other": {
         "granularity": "unit",
