@@ -3,8 +3,7 @@
 Beside it stands `prune_low_magnitude` of TensorFlow Model Optimization against the same network of
 plain layers of Keras 2, in a process of its own (`--no-tfmot` leaves it out).
 
-The switched model is there twice, with and without the reuse of features (`--no-reuse-features`
-leaves the former out). All models train on the same batches in the same process, in turn, a block
+All models train on the same batches in the same process, in turn, a block
 of steps each; the ratio to the plain model's block of the same round is taken, and the median of
 the rounds is printed. So a change of the machine's speed during the run falls on all. Memory is the
 peak resident size of a process that trains one of them, and what of it lies above the size that the
@@ -28,12 +27,12 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-PLAIN, SWITCHED, RECOMPUTED = "plain", "switched", "recomputed"
+PLAIN, SWITCHED = "plain", "switched"
 TFMOT = "tfmot"
 
 
 def build(kind: str, args: argparse.Namespace) -> Any:
-    """Return a compiled model of a kind: plain, switched, or switched without feature reuse."""
+    """Return a compiled model of a kind: plain or switched."""
     import keras
 
     import keras_switcher
@@ -58,7 +57,6 @@ def build(kind: str, args: argparse.Namespace) -> Any:
         target_sparsity=0.95,
         # The alternate phase throughout: the dearest one.
         alternation=Alternation(task_steps=args.task_steps, warmup=0.0, settle=0.0),
-        reuse_features=kind == SWITCHED,
         **options,
     )
     return net
@@ -213,7 +211,7 @@ def memory(kind: str) -> dict[str, float]:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Train the models in turn and return the figures."""
-    kinds = [PLAIN, RECOMPUTED] if args.no_reuse_features else [PLAIN, SWITCHED, RECOMPUTED]
+    kinds = [PLAIN, SWITCHED]
     models = {kind: build(kind, args) for kind in kinds}
     data = batches(args)
     for model in models.values():
@@ -264,7 +262,6 @@ def show(result: dict[str, Any]) -> None:
     )
     for kind, name in (
         (SWITCHED, "switched"),
-        (RECOMPUTED, "switched, no reuse of features"),
         (TFMOT, "tfmot, against plain Keras 2"),
     ):
         if f"{kind}_ms" in result:
@@ -294,9 +291,6 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", help="a dtype policy of Keras")
     parser.add_argument("--jit", action="store_true", help="compile by XLA")
     parser.add_argument("--steps-per-execution", type=int, default=1)
-    parser.add_argument(
-        "--no-reuse-features", action="store_true", help="only the switched model without reuse"
-    )
     parser.add_argument(
         "--no-tfmot", dest="tfmot", action="store_false", help="without the peer on Keras 2"
     )

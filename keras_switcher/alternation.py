@@ -20,8 +20,9 @@ class Alternation:
 
     During warm-up only the task network learns, with the switches as they are: all on in a new
     model. Then the two alternate: after every `task_steps` batches the switcher network takes
-    `switcher_steps` steps on the last of them. When the model settles, the structure is brought
-    to the target sparsity and frozen, and only the task network goes on learning.
+    `switcher_steps` steps by the mean of what their losses asked of the switches. When the model
+    settles, the structure is brought to the target sparsity and frozen, and only the task network
+    goes on learning.
 
     Args:
         task_steps: Task steps between two turns of the switcher, >= 1.
@@ -132,6 +133,10 @@ class AlternationState(keras.layers.Layer):
         if settled:
             return SETTLE
         return WARMUP if step < int(ops.convert_to_numpy(self.plan)[0]) else ALTERNATE
+
+    def alternates(self) -> Any:
+        """Return whether the phase is "alternate": bool tensor."""
+        return ops.logical_and(ops.equal(self.settled, 0), self.step >= self.plan[0])
 
     def is_switcher_turn(self, alternation: Alternation) -> Any:
         """Return whether the switcher's turn comes after the step just counted: bool tensor."""

@@ -151,9 +151,6 @@ class Switching:
         "none", one_of("none", "layer")
     )
     """Before each activation in it: none or layer."""
-    reuse_features: bool = _option(True, FLAG)
-    """Start a switcher step from the features below the dense layers that the task step of the same
-    batch has computed."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Feature reuse: cut a functional model below its first switched layers, or below others."""
+"""Walks over a graph of layers, and cuts it in two: features below, what learns above."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,8 +6,6 @@ from typing import Any
 
 import keras
 from keras import tree
-
-from keras_switcher.layers import switched_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,22 +63,12 @@ def output_layers(model: keras.Model) -> list[keras.layers.Dense]:
     return found
 
 
-def _is_switched(layer: keras.layers.Layer) -> bool:
-    return bool(switched_layers(layer))
-
-
-def split(
-    model: keras.Model, starts_head: Callable[[keras.layers.Layer], bool] = _is_switched
-) -> Split | None:
-    """Cut a functional model at the inputs of its first switched layers.
-
-    The switcher step needs neither the forward nor the backward pass of the trunk: the features
-    that the task step computed for the same batch serve again.
+def split(model: keras.Model, starts_head: Callable[[keras.layers.Layer], bool]) -> Split | None:
+    """Cut a functional model at the inputs of the first layers of its head.
 
     Args:
         model: A built model.
-        starts_head: Returns whether a layer belongs to the head, with all that comes after it; by
-            default whether it is, or holds, a switched one.
+        starts_head: Returns whether a layer belongs to the head, with all that comes after it.
 
     Returns:
         Trunk and head, or `None` where the model is not functional, no tensor lies between, or one

@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_switcher import features, gates
+from keras_switcher import gates
 from keras_switcher.alternation import SETTLE, Alternation, AlternationState
 from keras_switcher.functional import functional_base, functional_class, is_functional_call
+from keras_switcher.gradients import SwitchGradients
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.metrics import Sparsity
 from keras_switcher.objective import check_target, choose_on, next_multiplier, next_offset
@@ -35,7 +36,9 @@ class SwitchedModel(keras.Model):
 
     A task step updates the weights of the task network, with the switches fixed. A switcher step
     updates those of the switcher networks by the gradient of the same loss, with the task network
-    fixed at its new weights, and refreshes the switches. `Alternation` says when each has its turn.
+    fixed, and refreshes the switches. That gradient goes through the switches, and the task steps
+    since the last turn have left their mean gradient by them, so that nothing of the task network
+    is run again. `Alternation` says when each has its turn.
     With a target sparsity the switchers descend along `density = target density`: an offset of all
     logits keeps the density on its course, a Lagrange multiplier in the objective tells the
     switchers what a connection costs, and when the model settles its structure is brought to the
@@ -61,6 +64,10 @@ class SwitchedModel(keras.Model):
         treatment of the target are this project's.
     """
 
+    learns_switches = True
+    """Whether a turn asks for gradients by the switches. One that chooses them by a rule doesn't:
+    set it to false beside an overridden `switcher_step`."""
+
     def __new__(cls, *args: Any, **kwargs: Any) -> "SwitchedModel":
         if is_functional_call(args, kwargs) and not issubclass(cls, functional_base()):
             cls = functional_class(cls)
@@ -73,7 +80,7 @@ class SwitchedModel(keras.Model):
         self.alternation = Alternation()
         self.switcher_optimizer: Any = None
         self.target_sparsity: float | None = None
-        self._split: features.Split | None = None
+        self._switch_gradients: SwitchGradients | None = None
 
     def switched_layers(self) -> list[SwitchedDense]:
         """Return the `SwitchedDense` layers of the model, at any depth."""
@@ -110,7 +117,6 @@ class SwitchedModel(keras.Model):
         alternation: Alternation | None = None,
         multiplier_rate: float = 0.05,
         rate_exponent: float = 0.25,
-        reuse_features: bool = True,
         **kwargs: Any,
     ) -> None:
         """Configure training.
@@ -131,9 +137,6 @@ class SwitchedModel(keras.Model):
             rate_exponent: Float in [0, 1]. The learning rate of a switched kernel is divided by the
                 density of its layer to this power, as a sparse layer learns more slowly; 0 leaves
                 it as the optimiser has it.
-            reuse_features: Whether a switcher step takes the features below the first switched
-                layer from the task step of the same batch. Functional models only; others always
-                run the whole network again.
             **kwargs: Of `keras.Model.compile`.
 
         Raises:
@@ -160,7 +163,6 @@ class SwitchedModel(keras.Model):
         self.alternation = alternation
         self.rate_exponent = float(rate_exponent)
         self.multiplier_rate = float(multiplier_rate)
-        self.reuse_features = bool(reuse_features)
         switcher_optimizer = keras.optimizers.get(switcher_optimizer)
         # What a saved file needs; Keras wraps and replaces the attributes themselves.
         own_config = {
@@ -169,7 +171,6 @@ class SwitchedModel(keras.Model):
             "alternation": alternation,
             "multiplier_rate": self.multiplier_rate,
             "rate_exponent": self.rate_exponent,
-            "reuse_features": self.reuse_features,
         }
         if self.dtype_policy.name == "mixed_float16" and not isinstance(
             switcher_optimizer, keras.optimizers.LossScaleOptimizer
@@ -185,7 +186,7 @@ class SwitchedModel(keras.Model):
             self._build_training()
 
     def _build_training(self) -> None:
-        """Build each optimiser on its own variables, and the split for feature reuse."""
+        """Build each optimiser on its own variables, and what lies between their steps."""
         if not self.switched_layers():
             raise ValueError(
                 f"Model '{self.name}' has no SwitchedDense layer, so there is nothing to switch. "
@@ -203,7 +204,9 @@ class SwitchedModel(keras.Model):
             self.alternation_state.offset.assign(
                 _OPEN - min(layer.initial_offset for layer in self.switched_layers())
             )
-        self._split = features.split(self) if self.reuse_features else None
+        self._switch_gradients = (
+            SwitchGradients(self.switched_layers()) if self.learns_switches else None
+        )
 
     def _has_settled_at_target(self) -> bool:
         if self.phase != SETTLE:
@@ -289,32 +292,55 @@ class SwitchedModel(keras.Model):
             The logs: the loss, the metrics and `sparsity`.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        inputs = x
+        if not self.switcher_optimizer.built:
+            # Without a strategy, Keras leaves the building of a subclassed model to this call.
+            self(x)
+            with tf.init_scope():
+                self._build_training()
+        learned = self._switch_gradients
+        switches = [layer.switches.value for layer in self.switched_layers()] if learned else []
         with tf.GradientTape() as tape:
-            if self._split is not None:
-                inputs = self._split.trunk(x, training=True)
-            y_pred = self._head(inputs)
-            if not self.switcher_optimizer.built:
-                # Without a strategy, Keras leaves the building of a subclassed model to this call.
-                with tf.init_scope():
-                    self._build_training()
+            tape.watch(switches)
+            y_pred = self(x, training=True)
             loss = self.compute_loss(
                 x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
             )
             scaled = self.optimizer.scale_loss(loss)
         variables = self.task_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        gradients = tape.gradient(scaled, [*variables, *switches])
+        if learned is not None:
+            # Before the update, which may change the scale.
+            self._keep(learned, gradients[len(variables) :])
+        self.optimizer.apply(gradients[: len(variables)], variables)
         self._track_loss(loss, x)
         self.alternation_state.step.assign(self.alternation_state.step + 1)
         # An optimiser can't be applied in a branch of a replica (keras#17429), but the branch can
         # be taken outside of the replicas and enter them again.
-        tf.distribute.get_replica_context().merge_call(
-            self._maybe_switcher_turn, args=(x, inputs, y, sample_weight)
-        )
+        tf.distribute.get_replica_context().merge_call(self._maybe_switcher_turn)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def _head(self, inputs: Any) -> Any:
-        return (self if self._split is None else self._split.head)(inputs, training=True)
+    def forget_switch_gradients(self) -> None:
+        """Drop what task steps have left for the next turn; `fit` does so as an epoch begins."""
+        if self._switch_gradients is not None:
+            self._switch_gradients.reset()
+
+    def _keep(self, kept: SwitchGradients, gradients: list[Any]) -> None:
+        """Add the gradients of a scaled loss by the switches to those since the last turn."""
+
+        def unscaled(gradient: Any) -> Any:
+            if gradient is None or not isinstance(
+                self.optimizer, keras.optimizers.LossScaleOptimizer
+            ):
+                return gradient
+            gradient /= self.optimizer.scale_loss(ops.ones(()))
+            # As the optimiser skips a step of a loss that was scaled too much.
+            return ops.where(ops.all(ops.isfinite(gradient)), gradient, 0.0)
+
+        def add() -> Any:
+            kept.add([unscaled(gradient) for gradient in gradients])
+            return tf.constant(True)
+
+        tf.cond(self.alternation_state.alternates(), add, lambda: tf.constant(False))
 
     def _track_loss(self, loss: Any, x: Any) -> None:
         examples = ops.shape(next(t for t in keras.tree.flatten(x) if t is not None))[0]
@@ -324,10 +350,18 @@ class SwitchedModel(keras.Model):
                 whole = loss * tf.distribute.get_strategy().num_replicas_in_sync
                 metric.update_state(whole, sample_weight=examples)
 
-    def _maybe_switcher_turn(self, strategy: Any, *batch: Any) -> None:
-        def turn() -> Any:
+    def _maybe_switcher_turn(self, strategy: Any) -> None:
+        kept = self._switch_gradients
+
+        def steps() -> None:
+            gradients = kept.means() if kept else []
             for _ in range(self.alternation.switcher_steps):
-                strategy.run(self.switcher_step, args=batch)
+                self.switcher_step(gradients)
+            if kept:
+                kept.reset()
+
+        def turn() -> Any:
+            strategy.run(steps)
             return tf.constant(True)
 
         tf.cond(
@@ -336,36 +370,31 @@ class SwitchedModel(keras.Model):
             lambda: tf.constant(False),
         )
 
-    def switcher_step(self, x: Any, inputs: Any, y: Any, sample_weight: Any) -> None:
+    def switcher_step(self, gradients: list[Any]) -> None:
         """Update the switchers' weights by the objective's gradient, then refresh the switches.
 
         Override it, and `settle`, for another way to a structure: the phases, the target's course
         and whatever else a model does stay.
 
         Args:
-            x: The batch's inputs.
-            inputs: What the part of the network that is run again takes: the features below the
-                first switched layer, or the inputs.
-            y: The batch's targets.
-            sample_weight: Their weights, or `None`.
+            gradients: Of each switched layer, the loss's mean gradient by the switches over the
+                task steps since the last turn: float32, of the switches' shape; under a
+                distribution strategy the replica's own, whose sum over replicas is the whole.
+                Empty where `learns_switches` is false.
         """
         state = self.alternation_state
         layers = self.switched_layers()
         variables = self.switcher_variables
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        inputs = keras.tree.map_structure(ops.stop_gradient, inputs)
         offset = tf.convert_to_tensor(state.offset.value)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([offset, *(v.value for v in variables)])
             logits = [layer.compute_logits() + offset for layer in layers]
-            switches = [
-                (layer.switches, layer.gate(z)) for layer, z in zip(layers, logits, strict=True)
-            ]
-            # Nothing but the switches changes in this scope: neither weights nor moving averages.
-            with keras.StatelessScope(switches, collect_losses=True):
-                objective = self.compute_loss(
-                    x=x, y=y, y_pred=self._head(inputs), sample_weight=sample_weight, training=True
-                )
+            # The loss as far as it depends on the switches, to first order.
+            objective = sum(
+                ops.sum(gradient * layer.gate(z))
+                for gradient, layer, z in zip(gradients, layers, logits, strict=True)
+            )
             if self.target_sparsity is not None:
                 objective += state.multiplier * self._density(logits) / replicas
             scaled = self.switcher_optimizer.scale_loss(objective)

@@ -115,7 +115,6 @@ def _compiled_switched(
             "alternation": Alternation(**dataclasses.asdict(config.alternation)),
             "multiplier_rate": config.optimisation.multiplier_rate,
             "rate_exponent": config.optimisation.rate_exponent,
-            "reuse_features": config.switching.reuse_features,
             **compile_options,
         }
     )

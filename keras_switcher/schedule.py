@@ -24,6 +24,8 @@ class PhaseSchedule(keras.callbacks.Callback):
         state = self.model.alternation_state
         # Not earlier: a callback may restore a checkpoint when training begins.
         self._step = int(ops.convert_to_numpy(state.step))
+        # An epoch depends on nothing that a checkpoint does not hold.
+        self.model.forget_switch_gradients()
         if self._first_epoch is None:
             self._first_epoch, self._first_step = epoch, self._step
         steps = self.params.get("steps")

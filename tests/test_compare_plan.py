@@ -36,7 +36,7 @@ def plan(methods=("switcher", "dense"), sparsities=(0.9, 0.98), seeds=2, **optio
         "switcher:switcher_hidden=64/32",
         # No hidden layer.
         "switcher:switcher_hidden=",
-        "switcher:reuse_features=false",
+        "switcher:jit=false",
         "switcher:fc_units=none",
     ],
 )

@@ -51,7 +51,6 @@ OTHER = {
     "switcher_learning_rate": 0.01,
     "multiplier_rate": 0.1,
     "rate_exponent": 0.75,
-    "reuse_features": False,
     "weight_decay": 1e-4,
     "lr_schedule": "constant",
     "label_smoothing": 0.1,

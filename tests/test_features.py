@@ -4,9 +4,13 @@ import pytest
 from keras import layers, ops
 from small import compiled
 
-from keras_switcher import SwitchedDense, SwitchedModel, models, switch
-from keras_switcher.features import split
+from keras_switcher import SwitchedDense, SwitchedModel, features, models, switch
 from keras_switcher.layers import switched_layers
+
+
+def split(model):
+    """Cut a model below its first switched layers."""
+    return features.split(model, lambda layer: bool(switched_layers(layer)))
 
 
 def values(*shape, seed=0):

@@ -1,7 +1,6 @@
 import keras
 import numpy as np
 import pytest
-from keras import ops
 from small import (
     CLASSES,
     INPUTS,
@@ -123,10 +122,9 @@ def test_task_step_moves_no_switcher_variable():
         assert not np.array_equal(old, new)
 
 
-@pytest.mark.parametrize("reuse_features", [True, False])
 @pytest.mark.parametrize("run_eagerly", [True, False])
-def test_switcher_step_moves_no_task_variable_and_no_moving_average(reuse_features, run_eagerly):
-    options = {"reuse_features": reuse_features, "run_eagerly": run_eagerly}
+def test_switcher_step_moves_no_task_variable_and_no_moving_average(run_eagerly):
+    options = {"run_eagerly": run_eagerly}
     with_turn = compiled(graph(), alternation=always(1, switcher_steps=3), **options)
     without = compiled(graph(), alternation=always(2), **options)
     before = arrays(with_turn.switcher_variables)
@@ -140,10 +138,7 @@ def test_switcher_step_moves_no_task_variable_and_no_moving_average(reuse_featur
     assert with_turn.sparsity > 0
 
 
-@pytest.mark.parametrize(("reuse_features", "expected"), [(True, 1), (False, 4)])
-def test_the_switcher_s_steps_take_the_features_that_the_task_step_computed(
-    reuse_features, expected
-):
+def test_the_switcher_s_steps_run_nothing_of_the_task_network():
     calls = []
 
     class Counting(keras.layers.Layer):
@@ -152,14 +147,13 @@ def test_the_switcher_s_steps_take_the_features_that_the_task_step_computed(
             return inputs
 
     inputs = keras.Input((INPUTS,))
-    x = Counting()(keras.layers.Dense(9, "relu")(inputs))
-    model = SwitchedModel(inputs, SwitchedDense(CLASSES)(x))
-    options = {"reuse_features": reuse_features, "run_eagerly": True}
-    compiled(model, alternation=always(1, switcher_steps=3), **options)
+    x = Counting()(SwitchedDense(9, "relu")(inputs))
+    model = SwitchedModel(inputs, SwitchedDense(CLASSES)(Counting()(x)))
+    compiled(model, alternation=always(1, switcher_steps=3))
     calls.clear()
     model.train_on_batch(X, Y)
     assert int(model.switcher_optimizer.iterations) == 3
-    assert len(calls) == expected
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(
@@ -198,8 +192,7 @@ def regularized(dense, cls):
 
 
 @pytest.mark.parametrize("weighting", ["none", "class_weight", "sample_weight"])
-@pytest.mark.parametrize("reuse_features", [True, False])
-def test_with_all_switches_on_training_equals_that_of_plain_keras(weighting, reuse_features):
+def test_with_all_switches_on_training_equals_that_of_plain_keras(weighting):
     fit = {
         "none": {},
         "class_weight": {"class_weight": {0: 1.0, 1: 5.0, 2: 0.1, 3: 2.0}},
@@ -219,12 +212,7 @@ def test_with_all_switches_on_training_equals_that_of_plain_keras(weighting, reu
         weighted_metrics=["accuracy"],
         run_eagerly=True,
     )
-    compiled(
-        model,
-        weighted_metrics=["accuracy"],
-        alternation=only_warmup(),
-        reuse_features=reuse_features,
-    )
+    compiled(model, weighted_metrics=["accuracy"], alternation=only_warmup())
     expected, got = plain.fit(**fit).history, model.fit(**fit).history
     assert set(got) == {*expected, "sparsity", "val_sparsity"}
     for name, values in expected.items():
@@ -343,71 +331,6 @@ def test_predictions_do_not_change_by_switcher_steps_that_leave_the_switches_as_
     assert_identical(switches(model), before)
     np.testing.assert_array_equal(model.predict(X, verbose=0), predictions)
     assert model.evaluate(X, Y, verbose=0) == evaluation
-
-
-def frozen_trunk(kind):
-    """A model in which the features below the first switched layer are always the same."""
-    keras.utils.set_random_seed(0)
-    if kind == "masked":
-        tokens = keras.Input((6,), dtype="int32")
-        embedded = keras.layers.Embedding(20, 8, mask_zero=True, trainable=False)(tokens)
-        x = SwitchedDense(12, "relu")(embedded)
-        x = keras.layers.GlobalAveragePooling1D()(x)
-        return SwitchedModel(tokens, SwitchedDense(CLASSES)(x))
-    first, second = keras.Input((INPUTS,), name="one"), keras.Input((INPUTS,), name="two")
-    x = SwitchedDense(12, "relu")(keras.layers.Rescaling(0.5)(first))
-    x = keras.layers.Concatenate()([x, second])
-    inputs = {"a": first, "b": second}
-    labels, copy = SwitchedDense(CLASSES)(x), keras.layers.Rescaling(1.0)(second)
-    return SwitchedModel(inputs, {"label": labels, "copy": copy})
-
-
-@pytest.mark.parametrize("kind", ["masked", "dictionaries"])
-def test_reusing_features_changes_nothing_where_the_trunk_does_not_learn(kind):
-    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    if kind == "masked":
-        x, y = np.random.default_rng(0).integers(0, 20, (64, 6)), Y[:64]
-        x[:, 3:] = 0
-        losses = cross_entropy
-    else:
-        x = {"a": X[:64], "b": X[64:]}
-        y = {"label": Y[:64], "copy": X[:64]}
-        losses = {"label": cross_entropy, "copy": "mse"}
-    results = []
-    for reuse_features in (True, False):
-        model = frozen_trunk(kind)
-        compiled(
-            model,
-            loss=losses,
-            metrics=None,
-            alternation=always(),
-            reuse_features=reuse_features,
-        )
-        history = model.fit(x, y, epochs=2, shuffle=False, verbose=0).history
-        results.append((history, model.get_weights()))
-    (history, weights), (expected_history, expected) = results
-    assert history.keys() == expected_history.keys()
-    for name, values in expected_history.items():
-        np.testing.assert_allclose(history[name], values, rtol=1e-4, err_msg=name)
-    for own, other in zip(weights, expected, strict=True):
-        np.testing.assert_allclose(own, other, atol=1e-4)
-
-
-def test_an_overridden_compute_loss_serves_both_steps_with_the_same_batch():
-    seen = []
-
-    class Watching(SwitchedModel):
-        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-            seen.append((x, y, sample_weight, training))
-            return ops.mean(ops.square(y_pred))
-
-    inputs = keras.Input((INPUTS,))
-    model = Watching(inputs, SwitchedDense(CLASSES)(keras.layers.Dense(8)(inputs)))
-    compiled(model, alternation=always(), metrics=None)
-    model.train_on_batch(X, Y, sample_weight=np.arange(len(X), dtype="float32"))
-    assert len(seen) == 2
-    for task, switcher in zip(*seen, strict=True):
-        np.testing.assert_array_equal(task, switcher)
 
 
 def test_weights_of_a_dense_model_load(tmp_path):

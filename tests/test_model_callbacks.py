@@ -290,7 +290,6 @@ OPTIONS = {
     "alternation": Alternation(2, 3, warmup=0.0, settle=0.3),
     "multiplier_rate": 0.2,
     "rate_exponent": 0.75,
-    "reuse_features": False,
 }
 
 
@@ -321,13 +320,7 @@ def test_saved_model_comes_back_complete_and_trains_on_with_the_same_numbers(
     assert loaded.phase == model.phase == ("settle" if settled else "alternate")
     assert_identical(everything(loaded), everything(model))
     np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
-    for name in (
-        "target_sparsity",
-        "alternation",
-        "multiplier_rate",
-        "rate_exponent",
-        "reuse_features",
-    ):
+    for name in ("target_sparsity", "alternation", "multiplier_rate", "rate_exponent"):
         assert getattr(loaded, name) == getattr(model, name) == OPTIONS[name]
     for name in ("optimizer", "switcher_optimizer"):
         one, other = getattr(loaded, name), getattr(model, name)

@@ -16,8 +16,8 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "gate": ("switcher:gate=relu_tanh",),
     "alternation": (
         "switcher:task_steps=1",
-        "switcher:task_steps=2",
-        "switcher:task_steps=8",
+        "switcher:task_steps=4",
+        "switcher:task_steps=16",
         "switcher:switcher_steps=2",
     ),
     "granularity": (
@@ -25,7 +25,6 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "switcher:granularity=block16",
         "switcher:granularity=unit",
     ),
-    "features": ("switcher:reuse_features=false",),
     "warmup": ("switcher:warmup=0.0", "switcher:warmup=0.2", "switcher:warmup=0.3"),
     "settle": ("switcher:settle=0.2", "switcher:settle=0.3", "switcher:settle=0.6"),
     "ramp": ("switcher:ramp=0.5", "switcher:ramp=1.0"),

@@ -121,6 +121,8 @@ class HardConcreteModel(SwitchedModel):
         restarts of the multiplier.
     """
 
+    learns_switches = False
+
     def train_step(self, data: Any) -> dict[str, Any]:
         """Take one step of both optimisers on the same loss.
 

@@ -49,7 +49,9 @@ class PrunedModel(SwitchedModel):
         super().__init__(*args, **kwargs)
         self.rule = rule
 
-    def switcher_step(self, x: Any, inputs: Any, y: Any, sample_weight: Any) -> None:
+    learns_switches = False
+
+    def switcher_step(self, gradients: list[Any]) -> None:
         """Choose the connections anew at the density that the course asks for."""
         self._choose(self.alternation_state.target_density(self.target_sparsity or 0.0))
 

@@ -51,5 +51,4 @@ class HardConcrete(Method):
             model,
             switcher_optimizer=keras.optimizers.Adam(GATE_RATE),
             multiplier_rate=MULTIPLIER_RATE,
-            reuse_features=False,
         )

@@ -1,0 +1,179 @@
+"""What task steps leave for the switcher's turn."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small import CLASSES, INPUTS, always, compiled, network, separable, switches
+
+from keras_switcher import Alternation, SwitchedDense, SwitchedModel
+
+X, Y = separable()
+
+
+def still(model, **options):
+    """Compile so that no step moves a weight, and the switches stay as they are."""
+    rates = {name: keras.optimizers.SGD(0.0) for name in ("optimizer", "switcher_optimizer")}
+    return compiled(model, **{**rates, "target_sparsity": None, **options})
+
+
+def vary(model):
+    rng = np.random.default_rng(0)
+    for layer in model.switched_layers():
+        layer.switches.assign(rng.integers(0, 2, layer.switches.shape).astype("float32"))
+
+
+def by_hand(model, x, y):
+    """The gradient of the loss by the switches, at all weights as they are."""
+    values = [layer.switches.value for layer in model.switched_layers()]
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        loss = model.loss(y, model(x, training=True))
+    return tape.gradient(loss, values)
+
+
+def kept(model):
+    return [np.array(mean) for mean in model._switch_gradients.means()]
+
+
+def assert_close(first, second):
+    for one, other in zip(first, second, strict=True):
+        assert np.any(other)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("granularity", ["connection", "block4", "unit"])
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_they_are_the_mean_over_the_steps_since_the_last_turn(run_eagerly, granularity):
+    model = still(
+        network(granularity=granularity), alternation=always(100), run_eagerly=run_eagerly
+    )
+    vary(model)
+    for part in range(4):
+        model.train_on_batch(X[32 * part : 32 * part + 32], Y[32 * part : 32 * part + 32])
+    assert_close(kept(model), by_hand(model, X, Y))
+
+
+def test_a_turn_follows_them_and_takes_them():
+    taken = []
+
+    class Watched(SwitchedModel):
+        def switcher_step(self, gradients):
+            taken.append([np.array(gradient) for gradient in gradients])
+            super().switcher_step(gradients)
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((INPUTS,))
+    model = Watched(inputs, SwitchedDense(CLASSES)(SwitchedDense(8, "relu")(inputs)))
+    compiled(model, alternation=always(2, switcher_steps=3), target_sparsity=None)
+    before = switches(model)
+    model.train_on_batch(X, Y)
+    assert taken == []
+    first = kept(model)
+    model.train_on_batch(X, Y)
+    assert len(taken) == 3
+    # The other half is of the second step, at other weights.
+    assert not np.allclose(taken[0][0], first[0])
+    for later in taken[1:]:
+        for one, other in zip(taken[0], later, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert not any(np.any(mean) for mean in kept(model))
+    # The offset of a new model leaves all on; what moves is the switcher.
+    assert len(before) == 2
+    assert int(model.switcher_optimizer.iterations) == 3
+
+
+def test_what_the_switcher_descends_is_the_loss():
+    # By steps that small, the loss falls by the square of the gradient's norm, times the rate.
+    model = compiled(
+        network(gate="relu_tanh"),
+        optimizer=keras.optimizers.SGD(0.0),
+        switcher_optimizer=keras.optimizers.SGD(1e-4),
+        target_sparsity=None,
+        alternation=always(),
+    )
+    model.alternation_state.offset.assign(2.0)
+    model.train_on_batch(X, Y)
+
+    def loss():
+        return float(model.loss(Y, model(X)))
+
+    variables = [v.value for v in model.switcher_variables]
+    with tf.GradientTape() as tape:
+        tape.watch(variables)
+        offset = float(model.alternation_state.offset)
+        values = [
+            (layer.switches, layer.gate(layer.compute_logits() + offset))
+            for layer in model.switched_layers()
+        ]
+        with keras.StatelessScope(values):
+            expected = model.loss(Y, model(X))
+    gradients = tape.gradient(expected, variables)
+    squared = sum(float(tf.reduce_sum(g**2)) for g in gradients)
+    before = loss()
+    model.train_on_batch(X, Y)
+    assert loss() - before == pytest.approx(-1e-4 * squared, rel=0.1)
+
+
+@pytest.mark.parametrize("phase", ["warmup", "settle"])
+def test_nothing_is_kept_outside_of_the_alternation(phase):
+    model = still(network(), alternation=always(100))
+    if phase == "settle":
+        model.settle()
+    else:
+        model.alternation_state.plan.assign((10, 20, 30))
+    model.train_on_batch(X, Y)
+    assert model.phase == phase
+    assert not any(np.any(mean) for mean in kept(model))
+
+
+def test_an_epoch_begins_without_those_of_the_one_before():
+    model = still(network(), alternation=Alternation(1000, warmup=0.0, settle=0.0))
+    model.fit(X, Y, batch_size=32, epochs=2, verbose=0)
+    assert int(model._switch_gradients._steps) == 4
+
+
+def test_a_scaled_loss_leaves_its_own_gradients_and_none_that_are_not_finite():
+    model = still(network(), alternation=always(100))
+    model.compile(
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.0), initial_scale=1024.0),
+        keras.optimizers.SGD(0.0),
+        loss=model.loss,
+        alternation=always(100),
+        run_eagerly=True,
+    )
+    vary(model)
+    model.train_on_batch(X, Y)
+    assert_close(kept(model), by_hand(model, X, Y))
+    infinite = np.full_like(X, np.inf)
+    model.train_on_batch(infinite, Y)
+    # That step counts as one of zeros.
+    assert_close([2 * mean for mean in kept(model)], by_hand(model, X, Y))
+
+
+def test_they_are_in_no_file(tmp_path):
+    model = still(network(), alternation=always(100))
+    before = len(model.weights)
+    model.train_on_batch(X, Y)
+    assert len(model.weights) == before
+    path = tf.train.Checkpoint(model=model).save(str(tmp_path / "checkpoint"))
+    names = [name for name, _ in tf.train.list_variables(path)]
+    assert any("switches" in name or "kernel" in name for name in names)
+    assert not any("gradients" in name for name in names)
+
+
+def test_a_model_that_asks_for_none_keeps_none():
+    class ByRule(SwitchedModel):
+        learns_switches = False
+
+        def switcher_step(self, gradients):
+            assert gradients == []
+            for layer in self.switched_layers():
+                layer.switches.assign(layer.switches * 0.0)
+
+    inputs = keras.Input((INPUTS,))
+    model = ByRule(inputs, SwitchedDense(CLASSES)(inputs))
+    compiled(model, alternation=always())
+    model.train_on_batch(X, Y)
+    assert model.sparsity == 1.0
+    assert model._switch_gradients is None
