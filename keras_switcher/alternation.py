@@ -36,7 +36,7 @@ class Alternation:
         ValueError: On values outside these ranges.
     """
 
-    task_steps: int = 4
+    task_steps: int = 8
     switcher_steps: int = 1
     warmup: float = 0.1
     settle: float = 0.4

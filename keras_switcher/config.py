@@ -157,7 +157,7 @@ class Switching:
 class AlternationOptions:
     """When each network learns. The phases are warm-up, alternate, settle."""
 
-    task_steps: int = _option(4, COUNT)
+    task_steps: int = _option(8, COUNT)
     """Task steps between two turns of the switcher."""
     switcher_steps: int = _option(1, COUNT)
     """Switcher steps in a turn."""

@@ -17,6 +17,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "alternation": (
         "switcher:task_steps=1",
         "switcher:task_steps=4",
+        "switcher:task_steps=8",
         "switcher:task_steps=16",
         "switcher:switcher_steps=2",
     ),
