@@ -20,7 +20,7 @@ class Alternation:
 
     During warm-up only the task network learns, with the switches as they are: all on in a new
     model. Then the two alternate: after every `task_steps` batches the switcher network takes
-    `switcher_steps` steps by the mean of what their losses asked of the switches. When the model
+    `switcher_steps` steps by the mean gradient of their losses by the switches. When the model
     settles, the structure is brought to the target sparsity and frozen, and only the task network
     goes on learning.
 

@@ -14,7 +14,8 @@ class SwitchGradients:
 
     The switches stay the same between two turns, so that all these gradients are by the same
     switches. Under a distribution strategy each replica keeps those of its own examples, and adds
-    nothing to what is sent; they are no part of the model's state, in no file and no checkpoint.
+    nothing to what is sent. They are no part of the model's state, in no file and no checkpoint:
+    an epoch begins without any.
 
     Args:
         layers: The switched layers, built.
@@ -38,10 +39,10 @@ class SwitchGradients:
         Args:
             gradients: One for each layer, float32 of its switches' shape; `None` for zeros.
         """
-        self._steps.assign_add(1.0)
+        self._steps.assign_add(1.0, read_value=False)
         for total, gradient in zip(self._sums, gradients, strict=True):
             if gradient is not None:
-                total.assign_add(gradient)
+                total.assign_add(gradient, read_value=False)
 
     def means(self) -> list[Any]:
         """Return the mean gradients of the replica that asks: float32, of the switches' shapes."""
@@ -51,4 +52,5 @@ class SwitchGradients:
     def reset(self) -> None:
         """Begin anew: after a turn, and when an epoch begins, as that may be of a resumed run."""
         for variable in (*self._sums, self._steps):
-            variable.assign(tf.zeros(variable.shape))
+            # What it would return is summed over all replicas.
+            variable.assign(tf.zeros(variable.shape), read_value=False)

@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 _OPEN = 3.0
 
 
+def _symbolic(tensor: Any) -> keras.KerasTensor:
+    return keras.KerasTensor(tensor.shape, keras.backend.standardize_dtype(tensor.dtype))
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class SwitchedModel(keras.Model):
     """A model that learns its weights and its structure alternately.
@@ -65,8 +69,8 @@ class SwitchedModel(keras.Model):
     """
 
     learns_switches = True
-    """Whether a turn asks for gradients by the switches. One that chooses them by a rule doesn't:
-    set it to false beside an overridden `switcher_step`."""
+    """Whether `switcher_step` takes gradients by the switches. Set it to false in a subclass whose
+    own step chooses the switches by a rule."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "SwitchedModel":
         if is_functional_call(args, kwargs) and not issubclass(cls, functional_base()):
@@ -243,6 +247,8 @@ class SwitchedModel(keras.Model):
             load_dense_weights(self, filepath, skip_mismatch=skip_mismatch, **kwargs)
         else:
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+        # They are by other switches.
+        self.forget_switch_gradients()
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
         """Train as `keras.Model.fit` does, through the phases that `alternation` sets.
@@ -293,8 +299,9 @@ class SwitchedModel(keras.Model):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if not self.switcher_optimizer.built:
-            # Without a strategy, Keras leaves the building of a subclassed model to this call.
-            self(x)
+            # Without a strategy, Keras leaves the building of a subclassed model to this step. Its
+            # own way to do so would not build what serves in training alone.
+            self(keras.tree.map_structure(_symbolic, x), training=True)
             with tf.init_scope():
                 self._build_training()
         learned = self._switch_gradients
@@ -320,27 +327,30 @@ class SwitchedModel(keras.Model):
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def forget_switch_gradients(self) -> None:
-        """Drop what task steps have left for the next turn; `fit` does so as an epoch begins."""
+        """Drop the gradients that task steps have left for the next turn.
+
+        `fit` does so as an epoch begins, so that what a run does after an epoch depends on nothing
+        but what a checkpoint of that time holds. A loop of one's own over `train_on_batch` does so
+        where it saves, and where it sets weights otherwise than by `load_weights`.
+        """
         if self._switch_gradients is not None:
             self._switch_gradients.reset()
 
     def _keep(self, kept: SwitchGradients, gradients: list[Any]) -> None:
         """Add the gradients of a scaled loss by the switches to those since the last turn."""
 
-        def unscaled(gradient: Any) -> Any:
-            if gradient is None or not isinstance(
-                self.optimizer, keras.optimizers.LossScaleOptimizer
-            ):
-                return gradient
-            gradient /= self.optimizer.scale_loss(ops.ones(()))
-            # As the optimiser skips a step of a loss that was scaled too much.
-            return ops.where(ops.all(ops.isfinite(gradient)), gradient, 0.0)
-
         def add() -> Any:
-            kept.add([unscaled(gradient) for gradient in gradients])
+            scale = self.optimizer.scale_loss(ops.ones(()))
+            kept.add([None if g is None else g / scale for g in gradients])
             return tf.constant(True)
 
-        tf.cond(self.alternation_state.alternates(), add, lambda: tf.constant(False))
+        counts = self.alternation_state.alternates()
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            # A loss that was scaled too much: the optimiser leaves its step out, too.
+            for gradient in gradients:
+                if gradient is not None:
+                    counts = ops.logical_and(counts, ops.all(ops.isfinite(gradient)))
+        tf.cond(counts, add, lambda: tf.constant(False))
 
     def _track_loss(self, loss: Any, x: Any) -> None:
         examples = ops.shape(next(t for t in keras.tree.flatten(x) if t is not None))[0]
@@ -378,9 +388,9 @@ class SwitchedModel(keras.Model):
 
         Args:
             gradients: Of each switched layer, the loss's mean gradient by the switches over the
-                task steps since the last turn: float32, of the switches' shape; under a
-                distribution strategy the replica's own, whose sum over replicas is the whole.
-                Empty where `learns_switches` is false.
+                task steps since the last turn, or since the epoch began: float32, of the switches'
+                shape; under a distribution strategy the replica's own, whose sum over replicas is
+                the whole. Empty where `learns_switches` is false.
         """
         state = self.alternation_state
         layers = self.switched_layers()

@@ -38,8 +38,8 @@ def next_offset(offset: Any, density: Any, target: Any) -> Any:
     """Return the offset of all logits that brings the density to its target.
 
     The logits have unit variance within a layer, so the log-odds of the density rise about as fast
-    as the offset: half of the missing log-odds, at most 0.25 at a time, is a step that neither lags
-    nor overshoots.
+    as the offset: half of the missing log-odds, at most 0.25 at a time, is a step that does not
+    overshoot, nor lag behind a course of some dozens of turns.
 
     Args:
         offset: Scalar tensor, added to every logit.
@@ -63,13 +63,13 @@ def next_multiplier(multiplier: Any, gradient: Any, slope: Any, rate: float) -> 
     The offset keeps the density at its target whatever the switchers do; so they must descend
     along the constraint. With `objective = loss + multiplier * density`, that is where the
     objective does not change with the offset: `d objective / d offset = 0`. The multiplier moves
-    there slowly, as the gradient of one batch is noisy.
+    there slowly, as the gradient of a few batches is noisy.
 
     Args:
         multiplier: Scalar tensor.
         gradient: Scalar tensor, the objective's derivative by the offset.
         slope: Scalar tensor, the density's derivative by the offset, > 0.
-        rate: Float in (0, 1], the weight of this batch in the average.
+        rate: Float in (0, 1], the weight of this turn in the average.
 
     Returns:
         Scalar tensor; the old multiplier where the gradient is not finite.

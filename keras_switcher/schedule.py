@@ -1,9 +1,17 @@
 """The callback with which `SwitchedModel.fit` moves a model through its phases."""
 
+import logging
 from typing import Any
 
 import keras
 from keras import ops
+
+from keras_switcher.alternation import SETTLE
+
+logger = logging.getLogger(__name__)
+
+# The offset alone takes about as many to go from a dense layer to a sparse one.
+_ENOUGH_TURNS = 20
 
 
 class PhaseSchedule(keras.callbacks.Callback):
@@ -37,8 +45,23 @@ class PhaseSchedule(keras.callbacks.Callback):
             self.model.alternation.plan(steps * epochs) if steps else (2**30, 2**30, 2**30)
         )
         state.plan.assign((begin, ramp_end, settle))
+        if steps and self._settle_step is None:
+            self._warn_of_few_turns(settle - begin)
         self._settle_step = settle
         self._epoch_step = self._step
+
+    def _warn_of_few_turns(self, steps: int) -> None:
+        model = self.model
+        turns = steps // model.alternation.task_steps
+        if model.learns_switches and model.phase != SETTLE and turns < _ENOUGH_TURNS:
+            logger.warning(
+                "The switcher has %d turns in this training, one after every %d steps of the %d in "
+                "which the networks alternate: too few to learn much. Train for more epochs, or "
+                "set a smaller task_steps.",
+                turns,
+                model.alternation.task_steps,
+                steps,
+            )
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._settle_at(self._epoch_step + batch)

@@ -13,7 +13,8 @@ TRAIN = ROOT / "train.py"
 # 270 training, 30 validation and 300 test examples; an epoch has 8 batches.
 SMALL = (
     *("--model", "lenet300", "--dataset", "mnist5k", "--limit", "300"),
-    *("--width", "0.2", "--epochs", "2", "--batch-size", "32"),
+    # So few steps have turns of the switcher in every epoch, and between two epochs.
+    *("--width", "0.2", "--epochs", "2", "--batch-size", "32", "--task-steps", "2"),
 )
 
 

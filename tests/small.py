@@ -35,6 +35,8 @@ def compiled(model: SwitchedModel, **options) -> SwitchedModel:
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         "metrics": ["accuracy"],
         "target_sparsity": 0.5,
+        # A few steps are to have turns.
+        "alternation": Alternation(task_steps=2),
         "run_eagerly": True,
         **options,
     }

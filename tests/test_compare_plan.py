@@ -104,13 +104,28 @@ def test_more_cells_are_the_same_comparison_and_another_training_is_not():
 def test_every_ablation_changes_something_that_exists():
     for names in ABLATIONS.values():
         for name in names:
-            config = Cell(Variant.parse(name), 0.9, 0).config(Config())
-            changed = config != Cell(Variant("switcher"), 0.9, 0).config(Config())
+            shared = from_values({"task_steps": 3})
+            config = Cell(Variant.parse(name), 0.9, 0).config(shared)
+            changed = config != Cell(Variant("switcher"), 0.9, 0).config(shared)
             assert changed or name in ("free", "magnitude-switcher"), name
 
 
 def test_ablations_are_chosen_by_part_and_a_wrong_part_names_the_right_ones():
-    assert ablated(["gate"]) == ["switcher", "switcher:gate=relu_tanh"]
-    assert set(ablated([])) == {"switcher"}.union(*ABLATIONS.values())
+    config = Config()
+    assert ablated(["gate"], config) == ["switcher", "switcher:gate=relu_tanh"]
+    assert set(ablated(["gate", "warmup"], config)) == {
+        *("switcher", "switcher:gate=relu_tanh"),
+        *ABLATIONS["warmup"],
+    }
+    own = from_values({"gate": "relu_tanh", "task_steps": 16, "switcher_hidden": (64, 64)})
+    assert ablated(["gate"], own) == ["switcher"]
+    assert "switcher:task_steps=16" in ablated([], config)
+    # It is the default.
+    assert "switcher:task_steps=8" not in ablated([], config)
+    left_out = {f"switcher:{name}" for name in ("task_steps=16", "switcher_hidden=64/64")}
+    assert set(ablated([], own)) == {"switcher"}.union(*ABLATIONS.values()) - {
+        *left_out,
+        "switcher:gate=relu_tanh",
+    }
     with pytest.raises(ConfigError, match="Did you mean 'gate'"):
-        ablated(["gates"])
+        ablated(["gates"], config)

@@ -4,7 +4,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import CLASSES, INPUTS, always, compiled, network, separable, switches
+from small import (
+    CLASSES,
+    INPUTS,
+    always,
+    are_identical,
+    arrays,
+    compiled,
+    network,
+    separable,
+)
 
 from keras_switcher import Alternation, SwitchedDense, SwitchedModel
 
@@ -66,20 +75,21 @@ def test_a_turn_follows_them_and_takes_them():
     inputs = keras.Input((INPUTS,))
     model = Watched(inputs, SwitchedDense(CLASSES)(SwitchedDense(8, "relu")(inputs)))
     compiled(model, alternation=always(2, switcher_steps=3), target_sparsity=None)
-    before = switches(model)
-    model.train_on_batch(X, Y)
+    before = arrays(model.switcher_variables)
+    first, second = (X[:64], Y[:64]), (X[64:], Y[64:])
+    of_first = by_hand(model, *first)
+    model.train_on_batch(*first)
     assert taken == []
-    first = kept(model)
-    model.train_on_batch(X, Y)
+    of_second = by_hand(model, *second)
+    model.train_on_batch(*second)
     assert len(taken) == 3
-    # The other half is of the second step, at other weights.
-    assert not np.allclose(taken[0][0], first[0])
+    # Each at the weights that its step found.
+    assert_close(taken[0], [(one + two) / 2 for one, two in zip(of_first, of_second, strict=True)])
     for later in taken[1:]:
         for one, other in zip(taken[0], later, strict=True):
             np.testing.assert_array_equal(one, other)
     assert not any(np.any(mean) for mean in kept(model))
-    # The offset of a new model leaves all on; what moves is the switcher.
-    assert len(before) == 2
+    assert not are_identical(arrays(model.switcher_variables), before)
     assert int(model.switcher_optimizer.iterations) == 3
 
 
@@ -133,27 +143,105 @@ def test_an_epoch_begins_without_those_of_the_one_before():
     assert int(model._switch_gradients._steps) == 4
 
 
-def test_a_scaled_loss_leaves_its_own_gradients_and_none_that_are_not_finite():
-    model = still(network(), alternation=always(100))
-    model.compile(
-        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.0), initial_scale=1024.0),
-        keras.optimizers.SGD(0.0),
-        loss=model.loss,
-        alternation=always(100),
-        run_eagerly=True,
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_a_scaled_loss_leaves_its_own_gradients_and_none_of_a_step_that_overflows(dynamic):
+    optimizer = (
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.0), initial_scale=1024.0)
+        if dynamic
+        else keras.optimizers.SGD(0.0, loss_scale_factor=1024.0)
     )
+    model = still(network(), optimizer=optimizer, alternation=always(100))
     vary(model)
     model.train_on_batch(X, Y)
     assert_close(kept(model), by_hand(model, X, Y))
-    infinite = np.full_like(X, np.inf)
-    model.train_on_batch(infinite, Y)
-    # That step counts as one of zeros.
-    assert_close([2 * mean for mean in kept(model)], by_hand(model, X, Y))
+    if dynamic:
+        model.train_on_batch(np.full_like(X, np.inf), Y)
+        assert_close(kept(model), by_hand(model, X, Y))
+
+
+@pytest.mark.parametrize("kind", ["twice", "inside", "unused"])
+def test_a_layer_may_be_called_twice_lie_in_a_model_or_not_be_called(kind):
+    class Odd(SwitchedModel):
+        def __init__(self):
+            super().__init__()
+            self.hidden = SwitchedDense(INPUTS, "relu")
+            if kind == "inside":
+                self.hidden = keras.Sequential([keras.Input((INPUTS,)), self.hidden])
+            self.unused = SwitchedDense(3)
+            self.unused.build((None, INPUTS))
+            self.out = SwitchedDense(CLASSES)
+
+        def call(self, inputs, training=None):
+            hidden = self.hidden(inputs)
+            return self.out(self.hidden(hidden) if kind == "twice" else hidden)
+
+    keras.utils.set_random_seed(0)
+    model = Odd()
+    model(X[:1])
+    still(model, alternation=always(100))
+    model.train_on_batch(X, Y)
+    expected = by_hand(model, X, Y)
+    assert sum(gradient is None for gradient in expected) == 1
+    for mean, gradient in zip(kept(model), expected, strict=True):
+        np.testing.assert_allclose(mean, 0.0 if gradient is None else gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_a_model_that_its_first_step_builds_has_the_layers_of_training_alone(run_eagerly):
+    class Lazy(SwitchedModel):
+        def __init__(self):
+            super().__init__()
+            self.draws = keras.layers.Dropout(0.5, seed=0)
+            self.out, self.auxiliary = SwitchedDense(CLASSES), SwitchedDense(CLASSES)
+
+        def call(self, inputs, training=None):
+            outputs = self.out(self.draws(inputs, training=training))
+            return outputs + self.auxiliary(inputs) if training else outputs
+
+    keras.utils.set_random_seed(0)
+    model = compiled(Lazy(), alternation=always(3), run_eagerly=run_eagerly)
+    model.fit(X, Y, batch_size=32, verbose=0)
+    assert len(model.switched_layers()) == 2
+    assert int(model.switcher_optimizer.iterations) == 1
+    other = keras.layers.Dropout(0.5, seed=0)
+    for _ in range(4):
+        other(X, training=True)
+    # Once in each step, and not by building.
+    np.testing.assert_array_equal(model.draws.seed_generator.state, other.seed_generator.state)
+
+
+def test_the_loss_may_have_weights_and_be_one_s_own():
+    class Own(SwitchedModel):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.ops.mean(sample_weight[:, None] * keras.ops.square(y_pred - x[:, :1]))
+
+    inputs = keras.Input((INPUTS,))
+    model = still(Own(inputs, SwitchedDense(CLASSES)(inputs)), alternation=always(100))
+    vary(model)
+    weight = np.arange(len(X), dtype="float32")
+    model.train_on_batch(X, Y, sample_weight=weight)
+    values = [layer.switches.value for layer in model.switched_layers()]
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        loss = tf.reduce_mean(weight[:, None] * (model(X) - X[:, :1]) ** 2)
+    assert_close(kept(model), tape.gradient(loss, values))
+
+
+def test_they_are_dropped_with_the_switches_that_they_are_by(tmp_path):
+    model = still(network(), alternation=always(100))
+    path = tmp_path / "model.weights.h5"
+    model.save_weights(path)
+    for forget in (lambda: model.load_weights(path), lambda: still(model)):
+        model.train_on_batch(X, Y)
+        assert any(np.any(mean) for mean in kept(model))
+        forget()
+        assert not any(np.any(mean) for mean in kept(model))
 
 
 def test_they_are_in_no_file(tmp_path):
-    model = still(network(), alternation=always(100))
+    model = network()
     before = len(model.weights)
+    still(model, alternation=always(100))
     model.train_on_batch(X, Y)
     assert len(model.weights) == before
     path = tf.train.Checkpoint(model=model).save(str(tmp_path / "checkpoint"))

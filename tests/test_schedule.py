@@ -152,7 +152,7 @@ def test_recompiled_at_another_target_the_model_starts_anew():
 
 @pytest.mark.parametrize("settle", [0.4, 0.0])
 def test_training_that_ends_before_the_model_settles_logs_a_warning(caplog, settle):
-    model = compiled(network(), alternation=Alternation(warmup=0.0, settle=settle))
+    model = compiled(network(), alternation=Alternation(1, warmup=0.0, settle=settle))
     with caplog.at_level(logging.WARNING, logger="keras_switcher"):
         model.fit(X, Y, epochs=10, callbacks=[StopAfter(0)], **FIT)
     (record,) = caplog.records
@@ -162,10 +162,22 @@ def test_training_that_ends_before_the_model_settles_logs_a_warning(caplog, sett
 
 @pytest.mark.parametrize("options", [{}, {"target_sparsity": None}])
 def test_training_that_ends_as_it_should_logs_no_warning(caplog, options):
-    model = compiled(network(), **options)
+    model = compiled(network(), alternation=EACH_STEP, **options)
     with caplog.at_level(logging.WARNING, logger="keras_switcher"):
-        model.fit(X, Y, epochs=3, **FIT)
+        model.fit(X, Y, epochs=10, **FIT)
+        # Settled: it has no turn, and needs none.
+        model.fit(X, Y, epochs=1, **FIT)
     assert not caplog.records
+
+
+def test_few_turns_are_told_once(caplog):
+    model = compiled(network(), alternation=Alternation(task_steps=4))
+    with caplog.at_level(logging.WARNING, logger="keras_switcher"):
+        model.fit(X, Y, epochs=20, **FIT)
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert "The switcher has 10 turns in this training, one after every 4 steps of the 40" in said
+    assert "Train for more epochs, or set a smaller task_steps." in said
 
 
 @pytest.mark.parametrize("settle", [0.0, 0.01])

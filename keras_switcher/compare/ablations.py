@@ -1,6 +1,8 @@
 """What `--ablations` compares: the method with one of its parts changed at a time."""
 
 from keras_switcher.checks import ConfigError, nearest
+from keras_switcher.compare.plan import Variant
+from keras_switcher.config import Config, to_values
 
 REFERENCE = "switcher"
 
@@ -34,11 +36,12 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def ablated(parts: list[str]) -> list[str]:
+def ablated(parts: list[str], config: Config) -> list[str]:
     """Return the methods that show what parts of the method bring.
 
     Args:
         parts: Names of parts; none means all of them.
+        config: What all trainings share; a part that has this value there is left out.
 
     Raises:
         ConfigError: If there is no such part.
@@ -49,4 +52,12 @@ def ablated(parts: list[str]) -> list[str]:
                 f"Unknown part of the method: {part!r}.{nearest(part, ABLATIONS)} "
                 f"Known: {', '.join(ABLATIONS)}."
             )
-    return [REFERENCE, *(name for part in parts or ABLATIONS for name in ABLATIONS[part])]
+    values = to_values(config)
+
+    def differs(name: str) -> bool:
+        variant = Variant.parse(name)
+        changed = any(values[option] != value for option, value in variant.options)
+        return variant.method != REFERENCE or changed
+
+    names = (name for part in parts or ABLATIONS for name in ABLATIONS[part])
+    return [REFERENCE, *filter(differs, names)]

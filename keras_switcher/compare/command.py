@@ -163,7 +163,7 @@ def _checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
         if not 0 <= target < 1:
             raise ConfigError(f"Expected --sparsity to be shares in [0, 1). Received: {target}")
     if options.ablations is not None:
-        options.methods = ablated(options.ablations)
+        options.methods = ablated(options.ablations, config)
     return options, config
 
 
