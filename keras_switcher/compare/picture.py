@@ -68,8 +68,9 @@ def draw(groups: Sequence[Group], ink: str, grid: str) -> Figure:
         if own[0].target_sparsity is None:
             _level(axes, own[0], ink)
             continue
-        # Beside each other, so that error bars don't hide one another.
-        shift = 0.3 * (index / max(1, len(methods) - 1) - 0.5)
+        # Beside each other, so that error bars don't hide one another: as far as that takes on the
+        # paper, however many sparsities there are.
+        shift = 0.06 * len(targets) * (index / max(1, len(methods) - 1) - 0.5)
         means = [group.mean("test_accuracy") for group in own]
         axes.errorbar(
             [places[group.target_sparsity or 0.0] + shift for group in own],
