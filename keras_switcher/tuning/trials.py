@@ -18,6 +18,7 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from keras_switcher import model as model_module
+from keras_switcher import schedule
 from keras_switcher.batches import evaluation_batches, training_batches
 from keras_switcher.callbacks import Diverged, EpochRows, StopOnDivergence, StopOnSignal
 from keras_switcher.config import Config
@@ -209,14 +210,16 @@ class TrialModel(SwitcherHyperModel):
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Keep the model from warning that it has not settled: a stopped trial need not."""
-    log = logging.getLogger(model_module.__name__)
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Keep the model from warning that it has not settled, or has few turns: a trial need not."""
+    logs = [logging.getLogger(module.__name__) for module in (model_module, schedule)]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def read_result(path: Path) -> dict[str, Any]:
