@@ -304,8 +304,8 @@ class SwitchedModel(keras.Model):
             self(keras.tree.map_structure(_symbolic, x), training=True)
             with tf.init_scope():
                 self._build_training()
-        learned = self._switch_gradients
-        switches = [layer.switches.value for layer in self.switched_layers()] if learned else []
+        kept = self._switch_gradients
+        switches = [layer.switches.value for layer in self.switched_layers()] if kept else []
         with tf.GradientTape() as tape:
             tape.watch(switches)
             y_pred = self(x, training=True)
@@ -315,9 +315,9 @@ class SwitchedModel(keras.Model):
             scaled = self.optimizer.scale_loss(loss)
         variables = self.task_variables
         gradients = tape.gradient(scaled, [*variables, *switches])
-        if learned is not None:
+        if kept:
             # Before the update, which may change the scale.
-            self._keep(learned, gradients[len(variables) :])
+            self._keep(kept, gradients[len(variables) :])
         self.optimizer.apply(gradients[: len(variables)], variables)
         self._track_loss(loss, x)
         self.alternation_state.step.assign(self.alternation_state.step + 1)

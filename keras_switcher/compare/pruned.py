@@ -45,11 +45,11 @@ class PrunedModel(SwitchedModel):
         [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878), gradual pruning.
     """
 
+    learns_switches = False
+
     def __init__(self, *args: Any, rule: Rule, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rule = rule
-
-    learns_switches = False
 
     def switcher_step(self, gradients: list[Any]) -> None:
         """Choose the connections anew at the density that the course asks for."""
