@@ -1,6 +1,7 @@
 """`SwitchedModel`: a Keras model whose training step alternates between two networks."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -313,6 +314,7 @@ class SwitchedModel(keras.Model):
                 x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
             )
             scaled = self.optimizer.scale_loss(loss)
+        self._build_metrics(y, y_pred)
         variables = self.task_variables
         gradients = tape.gradient(scaled, [*variables, *switches])
         if kept:
@@ -351,6 +353,19 @@ class SwitchedModel(keras.Model):
                 if gradient is not None:
                     counts = ops.logical_and(counts, ops.all(ops.isfinite(gradient)))
         tf.cond(counts, add, lambda: tf.constant(False))
+
+    def _build_metrics(self, y: Any, y_pred: Any) -> None:
+        """Make the metrics' variables apart from the function that is being traced.
+
+        Keras makes them where it first updates them, in the function, and TensorFlow traces one
+        that has made variables once more: that takes seconds. Under a strategy, Keras does this.
+        """
+        metrics = self._compile_metrics
+        if metrics is not None and not metrics.built and not tf.executing_eagerly():
+            # `tf.init_scope` would not do: the variables still count as those of the function. It
+            # is the function of this thread.
+            with ThreadPoolExecutor(1) as apart:
+                apart.submit(metrics.build, y, y_pred).result()
 
     def _track_loss(self, loss: Any, x: Any) -> None:
         examples = ops.shape(next(t for t in keras.tree.flatten(x) if t is not None))[0]

@@ -40,6 +40,17 @@ def reference():
     return trained()
 
 
+def test_training_step_is_traced_once(monkeypatch):
+    calls = []
+    step = SwitchedModel.train_step
+    monkeypatch.setattr(
+        SwitchedModel, "train_step", lambda model, data: (calls.append(data), step(model, data))[1]
+    )
+    _, history = trained(epochs=2)
+    assert len(calls) == 1
+    assert len(history["accuracy"]) == 2
+
+
 @pytest.mark.parametrize(
     "options", [{"jit_compile": True}, {"steps_per_execution": 4}, {"run_eagerly": True}], ids=str
 )
