@@ -156,8 +156,9 @@ DEFAULT: dict[str, Any] = {
     "gate": ["step", "relu_tanh"],
     "switcher_optimizer": ["adam", "sgd"],
     "adam_learning_rate": {"min": 1e-4, "max": 1e-2, "sampling": "log"},
-    "sgd_learning_rate": {"min": 1e-3, "max": 1.0, "sampling": "log"},
-    "task_steps": [2, 4, 8, 16],
+    # Above, a layer loses all its switches but one within a few turns.
+    "sgd_learning_rate": {"min": 1e-3, "max": 0.1, "sampling": "log"},
+    "task_steps": [4, 8, 16],
     "switcher_steps": [1, 2],
     "warmup": {"min": 0.0, "max": 0.3},
     "settle": {"min": 0.2, "max": 0.6},
