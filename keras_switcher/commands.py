@@ -5,14 +5,17 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
 from rich.logging import RichHandler
 
-from keras_switcher.display import show_warning
+from keras_switcher.checks import ConfigError
+from keras_switcher.display import show_error, show_warning
+from keras_switcher.runs import RunError
+from keras_switcher.signals import Interrupted
 
 
 def load_tensorflow(verbose: bool) -> None:
@@ -34,6 +37,32 @@ def load_tensorflow(verbose: bool) -> None:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def run_command(command: Callable[[Console], int], verbose: bool) -> int:
+    """Run a command that goes on when it is given again; tell what goes wrong.
+
+    Args:
+        command: Takes a console for what it has to say; returns the exit status.
+        verbose: Show the library's log in full, and where an error was raised.
+
+    Returns:
+        The exit status: that of the command; 2 for a mistake in flags, files or data; 1 for work
+        that failed; 130 and 143 after Ctrl-C and SIGTERM.
+    """
+    errors = Console(stderr=True)
+    with shown_messages(errors, verbose):
+        try:
+            return command(Console(file=sys.stdout))
+        except KeyboardInterrupt:
+            return 130
+        except (RunError, ConfigError, ValueError, OSError) as error:
+            if verbose:
+                errors.print_exception()
+            show_error(errors, str(error))
+            if isinstance(error, Interrupted):
+                errors.print("Nothing is lost: go on with the same command.", highlight=False)
+            return error.exit_status if isinstance(error, RunError) else 2
 
 
 @contextmanager

@@ -1,15 +1,15 @@
 """From flags, config file, recipe and an earlier run's configuration to one `Config`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 import yaml
 
-from keras_switcher.checks import ConfigError
-from keras_switcher.config import Config, check_values, from_values, validate
+from keras_switcher.checks import ConfigError, nearest
+from keras_switcher.config import Config, check_values, from_values, to_values, validate
 from keras_switcher.runs import CONFIG_FILE, newest_run
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,42 @@ def resolve(arguments: Sequence[str]) -> Config:
     if base is None:
         base = recipe(named.network.model, named.data.dataset)
     return validate(_parse(arguments, from_values({**base, **file})))
+
+
+def resolve_shared(
+    arguments: Sequence[str], own: Iterable[str], refused: Mapping[str, str], spreads: str
+) -> Config:
+    """Make the configuration of what a command trains again and again.
+
+    Args:
+        arguments: The flags that are not the command's own.
+        own: Names of those that are, for what was meant by an unknown one.
+        refused: Flags of `train.py` that the command has no use for, and why.
+        spreads: The command's flag that spreads its work over processes.
+
+    Returns:
+        The configuration, valid.
+
+    Raises:
+        ConfigError: If a flag is refused or unknown, or a value is wrong.
+    """
+    # `--lr` is a short form.
+    known = {*to_values(Config()), "lr"}
+    own = ["--" + name.replace("_", "-") for name in own]
+    for flag in (given.split("=")[0] for given in arguments if given.startswith("--")):
+        flag = flag.replace("_", "-")
+        if flag in refused:
+            raise ConfigError(f"Expected no {flag}: {refused[flag]}. Received: {flag}")
+        # What `resolve` says would look among the options of `train.py` alone.
+        meant = nearest(flag, own)
+        if meant and flag[2:].replace("-", "_") not in known and not nearest(flag[2:], known):
+            raise ConfigError(f"Unknown option {flag}.{meant}")
+    config = resolve(arguments)
+    if config.execution.strategy != "none":
+        raise ConfigError(
+            f"Expected --strategy none: {spreads}. Received: {config.execution.strategy}"
+        )
+    return config
 
 
 def _earlier(config: Config) -> dict[str, Any] | None:

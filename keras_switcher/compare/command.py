@@ -8,14 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
-from keras_switcher.checks import ConfigError, nearest
-from keras_switcher.commands import load_tensorflow, shown_messages
+from keras_switcher.checks import ConfigError
+from keras_switcher.commands import load_tensorflow, run_command
 from keras_switcher.compare.ablations import ABLATIONS, ablated
 from keras_switcher.compare.plan import (
-    CELLS,
     PLAN_FILE,
     RESULT_FILE,
     Cell,
@@ -23,13 +21,12 @@ from keras_switcher.compare.plan import (
     Variant,
     cell_folder,
 )
-from keras_switcher.config import Config, to_values, validate
-from keras_switcher.display import show_error
-from keras_switcher.flags import resolve
+from keras_switcher.config import Config, validate
+from keras_switcher.flags import resolve_shared
 from keras_switcher.launch import cores
+from keras_switcher.plan_folder import plan_folder, write_plan
 from keras_switcher.report.wording import duration
-from keras_switcher.runs import RunError, locked, replacing
-from keras_switcher.signals import Interrupted
+from keras_switcher.runs import RunError
 
 METHODS = (
     "switcher",
@@ -46,7 +43,6 @@ METHODS = (
 )
 SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99)
 
-_LOCK = ".lock"
 # What a run has and a comparison has not, or what it sets itself.
 _REFUSED = {
     "--run-dir": "a comparison writes into --out",
@@ -124,15 +120,6 @@ def _checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
         ConfigError: If a value is wrong.
     """
     options, others = _parser().parse_known_args(arguments)
-    for name in (other.split("=")[0].replace("_", "-") for other in others):
-        if name in _REFUSED:
-            raise ConfigError(f"Expected no {name}: {_REFUSED[name]}. Received: {name}")
-        own = nearest(name, ["--" + option for option in vars(options)])
-        # `--lr` is a short form of train.py's.
-        known = {**to_values(Config()), "lr": None}
-        if name.startswith("--") and own and name[2:].replace("-", "_") not in known:
-            if not nearest(name[2:], known):
-                raise ConfigError(f"Unknown option {name}.{own}")
     for path in options.load:
         if not Path(path).is_file():
             raise ConfigError(f"Expected --load to be Python files. Received: {path}")
@@ -142,12 +129,7 @@ def _checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
         from keras_switcher.compare.cell import load_methods
 
         load_methods(options.load)
-    config = resolve(others)
-    if config.execution.strategy != "none":
-        raise ConfigError(
-            "Expected --strategy none: --processes spreads a comparison. "
-            f"Received: {config.execution.strategy}"
-        )
+    config = resolve_shared(others, vars(options), _REFUSED, "--processes spreads a comparison")
     if options.processes is None:
         options.processes = max(1, cores() // max(1, options.threads))
     for name in ("seeds", "processes", "threads"):
@@ -259,32 +241,13 @@ def open_folder(plan: Plan, folder: Path) -> Iterator[None]:
     Raises:
         RunError: If something else is there, or a comparison is under way.
     """
-    written = folder / PLAN_FILE
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if (folder.exists() and not folder.is_dir()) or (
-        names - {_LOCK, CELLS} and PLAN_FILE not in names
-    ):
-        raise RunError(
-            "Expected --out to be a new or empty folder, or that of a comparison. Received: "
-            f"{folder}, which holds something else"
-        )
-    try:
-        (folder / CELLS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"Can't make the folder {folder}: {error.strerror}.") from error
-    with locked(
-        folder / _LOCK,
-        f"Another comparison is under way in {folder}. Wait for it, or choose another --out.",
-    ):
-        earlier = yaml.safe_load(written.read_text(encoding="utf-8")) if written.exists() else {}
-        if earlier and (different := plan.changes(earlier)):
+    with plan_folder(folder, PLAN_FILE, "comparison") as earlier:
+        if earlier is not None and (different := plan.changes(earlier)):
             raise RunError(
                 f"The comparison in {folder} is another one: {'; '.join(different)}. Go on with "
                 "its own options, or choose another --out."
             )
-        with replacing(written) as temporary:
-            text = yaml.safe_dump(plan.grown(earlier), sort_keys=False)
-            temporary.write_text(text, encoding="utf-8")
+        write_plan(folder / PLAN_FILE, plan.grown(earlier or {}))
         yield
 
 
@@ -407,17 +370,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         and 143 after Ctrl-C and SIGTERM.
     """
     flags = sys.argv[1:] if arguments is None else list(arguments)
-    verbose = "--verbose" in flags
-    errors = Console(stderr=True)
-    with shown_messages(errors, verbose):
-        try:
-            return _compare(flags, Console(file=sys.stdout))
-        except KeyboardInterrupt:
-            return 130
-        except (RunError, ConfigError, ValueError, OSError) as error:
-            if verbose:
-                errors.print_exception()
-            show_error(errors, str(error))
-            if isinstance(error, Interrupted):
-                errors.print("Nothing is lost: go on with the same command.", highlight=False)
-            return error.exit_status if isinstance(error, RunError) else 2
+    return run_command(lambda console: _compare(flags, console), "--verbose" in flags)

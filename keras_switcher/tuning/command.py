@@ -10,20 +10,22 @@ from typing import Any
 
 from rich.console import Console
 
-from keras_switcher.checks import ConfigError, nearest
-from keras_switcher.commands import load_tensorflow, shown_messages
-from keras_switcher.config import Config, to_values
-from keras_switcher.display import show_error
-from keras_switcher.flags import resolve
+from keras_switcher.checks import ConfigError
+from keras_switcher.commands import load_tensorflow, run_command
+from keras_switcher.config import to_values
+from keras_switcher.flags import resolve_shared
 from keras_switcher.runs import RunError
-from keras_switcher.signals import Interrupted, StopSignals
+from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.plan import COSTS, ORACLES, Plan, Terms
 from keras_switcher.tuning.space import Space, read_space
 from keras_switcher.tuning.spread import Place, Spread, own_command
 
 _NEEDED = {"keras_tuner": "keras-tuner", "sklearn": "scikit-learn"}
 # What a run has and a search has not.
-_REFUSED = ("--run-dir", "--resume")
+_REFUSED = {
+    "--run-dir": "a search writes into --out",
+    "--resume": "a search writes into --out, and goes on from there by itself",
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,24 +89,8 @@ def plan_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
         ConfigError: If a value is wrong.
     """
     options, others = _parser().parse_known_args(arguments)
-    for flag in _REFUSED:
-        if any(other.split("=")[0].replace("_", "-") == flag for other in others):
-            raise ConfigError(
-                f"Expected no {flag}: a search writes into --out, and goes on from there by "
-                f"itself. Received: {flag}"
-            )
-    for name in (other.split("=")[0] for other in others if other.startswith("--")):
-        # train.py would look for a flag like it among its own alone.
-        own = nearest(name, ["--" + option.replace("_", "-") for option in vars(options)])
-        known = to_values(Config())
-        if own and name[2:].replace("-", "_") not in known and not nearest(name[2:], known):
-            raise ConfigError(f"Unknown option {name}.{own}")
-    config = resolve(others)
-    if config.execution.strategy != "none":
-        raise ConfigError(
-            "Expected --strategy none: --workers spreads the trials of a search. "
-            f"Received: {config.execution.strategy}"
-        )
+    spreads = "--workers spreads the trials of a search"
+    config = resolve_shared(others, vars(options), _REFUSED, spreads)
     if config.network.freeze_trunk:
         raise ConfigError(
             "Expected no --freeze-trunk: a search trains whole networks. "
@@ -200,15 +186,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         130 and 143 after Ctrl-C and SIGTERM.
     """
     flags = sys.argv[1:] if arguments is None else list(arguments)
-    verbose = "--verbose" in flags
-    errors = Console(stderr=True)
-    with shown_messages(errors, verbose):
-        try:
-            return _search(flags, Console(file=sys.stdout))
-        except (RunError, ConfigError, ValueError, OSError) as error:
-            if verbose:
-                errors.print_exception()
-            show_error(errors, str(error))
-            if isinstance(error, Interrupted):
-                errors.print("Nothing is lost: go on with the same command.", highlight=False)
-            return error.exit_status if isinstance(error, RunError) else 2
+    return run_command(lambda console: _search(flags, console), "--verbose" in flags)

@@ -1,0 +1,58 @@
+"""The folder of what a command can go on with: of a search, or of a comparison."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from keras_switcher.runs import RunError, locked, replacing
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def plan_folder(folder: Path, file: str, kind: str) -> Iterator[dict[str, Any] | None]:
+    """Make the folder, or see that the one there is of the same kind; keep other processes out.
+
+    No other process gets into the folder as long as the block lasts.
+
+    Args:
+        folder: The folder.
+        file: Name of the YAML file in it that says what it is the folder of.
+        kind: What it is the folder of, in a word: "search".
+
+    Yields:
+        What the file holds; `None` of a new folder.
+
+    Raises:
+        RunError: If something else is there, or another process is at work in it.
+    """
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if (folder.exists() and not folder.is_dir()) or (names - {LOCK} and file not in names):
+        raise RunError(
+            f"Expected --out to be a new or empty folder, or that of a {kind}. Received: {folder}, "
+            "which holds something else"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Can't make the folder {folder}: {error.strerror}.") from error
+    with locked(
+        folder / LOCK,
+        f"Another {kind} is under way in {folder}. Wait for it, or choose another --out.",
+    ):
+        written = folder / file
+        yield yaml.safe_load(written.read_text(encoding="utf-8")) if written.exists() else None
+
+
+def write_plan(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what a folder is the folder of.
+
+    Args:
+        path: The file.
+        content: What it is to hold.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
