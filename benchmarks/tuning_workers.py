@@ -1,8 +1,8 @@
 """Trials per hour of a search by a chief and workers, against one process that has all cores.
 
 The same search runs both ways, in a folder of its own each time, in turn; `--oracle random` gives
-both the same trials. The time is that of the whole command, TensorFlow's start included, and, next
-to it, what is left without the time to the first trial's end.
+both the same trials, none of which is stopped early. The time is that of the whole command,
+TensorFlow's start included, and, next to it, what is left without the time until training begins.
 
     python benchmarks/tuning_workers.py --workers 2 --trials 8 -- --model lenet300 --dataset mnist \
         --limit 10000 --max-epochs 2
@@ -25,6 +25,7 @@ def search(workers: int, args: argparse.Namespace, folder: Path) -> dict[str, An
     command = [
         *(sys.executable, "-m", "keras_switcher.tuning", "--oracle", "random"),
         *("--trials", str(args.trials), "--workers", str(workers), "--out", str(folder)),
+        "--no-stop-hopeless",
         *args.flags,
     ]
     start = time.perf_counter()
@@ -37,12 +38,15 @@ def search(workers: int, args: argparse.Namespace, folder: Path) -> dict[str, An
     if process.returncode or len(ends) != args.trials:
         raise RuntimeError(f"Expected {args.trials} trials. Received: {len(ends)} of {command}")
     with open(folder / "trials.csv", encoding="utf-8") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: row["trial"])
+        by_end = list(csv.DictReader(file))
+    first, rows = by_end[0], sorted(by_end, key=lambda row: row["trial"])
     values = [[row[name] for name in row if name.startswith("hp:")] for row in rows]
+    # That of the trial that has ended first began with the others' or before them.
+    begun = ends[0] - float(first["seconds"])
     return {
         "seconds": time.perf_counter() - start,
         "trials_per_hour": 3600 * args.trials / ends[-1],
-        "trials_per_hour_once_begun": 3600 * (args.trials - 1) / (ends[-1] - ends[0]),
+        "trials_per_hour_once_begun": 3600 * args.trials / (ends[-1] - begun),
         "values": values,
     }
 

@@ -1,7 +1,9 @@
 """From flags, config file, recipe and an earlier run's configuration to one `Config`."""
 
+import argparse
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +52,16 @@ def resolve(arguments: Sequence[str]) -> Config:
 
 
 def resolve_shared(
-    arguments: Sequence[str], own: Iterable[str], refused: Mapping[str, str], spreads: str
+    arguments: Sequence[str],
+    parser: argparse.ArgumentParser,
+    refused: Mapping[str, str],
+    spreads: str,
 ) -> Config:
     """Make the configuration of what a command trains again and again.
 
     Args:
         arguments: The flags that are not the command's own.
-        own: Names of those that are, for what was meant by an unknown one.
+        parser: That of the command's own, for what was meant by an unknown flag.
         refused: Flags of `train.py` that the command has no use for, and why.
         spreads: The command's flag that spreads its work over processes.
 
@@ -68,14 +73,14 @@ def resolve_shared(
     """
     # `--lr` is a short form.
     known = {*to_values(Config()), "lr"}
-    own = ["--" + name.replace("_", "-") for name in own]
+    own = re.findall(r"--[a-z-]+", parser.format_usage())
     for flag in (given.split("=")[0] for given in arguments if given.startswith("--")):
-        flag = flag.replace("_", "-")
-        if flag in refused:
-            raise ConfigError(f"Expected no {flag}: {refused[flag]}. Received: {flag}")
+        name = flag.replace("_", "-")
+        if name in refused:
+            raise ConfigError(f"Expected no {name}: {refused[name]}. Received: {flag}")
         # What `resolve` says would look among the options of `train.py` alone.
-        meant = nearest(flag, own)
-        if meant and flag[2:].replace("-", "_") not in known and not nearest(flag[2:], known):
+        meant = nearest(name, own)
+        if meant and name[2:].replace("-", "_") not in known and not nearest(name[2:], known):
             raise ConfigError(f"Unknown option {flag}.{meant}")
     config = resolve(arguments)
     if config.execution.strategy != "none":

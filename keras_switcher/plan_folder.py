@@ -10,10 +10,12 @@ import yaml
 from keras_switcher.runs import RunError, locked, replacing
 
 LOCK = ".lock"
+# What a kill leaves of a file that `replacing` was writing.
+_HALF_WRITTEN = ".writing."
 
 
 @contextlib.contextmanager
-def plan_folder(folder: Path, file: str, kind: str) -> Iterator[dict[str, Any] | None]:
+def plan_folder(folder: Path, file: str, kind: str) -> Iterator[bool]:
     """Make the folder, or see that the one there is of the same kind; keep other processes out.
 
     No other process gets into the folder as long as the block lasts.
@@ -24,13 +26,14 @@ def plan_folder(folder: Path, file: str, kind: str) -> Iterator[dict[str, Any] |
         kind: What it is the folder of, in a word: "search".
 
     Yields:
-        What the file holds; `None` of a new folder.
+        Whether the file is there: `read_plan` reads it.
 
     Raises:
         RunError: If something else is there, or another process is at work in it.
     """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if (folder.exists() and not folder.is_dir()) or (names - {LOCK} and file not in names):
+    others = {name for name in names if name != LOCK and _HALF_WRITTEN not in name}
+    if (folder.exists() and not folder.is_dir()) or (others and file not in names):
         raise RunError(
             f"Expected --out to be a new or empty folder, or that of a {kind}. Received: {folder}, "
             "which holds something else"
@@ -43,8 +46,28 @@ def plan_folder(folder: Path, file: str, kind: str) -> Iterator[dict[str, Any] |
         folder / LOCK,
         f"Another {kind} is under way in {folder}. Wait for it, or choose another --out.",
     ):
-        written = folder / file
-        yield yaml.safe_load(written.read_text(encoding="utf-8")) if written.exists() else None
+        yield (folder / file).exists()
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """Read what a folder is the folder of.
+
+    Args:
+        path: The file.
+
+    Raises:
+        RunError: If it does not hold options by name.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        content = None
+    if not isinstance(content, dict):
+        raise RunError(
+            f"Expected {path} to hold lines of `name: value`. Received: a damaged file. Choose "
+            "another --out."
+        )
+    return content
 
 
 def write_plan(path: Path, content: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from command import SMALL, offline
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import to_values, validate
 from keras_switcher.flags import read_yaml
+from keras_switcher.runs import RunError
 from keras_switcher.tuning.command import main, plan_of
 from keras_switcher.tuning.folder import open_folder
 from keras_switcher.tuning.plan import PLAN_FILE
@@ -55,6 +56,8 @@ def test_help_names_the_flags_of_both(capsys):
         (["--run-dir=x"], "Expected no --run-dir: a search writes into --out"),
         (["--strategy", "mirrored"], "Expected --strategy none"),
         (["--trails", "3"], "Unknown option --trails. Did you mean '--trials'?"),
+        (["--cost_weight", "3"], "Unknown option --cost_weight. Did you mean '--cost-weight'?"),
+        (["--no-stop-hopless"], "Unknown option --no-stop-hopless. Did you mean '--no-stop-"),
         (["--model", "lenet301"], "Did you mean 'lenet300'?"),
         (["--space", "none.yaml"], "Can't read the search space none.yaml"),
     ],
@@ -126,6 +129,34 @@ def test_overwrite_removes_a_search_and_nothing_else(tmp_path):
     with pytest.raises(Exception, match="which holds something else"):
         opened(plan(), other, overwrite=True)
     assert (other / "thesis.tex").read_text() == "five years"
+
+
+def test_a_kill_while_a_search_is_removed_leaves_no_part_of_its_trials(tmp_path, monkeypatch):
+    opened(plan(), tmp_path)
+    (tmp_path / "best.json").write_text("{}")
+    for name in ("trial_0", "trial_1"):
+        (tmp_path / "trials" / name).mkdir(parents=True)
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", lambda path, **_: path.exists() and killed())
+        opened(plan(), tmp_path, overwrite=True)
+    opened(plan(), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {PLAN_FILE, ".lock"}
+
+
+def test_a_damaged_plan_is_told_and_can_be_overwritten(tmp_path):
+    # As a kill leaves it when nothing else is there yet.
+    (tmp_path / ".search.writing.yaml").write_text("model: len")
+    opened(plan(), tmp_path)
+    for damaged in ("", "model: [", "- 1"):
+        (tmp_path / PLAN_FILE).write_text(damaged)
+        with pytest.raises(RunError, match="Received: a damaged file"):
+            opened(plan(), tmp_path)
+    opened(plan(), tmp_path, overwrite=True)
+    assert yaml.safe_load((tmp_path / PLAN_FILE).read_text())["model"] == "lenet300"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

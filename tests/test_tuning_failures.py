@@ -64,6 +64,16 @@ def test_three_failures_end_the_search_with_the_reason_and_it_can_go_on(search_h
     assert "Going on after 3 of 4 trials." in shown
 
 
+def test_a_search_that_goes_on_forgets_the_best_of_fewer_trials(search_here, tmp_path):
+    search_here("--trials", "1", "--switcher", "unit")
+    assert (tmp_path / "out" / "best.json").exists()
+    with pytest.raises(TooManyFailures):
+        every = [f"trial_{index}" for index in range(1, 4)]
+        search_here("--trials", "5", "--switcher", "unit", failing=every)
+    assert not (tmp_path / "out" / "best.json").exists()
+    assert (tmp_path / "out" / "best.yaml").exists()
+
+
 def test_a_space_that_is_exhausted_is_told(search_here, tmp_path):
     space = tmp_path / "space.yaml"
     fixed = {

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from command import Process, run
 
+from keras_switcher.launch import free_ports
+
 TINY = (
     *("--model", "lenet300", "--dataset", "mnist5k", "--limit", "300", "--width", "0.1"),
     *("--batch-size", "32", "--max-epochs", "3", "--switcher", "unit"),
@@ -20,8 +22,9 @@ TINY = (
 class Tuning(Process):
     program = ("-m", "keras_switcher.tuning")
 
-    def __init__(self, *flags, cwd):
-        super().__init__("--out", "search", *TINY, *flags, cwd=cwd, TF_NUM_INTRAOP_THREADS="1")
+    def __init__(self, *flags, cwd, **environment):
+        environment = {"TF_NUM_INTRAOP_THREADS": "1", **environment}
+        super().__init__("--out", "search", *TINY, *flags, cwd=cwd, **environment)
 
 
 def trials(folder: Path) -> list[dict[str, str]]:
@@ -171,7 +174,16 @@ def test_whichever_process_is_killed_no_trial_is_lost_and_none_runs_twice(tmp_pa
         time.sleep(0.2)
     assert len(trials(tmp_path)) > len(ended)
 
-    search(*flags, cwd=tmp_path)
+    # As on several machines: by the variables of Keras Tuner, without the launcher.
+    address = {
+        "KERASTUNER_ORACLE_IP": "127.0.0.1",
+        "KERASTUNER_ORACLE_PORT": str(free_ports(1)[0]),
+    }
+    cluster = [
+        Tuning("--trials", "5", cwd=tmp_path, KERASTUNER_TUNER_ID=name, **address)
+        for name in ("tuner0", "tuner1", "chief")
+    ]
+    assert [process.wait() for process in cluster] == [0, 0, 0], [p.output for p in cluster]
     rows = trials(tmp_path)
     assert sorted(row["trial"] for row in rows) == ["0", "1", "2", "3", "4"]
     assert {row["status"] for row in rows} == {"COMPLETED"}

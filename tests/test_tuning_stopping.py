@@ -1,8 +1,11 @@
+import signal
+
 import grpc
 import pytest
 from keras_tuner.errors import FatalError
 
-from keras_switcher.signals import Interrupted
+from keras_switcher.runs import RunError
+from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.tuning.stopping import PatientOracle, Stopped
 
 
@@ -28,19 +31,38 @@ class Client:
 
 def test_a_chief_that_was_killed_in_the_middle_of_an_answer_is_asked_again():
     client = Client(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE)
-    assert PatientOracle(client, seconds=0.0).create_trial("tuner0") == "trial of tuner0"
+    oracle = PatientOracle(client, lambda: None, seconds=0.0)
+    assert oracle.create_trial("tuner0") == "trial of tuner0"
     assert client.errors == []
 
 
 def test_any_other_error_is_one():
     client = Client(grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
     with pytest.raises(Lost):
-        PatientOracle(client, seconds=0.0).create_trial("tuner0")
+        PatientOracle(client, lambda: None, seconds=0.0).create_trial("tuner0")
     assert len(client.errors) == 1
 
 
+def test_a_worker_that_waits_for_its_chief_can_be_stopped():
+    stop = StopSignals()
+    stop.error = Stopped
+    client = Client(*[grpc.StatusCode.UNAVAILABLE] * 9)
+    oracle = PatientOracle(client, stop.check, seconds=0.0)
+    with stop.handled(), pytest.raises(Stopped), stop.deferred():
+        signal.raise_signal(signal.SIGTERM)
+        oracle.create_trial("tuner0")
+    assert client.errors
+
+
+def test_a_chief_that_does_not_come_back_is_no_failure_of_a_trial():
+    oracle = PatientOracle(Client(grpc.StatusCode.DEADLINE_EXCEEDED), lambda: None)
+    with pytest.raises(FatalError, match="has not answered for an hour") as raised:
+        oracle.create_trial("tuner0")
+    assert isinstance(raised.value, RunError)
+
+
 def test_what_is_no_question_is_as_it_is():
-    assert PatientOracle(Client()).objective == "val_objective"
+    assert PatientOracle(Client(), lambda: None).objective == "val_objective"
 
 
 def test_a_signal_is_no_failure_of_a_trial():

@@ -24,7 +24,7 @@ from keras_switcher.compare.plan import (
 from keras_switcher.config import Config, validate
 from keras_switcher.flags import resolve_shared
 from keras_switcher.launch import cores
-from keras_switcher.plan_folder import plan_folder, write_plan
+from keras_switcher.plan_folder import plan_folder, read_plan, write_plan
 from keras_switcher.report.wording import duration
 from keras_switcher.runs import RunError
 
@@ -119,7 +119,8 @@ def _checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     Raises:
         ConfigError: If a value is wrong.
     """
-    options, others = _parser().parse_known_args(arguments)
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
     for path in options.load:
         if not Path(path).is_file():
             raise ConfigError(f"Expected --load to be Python files. Received: {path}")
@@ -129,7 +130,7 @@ def _checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
         from keras_switcher.compare.cell import load_methods
 
         load_methods(options.load)
-    config = resolve_shared(others, vars(options), _REFUSED, "--processes spreads a comparison")
+    config = resolve_shared(others, parser, _REFUSED, "--processes spreads a comparison")
     if options.processes is None:
         options.processes = max(1, cores() // max(1, options.threads))
     for name in ("seeds", "processes", "threads"):
@@ -241,13 +242,14 @@ def open_folder(plan: Plan, folder: Path) -> Iterator[None]:
     Raises:
         RunError: If something else is there, or a comparison is under way.
     """
-    with plan_folder(folder, PLAN_FILE, "comparison") as earlier:
-        if earlier is not None and (different := plan.changes(earlier)):
+    with plan_folder(folder, PLAN_FILE, "comparison") as is_there:
+        earlier = read_plan(folder / PLAN_FILE) if is_there else {}
+        if is_there and (different := plan.changes(earlier)):
             raise RunError(
                 f"The comparison in {folder} is another one: {'; '.join(different)}. Go on with "
                 "its own options, or choose another --out."
             )
-        write_plan(folder / PLAN_FILE, plan.grown(earlier or {}))
+        write_plan(folder / PLAN_FILE, plan.grown(earlier))
         yield
 
 

@@ -88,9 +88,10 @@ def plan_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
     Raises:
         ConfigError: If a value is wrong.
     """
-    options, others = _parser().parse_known_args(arguments)
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
     spreads = "--workers spreads the trials of a search"
-    config = resolve_shared(others, vars(options), _REFUSED, spreads)
+    config = resolve_shared(others, parser, _REFUSED, spreads)
     if config.network.freeze_trunk:
         raise ConfigError(
             "Expected no --freeze-trunk: a search trains whole networks. "

@@ -1,20 +1,19 @@
 """The folder of a search: new, or that of the same search."""
 
 import contextlib
+import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from keras_switcher.plan_folder import LOCK, plan_folder, write_plan
+from keras_switcher.plan_folder import LOCK, plan_folder, read_plan, write_plan
 from keras_switcher.runs import RunError
-from keras_switcher.tuning.plan import PLAN_FILE, Plan
+from keras_switcher.tuning.plan import BEST_FILE, PLAN_FILE, TRIALS, Plan
 
 # Seconds that a worker waits for the chief to make the folder.
 _TO_COME = 600.0
+_REMOVED = ".removed"
 
 
 @contextlib.contextmanager
@@ -30,16 +29,25 @@ def open_folder(plan: Plan, folder: Path, overwrite: bool) -> Iterator[None]:
         RunError: If something else is there, or a search is under way.
     """
     written = folder / PLAN_FILE
-    with plan_folder(folder, PLAN_FILE, "search") as earlier:
-        if overwrite and earlier is not None:
-            # The plan last: as long as it is there, the folder is known to be one of a search.
-            for path in sorted(folder.iterdir(), key=lambda path: path == written):
-                if path.name != LOCK:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-        elif earlier is not None:
-            _check_same(plan, folder, earlier)
+    with plan_folder(folder, PLAN_FILE, "search") as is_there:
+        shutil.rmtree(folder / _REMOVED, ignore_errors=True)
+        if overwrite and is_there:
+            _remove(folder)
+        elif is_there:
+            _check_same(plan, folder)
         write_plan(written, plan.to_yaml())
         yield
+
+
+def _remove(folder: Path) -> None:
+    """Remove a search, so that a kill leaves all of its trials or none."""
+    (folder / BEST_FILE).unlink(missing_ok=True)
+    if (folder / TRIALS).exists():
+        os.replace(folder / TRIALS, folder / _REMOVED)
+    # The plan last: as long as it is there, the folder is known to be one of a search.
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == PLAN_FILE):
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def wait_for_folder(plan: Plan, folder: Path) -> None:
@@ -60,11 +68,11 @@ def wait_for_folder(plan: Plan, folder: Path) -> None:
                 "processes of a search must see the same folder. Received: no folder"
             )
         time.sleep(0.5)
-    _check_same(plan, folder, yaml.safe_load((folder / PLAN_FILE).read_text(encoding="utf-8")))
+    _check_same(plan, folder)
 
 
-def _check_same(plan: Plan, folder: Path, earlier: Mapping[str, Any]) -> None:
-    if different := plan.changes(earlier):
+def _check_same(plan: Plan, folder: Path) -> None:
+    if different := plan.changes(read_plan(folder / PLAN_FILE)):
         raise RunError(
             f"The search in {folder} is another one: {'; '.join(different)}. Go on with its own "
             "options, choose another --out, or start again with --overwrite."

@@ -108,7 +108,9 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
     def fit(
         self, hp: keras_tuner.HyperParameters, model: SwitchedModel, *args: Any, **kwargs: Any
     ) -> Any:
-        """Train a model as `keras.Model.fit` does, with `val_objective` in the logs.
+        """Train a model as `keras.Model.fit` does, or as the given `HyperModel` does.
+
+        With `val_objective` in the logs.
 
         Args:
             hp: The hyperparameters of the trial.
@@ -122,6 +124,8 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
         if kwargs.pop("initial_epoch", 0):
             model = self.build(hp)
         kwargs["callbacks"] = [LogObjective(self.terms), *(kwargs.get("callbacks") or [])]
+        if isinstance(self.model, keras_tuner.HyperModel):
+            return self.model.fit(hp, model, *args, **kwargs)
         return model.fit(*args, **kwargs)
 
 

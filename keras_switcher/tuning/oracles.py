@@ -1,7 +1,7 @@
 """The oracles of Keras Tuner, made to survive a kill at any moment."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,19 @@ class Durable(keras_tuner.Oracle):
         ):
             try:
                 return super().create_trial(tuner_id)
-            except RunError as error:
+            except (RunError, OSError) as error:
                 self.error = error
         self.tuner_ids.discard(tuner_id)
         return Trial(self.get_space(), status=TrialStatus.STOPPED)
+
+    @keras_tuner.synchronized
+    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Any:
+        """Record what a trial has come to so far."""
+        try:
+            return super().update_trial(trial_id, metrics, step)
+        except (RunError, OSError) as error:
+            self.error = error
+            return self.trials[trial_id]
 
     @keras_tuner.synchronized
     def end_trial(self, trial: Trial) -> None:

@@ -8,6 +8,7 @@ from keras_switcher.config import Config, influences
 from keras_switcher.tuning.space import Space
 
 PLAN_FILE = "search.yaml"
+TRIALS = "trials"
 TRIALS_FILE = "trials.csv"
 CONFIG_FILE = "best.yaml"
 BEST_FILE = "best.json"
@@ -41,6 +42,11 @@ class Terms:
             raise ValueError(
                 "Expected `cost` to be 'none', 'parameters' or 'seconds'. "
                 f"Received: cost={self.cost!r}"
+            )
+        if (self.cost == "none") != (self.cost_weight == 0):
+            raise ValueError(
+                "Expected `cost` and a `cost_weight` above 0 together. "
+                f"Received: cost={self.cost!r}, cost_weight={self.cost_weight}"
             )
         for name in ("penalty", "cost_weight"):
             if not getattr(self, name) >= 0:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -28,13 +29,12 @@ from keras_switcher.training import load_data
 from keras_switcher.tuning import oracles
 from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import connections
-from keras_switcher.tuning.plan import BEST_FILE, CONFIG_FILE, TRIALS_FILE, Plan
+from keras_switcher.tuning.plan import BEST_FILE, CONFIG_FILE, TRIALS, TRIALS_FILE, Plan
 from keras_switcher.tuning.reading import best_of
 from keras_switcher.tuning.spread import Place
 from keras_switcher.tuning.stopping import PatientOracle
 from keras_switcher.tuning.trials import RESULT_FILE, Row, TrialModel, read_result, to_csv
 
-_TRIALS = "trials"
 _CHECKPOINT = "checkpoint.weights.h5"
 
 
@@ -60,11 +60,11 @@ class SwitcherTuner(keras_tuner.Tuner):
         self, hypermodel: TrialModel, oracle: keras_tuner.Oracle, folder: Path, place: Place
     ):
         super().__init__(
-            oracle=oracle, hypermodel=hypermodel, directory=str(folder), project_name=_TRIALS
+            oracle=oracle, hypermodel=hypermodel, directory=str(folder), project_name=TRIALS
         )
         self.is_worker = place.is_worker
         if self.is_worker:
-            self.oracle = PatientOracle(self.oracle)
+            self.oracle = PatientOracle(self.oracle, hypermodel.stop.check)
         hypermodel.worker = self.tuner_id
         self.board = folder / "tensorboard"
 
@@ -79,6 +79,7 @@ class SwitcherTuner(keras_tuner.Tuner):
         self.hypermodel.folder = Path(self.get_trial_dir(trial.trial_id))
         # Of a run of it that was killed.
         (self.hypermodel.folder / RESULT_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.board / trial.trial_id, ignore_errors=True)
         board = keras.callbacks.TensorBoard(str(self.board), write_graph=False)
         try:
             return super().run_trial(trial, callbacks=[board])
@@ -195,6 +196,8 @@ class Search:
         try:
             # A chief would wait for workers to tell that there is nothing left.
             if not self._is_over(oracle):
+                # Of a search that had fewer trials.
+                (self.folder / BEST_FILE).unlink(missing_ok=True)
                 # Keras and Keras Tuner catch much of what is raised in them. A chief only waits.
                 chief = self.place.is_chief
                 with self.place.serving() if chief else self.stop.deferred():
@@ -203,6 +206,13 @@ class Search:
             self._update(oracle)
             self._report()
             raise
+        except RuntimeError as error:
+            if "bind" not in str(error):
+                raise
+            raise RunError(
+                f"The chief can't have its address: {error}. Give KERASTUNER_ORACLE_IP an address "
+                "of this machine, and KERASTUNER_ORACLE_PORT a port that is free."
+            ) from error
         if oracle.error is not None:
             raise RunError(f"The search can't go on: {oracle.error}") from oracle.error
         if oracle.failures >= oracles.MOST_FAILURES:
@@ -229,7 +239,7 @@ class Search:
         Keras Tuner looks for a file named after the process. What a worker left in its own is of no
         use, and a kill may have cut it off.
         """
-        state = self.folder / _TRIALS
+        state = self.folder / TRIALS
         if self.place.is_worker:
             (state / f"{self.place.name}.json").unlink(missing_ok=True)
         elif (state / "oracle.json").exists():
@@ -240,7 +250,7 @@ class Search:
         return [Row.of(trial, self._trial_folder(trial.trial_id)) for trial in oracle.ended_trials]
 
     def _trial_folder(self, number: str) -> Path:
-        return self.folder / _TRIALS / f"trial_{number}"
+        return self.folder / TRIALS / f"trial_{number}"
 
     def _update(self, oracle: Any) -> None:
         """Write what the trials so far have come to, and show the last one."""

@@ -239,8 +239,10 @@ class Spread:
     def _end_all(self) -> None:
         """End what still runs, by force after a while."""
         running = [p for p in self._processes.values() if p.poll() is None]
-        for process in running:
-            process.send_signal(signal.SIGTERM)
+        if self._signal is None:
+            # Else all have been asked, and a chief that is asked twice writes no report.
+            for process in running:
+                process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + _TO_END
         for process in running:
             try:

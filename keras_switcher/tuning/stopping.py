@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 from keras_tuner.errors import FatalError
 
+from keras_switcher.runs import RunError
 from keras_switcher.signals import Interrupted
 
 
@@ -18,6 +19,10 @@ class Stopped(Interrupted, FatalError):
     """
 
 
+class ChiefLost(RunError, FatalError):
+    """A worker has waited for its chief as long as Keras Tuner does."""
+
+
 class PatientOracle:
     """A worker's way to the oracle of the chief, which asks again when the chief was killed.
 
@@ -27,11 +32,16 @@ class PatientOracle:
 
     Args:
         client: What Keras Tuner asks.
+        check: Called before it asks again; raises if the search was asked to stop.
         seconds: How long to wait before asking again.
+
+    Raises:
+        ChiefLost: By whatever is asked.
     """
 
-    def __init__(self, client: Any, seconds: float = 1.0):
+    def __init__(self, client: Any, check: Callable[[], None], seconds: float = 1.0):
         self._client = client
+        self._check = check
         self._seconds = seconds
 
     def __getattr__(self, name: str) -> Any:
@@ -44,8 +54,15 @@ class PatientOracle:
                 try:
                     return ask(*args, **kwargs)
                 except grpc.RpcError as error:
+                    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                        # Keras Tuner would take it for a failure of the trial.
+                        raise ChiefLost(
+                            "The chief has not answered for an hour. Start both again under the "
+                            "same names: nothing is lost."
+                        ) from error
                     if error.code() is not grpc.StatusCode.UNAVAILABLE:
                         raise
+                self._check()
                 time.sleep(self._seconds)
 
         return asked
