@@ -44,6 +44,18 @@ def test_a_variant_is_written_as_it_is_read(text):
     assert str(Variant.parse(text)) == text
 
 
+def test_cells_of_methods_with_many_options_have_names_that_a_file_can_have():
+    options = "switcher:switcher_hidden=64/32,settle=0.2,warmup=0.0123456789,ramp=0.123456789,"
+    options += "multiplier_rate=0.0123456789,switcher_learning_rate=0.00123456789,gate=step,"
+    first, second = (Variant.parse(f"{options}rate_exponent={rate}") for rate in (0.1, 0.2))
+    names = [Cell(variant, 0.9, 3).name for variant in (first, second)]
+    assert all(len(name) < 200 and name.endswith("-0.9-seed3") for name in names)
+    assert names[0] != names[1]
+    assert names[0] == Cell(Variant.parse(str(first)), 0.9, 3).name
+    # Folders of earlier comparisons keep their names.
+    assert Cell(Variant.parse("switcher:gate=step"), None, 0).name == "switcher_gate_step-seed0"
+
+
 def test_options_of_a_variant_reach_the_training_of_its_cells():
     cell = Cell(Variant.parse("switcher:settle=0.2,switcher-hidden=64/32"), 0.9, 3)
     config = cell.config(from_values({"settle": 0.4, "epochs": 7}))

@@ -1,6 +1,7 @@
 """`Plan`: what is compared, cell by cell; a cell is one method at one sparsity from one seed."""
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ LOG_FILE = "log.txt"
 
 # What the comparison itself sets for each cell.
 _SET_BY_CELLS = ("seed", "target_sparsity", "dense_baseline")
+# File systems have names of at most 255 bytes.
+_LONGEST_NAME = 150
 # A comparison may go on with more of these.
 _MAY_GROW = ("methods", "sparsities", "seeds")
 
@@ -100,6 +103,9 @@ class Cell:
     def name(self) -> str:
         """A name for its folder, the same in every comparison."""
         method = re.sub(r"[^A-Za-z0-9._-]+", "_", str(self.variant))
+        if len(method) > _LONGEST_NAME:
+            digest = hashlib.sha256(str(self.variant).encode()).hexdigest()[:8]
+            method = f"{method[: _LONGEST_NAME - 9]}-{digest}"
         target = "" if self.target_sparsity is None else f"-{self.target_sparsity:g}"
         return f"{method}{target}-seed{self.seed}"
 
