@@ -68,6 +68,14 @@ def test_groups_are_of_one_method_and_one_target_and_say_their_options():
     ]
 
 
+def test_methods_of_many_options_have_short_titles_of_their_own():
+    options = [f"a:gate=x,warmup=0.0123456789,settle=0.123456789,ramp=0.{n}" for n in (7, 8)]
+    options = [f"{text},multiplier_rate=0.0123456789" for text in options]
+    first, second = (g.title for g in grouped([result(text, 0.9, 0) for text in options]))
+    assert first.startswith("a method, 5 options (") and len(first) < 40
+    assert first != second
+
+
 def test_layers_are_averaged_over_the_seeds():
     (group,) = grouped([result("a", 0.9, 0), result("a", 0.9, 2)])
     assert group.layers() == {"fc": pytest.approx(0.8)}

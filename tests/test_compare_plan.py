@@ -5,7 +5,7 @@ import pytest
 from keras_switcher.checks import ConfigError
 from keras_switcher.compare.ablations import ABLATIONS, ablated
 from keras_switcher.compare.plan import Cell, Plan, Variant
-from keras_switcher.config import Config, from_values
+from keras_switcher.config import Config, from_values, to_values, to_yaml
 
 AIMS = {
     "switcher": (True, ()),
@@ -63,6 +63,25 @@ def test_options_of_a_variant_reach_the_training_of_its_cells():
     assert config.switching.switcher_hidden == (64, 32)
     assert config.optimisation.epochs == 7
     assert (config.switching.target_sparsity, config.optimisation.seed) == (0.9, 3)
+
+
+def test_the_configuration_of_a_search_is_a_variant(tmp_path):
+    best = from_values(
+        {"gate": "relu_tanh", "settle": 0.25, "switcher_hidden": (), "switcher_learning_rate": 0.01}
+    )
+    path = tmp_path / "best.yaml"
+    # Of these, the comparison has its own.
+    other = from_values({**to_values(best), "seed": 7, "target_sparsity": 0.5, "epochs": 99})
+    path.write_text(to_yaml(other))
+    variant = Variant.parse(f"switcher:config={path},warmup=0.05")
+    config = Cell(variant, 0.9, 3).config(from_values({"epochs": 7, "limit": 300}))
+    expected = {"warmup": 0.05, "seed": 3, "target_sparsity": 0.9, "epochs": 7, "limit": 300}
+    expected["dense_baseline"] = False
+    assert config == from_values({**to_values(best), **expected})
+    # What is compared does not depend on the file any more.
+    assert Variant.parse(str(variant)) == variant
+    with pytest.raises(ConfigError, match="Can't read the config file"):
+        Variant.parse(f"switcher:config={tmp_path / 'none.yaml'}")
 
 
 @pytest.mark.parametrize(

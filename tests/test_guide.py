@@ -51,6 +51,8 @@ def test_comparisons_are_understood(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("dense.keras").touch()
     Path("one_shot.py").write_text(blocks("compare.md", "python")[0])
+    Path("searches/lenet300").mkdir(parents=True)
+    Path("searches/lenet300/best.yaml").write_text("gate: relu_tanh\n")
     program, *flags = shlex.split(command)
     assert (program, *flags[:2]) == ("python", "-m", "keras_switcher.compare")
     options, plan = checked_plan(flags[2:])

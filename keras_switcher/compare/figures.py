@@ -8,6 +8,9 @@ from typing import Any
 
 from scipy import stats
 
+from keras_switcher.compare.plan import digest
+from keras_switcher.report.wording import counted
+
 CONFIDENCE = 0.95
 
 
@@ -146,6 +149,10 @@ def grouped(results: Iterable[dict[str, Any]]) -> list[Group]:
     ]
 
 
+# Characters of a method's options that a table has room for.
+_LONGEST_OPTIONS = 70
+
+
 def title_of(result: dict[str, Any]) -> str:
     """Return what to call the method of a result, with its options.
 
@@ -153,4 +160,7 @@ def title_of(result: dict[str, Any]) -> str:
         result: What `result.json` holds.
     """
     _, _, options = result["method"].partition(":")
+    if len(options) > _LONGEST_OPTIONS:
+        number = counted(options.count("="), "option")
+        return f"{result['title']}, {number} ({digest(result['method'])})"
     return f"{result['title']}, {options.replace(',', ', ')}" if options else str(result["title"])

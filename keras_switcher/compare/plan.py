@@ -10,7 +10,15 @@ from typing import Any
 import yaml
 
 from keras_switcher.checks import ConfigError
-from keras_switcher.config import Config, check_values, from_values, influences, to_values
+from keras_switcher.config import (
+    AlternationOptions,
+    Config,
+    Switching,
+    check_values,
+    from_values,
+    influences,
+    to_values,
+)
 
 PLAN_FILE = "compare.yaml"
 CELLS = "cells"
@@ -20,6 +28,10 @@ LOG_FILE = "log.txt"
 
 # What the comparison itself sets for each cell.
 _SET_BY_CELLS = ("seed", "target_sparsity", "dense_baseline")
+# Options of the switching among those of the optimisation.
+_OTHERS_OF_SWITCHING = (
+    *("switcher_optimizer", "switcher_learning_rate", "multiplier_rate", "rate_exponent"),
+)
 # File systems have names of at most 255 bytes.
 _LONGEST_NAME = 150
 # A comparison may go on with more of these.
@@ -42,6 +54,9 @@ class Variant:
     def parse(cls, text: str) -> "Variant":
         """Read `name` or `name:option=value,option=value`.
 
+        `config=FILE` stands for all options of the switching that the configuration in a file
+        has, such as the `best.yaml` of a search; options after it outdo them.
+
         Args:
             text: The text.
 
@@ -57,6 +72,9 @@ class Variant:
                     f"Expected options of a method as name:option=value. Received: {text}"
                 )
             name = name.strip().replace("-", "_")
+            if name == "config":
+                options.update(_switching_of(Path(value)))
+                continue
             # A list of YAML would need the commas that part the options.
             many = isinstance(to_values(Config()).get(name), tuple)
             options[name] = (
@@ -79,6 +97,26 @@ class Variant:
             for name, value in self.options
         )
         return f"{self.method}:{listed}" if listed else self.method
+
+
+def _switching_of(path: Path) -> dict[str, Any]:
+    """Return the options of the switching, by name, that a configuration in a file has."""
+    # What reads flags takes a while to load, and the process of a cell does without it.
+    from keras_switcher.flags import read_yaml
+
+    given = read_yaml(path)
+    names = {*vars(Switching()), *vars(AlternationOptions()), *_OTHERS_OF_SWITCHING} & {*given}
+    values = to_values(from_values(given))
+    return {name: values[name] for name in values if name in names and name not in _SET_BY_CELLS}
+
+
+def digest(method: str) -> str:
+    """Return a short name for a method whose options are too many to be its name.
+
+    Args:
+        method: The method with its options, as text.
+    """
+    return hashlib.sha256(method.encode()).hexdigest()[:8]
 
 
 def _plain(value: Any) -> str:
@@ -104,8 +142,7 @@ class Cell:
         """A name for its folder, the same in every comparison."""
         method = re.sub(r"[^A-Za-z0-9._-]+", "_", str(self.variant))
         if len(method) > _LONGEST_NAME:
-            digest = hashlib.sha256(str(self.variant).encode()).hexdigest()[:8]
-            method = f"{method[: _LONGEST_NAME - 9]}-{digest}"
+            method = f"{method[: _LONGEST_NAME - 9]}-{digest(str(self.variant))}"
         target = "" if self.target_sparsity is None else f"-{self.target_sparsity:g}"
         return f"{method}{target}-seed{self.seed}"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from keras_switcher.compare.figures import CONFIDENCE, Difference, Group, Mean
 from keras_switcher.compare.picture import picture
-from keras_switcher.compare.plan import Plan
+from keras_switcher.compare.plan import Plan, digest
 from keras_switcher.compare.results import differences
 from keras_switcher.report.frame import document, table
 from keras_switcher.report.wording import counted, duration, percent_or_dash
@@ -78,7 +78,7 @@ def page(plan: Plan, groups: Sequence[Group]) -> str:
 <p class="note">Mean over the seeds; bars are one standard deviation. The axis of accuracy is \
 logarithmic in the share of wrong answers.</p>
 </section>
-{_section("accuracy", "Test accuracy", _accuracies(groups))}
+{_section("accuracy", "Test accuracy", _accuracies(groups) + _named(groups))}
 {_section("difference", f"By how much is “{reference}” better?", _differences(groups, plan))}
 {_section("layers", "Sparsity of each layer", _layers(groups))}
 {_section("cost", "Cost of training", _costs(groups))}""",
@@ -113,6 +113,16 @@ def _by_sparsity(groups: Sequence[Group], caption: str, cell: Callable[[Group], 
             cells = "".join(f"<td>{found.get(target, '–')}</td>" for target in targets)
         rows.append(f'<tr><th scope="row">{escape(own[0].title)}</th>{cells}</tr>')
     return table(caption, f'<tr><th scope="col">Method</th>{head}</tr>', "\n".join(rows))
+
+
+def _named(groups: Sequence[Group]) -> str:
+    """Return a line for each method whose title does not tell its options."""
+    notes = {
+        group.method: f"{group.title}: {group.method.partition(':')[2].replace(',', ', ')}"
+        for group in groups
+        if digest(group.method) in group.title
+    }
+    return "".join(f'<p class="note">{escape(note)}.</p>' for note in notes.values())
 
 
 def _accuracies(groups: Sequence[Group]) -> str:
