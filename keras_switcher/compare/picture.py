@@ -107,6 +107,9 @@ def _scale(axes: Axes, places: dict[float, float], ink: str, grid: str) -> None:
     axes.set_yticks(ticks, [f"{100 - error:g} %" for error in ticks])
     axes.set_yticks([], minor=True)
     axes.set_xticks(list(places.values()), [f"{100 * target:g} %" for target in places])
+    if places:
+        # Room on both sides, also of a single sparsity.
+        axes.set_xlim(-0.4, len(places) - 0.6)
     axes.set_xlabel("sparsity of the dense layers", color=ink)
     axes.set_ylabel("test accuracy", color=ink)
     axes.tick_params(labelcolor=ink, color=grid)
