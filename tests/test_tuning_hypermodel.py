@@ -170,6 +170,19 @@ def test_a_switcher_of_ones_own_is_searched_over():
     assert not any(name.startswith(("unit_", "connection_", "switcher_act")) for name in names)
 
 
+def test_a_hypermodel_may_train_the_model():
+    class Own(keras_tuner.HyperModel):
+        def build(self, hp):
+            return build(hp)
+
+        def fit(self, hp, model, *args, **kwargs):
+            return model.fit(*args, **{**kwargs, "epochs": hp.Int("epochs", 3, 9)})
+
+    hypermodel = SwitcherHyperModel(Own(), target_sparsity=0.5)
+    history = hypermodel.fit(values(), hypermodel.build(values()), **DATA, epochs=1).history
+    assert len(history[NAME]) == 3
+
+
 def test_a_hypermodel_may_give_the_model():
     class Own(keras_tuner.HyperModel):
         def build(self, hp):
