@@ -99,9 +99,8 @@ lock: ## write requirements.lock from pyproject.toml (ARGS=--upgrade for newer v
 
 bench: setup ## measure steps, files and growth; tables, and JSON in build/bench (about half an hour)
 	mkdir -p build/bench
-	for model in lenet300 lenet; do \
-	  $(BIN)/python benchmarks/step_time.py --model $$model --json build/bench/step_time-$$model.json \
-	    || exit; done
+	$(BIN)/python benchmarks/step_time.py --model lenet300 --task-steps 16 --rounds 7 --json build/bench/step_time-lenet300.json
+	$(BIN)/python benchmarks/step_time.py --model lenet --rounds 5 --json build/bench/step_time-lenet.json
 	$(BIN)/python benchmarks/export_files.py --json build/bench/export_files.json
 	$(BIN)/python benchmarks/scaling.py --json build/bench/scaling.json
 

@@ -34,10 +34,10 @@ def run(*command: str) -> None:
         raise SystemExit(f"{' '.join(command)} failed.\n{(done.stdout + done.stderr)[-4000:]}")
 
 
-def trained(folder: Path, dataset: str) -> Path:
+def trained(folder: Path, dataset: str, seed: int) -> Path:
     """Train a short comparison whose networks are kept; return its folder."""
     flags = ("--model", "lenet300", "--dataset", dataset, "--epochs", "5", "--seeds", "1")
-    chosen = ("--sparsity", "0.95", "--keep-models")
+    chosen = ("--first-seed", str(seed), "--sparsity", "0.95", "--keep-models")
     run("keras_switcher.compare", *flags, *chosen, "--out", str(folder))
     return folder
 
@@ -59,14 +59,17 @@ def files(cell: Path, dataset: str, folder: Path) -> dict[str, Any]:
         "accuracy": sparse["accuracy"],
         "dense_bytes": dense["bytes"],
         "sparse_bytes": sparse["bytes"],
-        "dense_us": _microseconds(dense),
-        "sparse_us": _microseconds(sparse),
     }
 
 
-def _microseconds(artifact: dict[str, Any]) -> float:
-    """Return the latency of a file on one thread, the faster of the two ways to run it."""
-    return min(float(us) for us in artifact["latency_us"].values() if us is not None)
+def latencies(paths: list[Path], scratch: Path) -> list[float]:
+    """Return microseconds of files that are measured in turn, each the faster of two ways."""
+    out = scratch / "latencies.json"
+    run("export", "benchmark", *map(str, paths), "--threads", "1", "--json", str(out))
+    return [
+        min(one["median_us"] for one in entry["measurements"] if one["median_us"] is not None)
+        for entry in json.loads(out.read_text())["files"]
+    ]
 
 
 def main() -> None:
@@ -78,7 +81,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        comparison = args.comparison or trained(Path(scratch) / "comparison", args.dataset)
+        here = Path(scratch).resolve()
+        comparison = args.comparison or trained(here / "comparison", args.dataset, args.seed)
         cells = sorted(comparison.glob(f"cells/*-seed{args.seed}"))
         kept = [cell for cell in cells if (cell / "model.keras").exists()]
         if not kept:
@@ -86,13 +90,20 @@ def main() -> None:
                 "Expected a comparison whose networks were kept by --keep-models. "
                 f"Received: {comparison}"
             )
-        rows = [files(cell, args.dataset, Path(scratch) / cell.name) for cell in kept]
-    dense = next((row for row in rows if row["method"] == "dense"), None)
-    if dense is None:
-        raise SystemExit(f"Expected the method dense among those of {args.comparison}.")
-    for row in rows:
+        reference = f"dense-seed{args.seed}"
+        if reference not in [cell.name for cell in kept]:
+            raise SystemExit(f"Expected a kept network of dense. Received: {comparison}")
+        rows = [files(cell, args.dataset, here / cell.name) for cell in kept]
+        measured = latencies(
+            [here / reference / "model_dense.tflite"]
+            + [here / cell.name / "model_sparse.tflite" for cell in kept],
+            here,
+        )
+    dense = next(row for row in rows if row["method"] == "dense")
+    for row, microseconds in zip(rows, measured[1:], strict=True):
         row["bytes_ratio"] = row["sparse_bytes"] / dense["dense_bytes"]
-        row["latency_ratio"] = row["sparse_us"] / dense["dense_us"]
+        row["sparse_us"] = microseconds
+        row["latency_ratio"] = microseconds / measured[0]
     table = Table("method", "target", "accuracy", "bytes", "of dense", "latency", "of dense")
     for row in sorted(rows, key=lambda row: (row["target_sparsity"] or 0, row["sparse_bytes"])):
         target = row["target_sparsity"]

@@ -2,16 +2,17 @@
 
 One dense hidden layer is switched, and its switcher has a turn after every step. For each width (at
 one batch) and each batch (at one width) the switched model and the same one of plain `Dense` train
-in turn; what the turn costs is the difference. A power law is fitted to it, and to the number of
-multiply-adds that the turn should take:
+in turn; what the turn costs is the difference, with the mask of the task step and the sum of its
+gradients in it. A power law is fitted to it, and to the number of multiply-adds that the turn
+should take:
 
 - the switcher, inputs x hidden x inputs for each unit: 2 * inputs * hidden * units a pass, of which
   there are two forward, and backward to its weights and activations: 7 times half of that;
 - a few passes over the kernel and the switches: 20 * inputs * units.
 
 The batch is not in it: the turn takes the gradients that the task step has left. The fitted
-exponent stands beside that of the count. `--workers` adds the seconds per step of a
-multi-worker training over the number of workers.
+exponent stands beside that of the count. `--workers` adds the seconds per step of a multi-worker
+training, one thread for each worker, over the number of workers.
 
     python benchmarks/scaling.py --json scaling.json
 """
@@ -99,17 +100,23 @@ def measure(units: int, batch: int, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def exponent(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return the exponent of the power law that fits best."""
-    if min(y) <= 0:
-        raise SystemExit(f"Expected times above 0: take more --steps and --rounds. Received: {y}")
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+def exponent(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Return the exponent of the power law that fits best; `None` if a time is not above 0."""
+    if len(x) < 2 or min(y) <= 0:
+        return None
+    # No "-0.00" where nothing grows.
+    return round(float(np.polyfit(np.log(x), np.log(y), 1)[0]), 6) + 0.0
+
+
+def text(found: float | None) -> str:
+    """Return an exponent as text."""
+    return "unknown (more --steps and --rounds needed)" if found is None else f"{found:.2f}"
 
 
 def grown(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """Print how the turn grows over a name's values; return it."""
     values = [row[name] for row in rows]
-    found = {
+    found: dict[str, Any] = {
         "over": name,
         "exponent_of_turn": exponent(values, [row["turn_ms"] for row in rows]),
         "exponent_of_count": exponent(values, [row["turn_multiply_adds"] for row in rows]),
@@ -122,28 +129,33 @@ def grown(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
             f"{row['turn_ms']:.2f} ms, ratio {row['turn_of_plain']:.2f}"
         )
     print(
-        f"  over {name}: a turn grows with exponent {found['exponent_of_turn']:.2f}, its "
-        f"multiply-adds with {found['exponent_of_count']:.2f}, a plain step with "
-        f"{found['exponent_of_plain']:.2f}"
+        f"  over {name}: a turn grows with exponent {text(found['exponent_of_turn'])}, its "
+        f"multiply-adds with {text(found['exponent_of_count'])}, a plain step with "
+        f"{text(found['exponent_of_plain'])}",
+        flush=True,
     )
     return found
 
 
-def over_workers(counts: list[int]) -> list[dict[str, Any]]:
-    """Return the milliseconds per step of LeNet-300-100 over the number of workers."""
-    flags = ["--model", "lenet300", "--dataset", "mnist5k", "--epochs", "4"]
-    rows = []
+def over_workers(counts: list[int]) -> dict[str, Any]:
+    """Return the milliseconds per step of LeNet over the number of workers, and how they grow."""
+    flags = ["--model", "lenet", "--dataset", "mnist5k", "--epochs", "4"]
+    # Else one process would have all cores, and several would share them.
+    os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for count in counts:
             row = train(count, 0, flags, Path(scratch) / str(count))
             rows.append({"workers": count, "ms_per_step": row["ms_per_step"]})
     for row in rows:
-        ratio = row["ms_per_step"] / rows[0]["ms_per_step"]
-        print(f"{row['workers']} workers: {row['ms_per_step']:.2f} ms, ratio {ratio:.2f}")
-    if len(rows) > 1:
-        found = exponent(counts, [row["ms_per_step"] for row in rows])
-        print(f"  over workers, the same global batch: exponent {found:.2f}; ideal is -1")
-    return rows
+        row["ratio"] = row["ms_per_step"] / rows[0]["ms_per_step"]
+        print(f"{row['workers']} workers: {row['ms_per_step']:.2f} ms, ratio {row['ratio']:.2f}")
+    found = exponent(counts, [row["ms_per_step"] for row in rows])
+    print(
+        f"  over workers, the same global batch: exponent {text(found)}; ideal is -1, if each "
+        "has a core of its own"
+    )
+    return {"exponent": found, "rows": rows}
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ process had after its imports.
 
 import argparse
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -29,6 +30,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 PLAIN, SWITCHED = "plain", "switched"
 TFMOT = "tfmot"
+# It chooses anew once in so many steps, by default.
+PRUNING_STEPS = 100
 
 
 def build(kind: str, args: argparse.Namespace) -> Any:
@@ -84,16 +87,27 @@ def block_seconds(model: Any, data: Any, steps: int) -> float:
         # A `fit` ends with a settled model, whose switcher has no turn any more.
         state.restart()
         turns = int(model.switcher_optimizer.iterations)
-    times: list[float] = []
+    times: list[tuple[int, float]] = []
     timer = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: times.append(time.perf_counter())
+        on_train_batch_end=lambda batch, logs: times.append((batch, time.perf_counter()))
     )
+    # In a training of one block, a switcher would have few turns; that is not what is measured.
+    logging.getLogger("keras_switcher").setLevel(logging.ERROR)
     model.fit(data, steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0, callbacks=[timer])
     if state is not None:
         turns = int(model.switcher_optimizer.iterations) - turns
         if turns != steps // model.alternation.task_steps:
             raise RuntimeError(f"Expected a turn of the switcher every so often. Received: {turns}")
-    return (times[-1] - times[skipped]) / (len(times) - 1 - skipped)
+    return per_step(times, skipped)
+
+
+def per_step(times: list[tuple[int, float]], skipped: int) -> float:
+    """Return the seconds per step, of the last batch of each execution and when it had ended."""
+    first = next(one for one in times if one[0] >= skipped)
+    (begun, start), (ended, end) = first, times[-1]
+    if ended == begun:
+        raise SystemExit("Expected several executions in a block: take more --steps.")
+    return (end - start) / (ended - begun)
 
 
 def build_keras_2(kind: str, args: argparse.Namespace) -> Any:
@@ -109,9 +123,9 @@ def build_keras_2(kind: str, args: argparse.Namespace) -> Any:
     net = models.build(args.model, args.image, 10, width=args.width, dropout=args.dropout)
     model = to_keras_2(net)
     if kind == TFMOT:
-        # As by default every hundred steps, but once in each block of steps that is timed.
-        every = min(100, args.steps - args.steps // 5 - 1)
-        schedule = tfmot.sparsity.keras.PolynomialDecay(0.0, 0.95, 0, 10**6, frequency=every)
+        schedule = tfmot.sparsity.keras.PolynomialDecay(
+            0.0, 0.95, 0, 10**6, frequency=PRUNING_STEPS
+        )
         model = tf_keras.models.clone_model(
             model,
             clone_function=lambda layer: (
@@ -134,19 +148,21 @@ def measure_keras_2(args: argparse.Namespace) -> dict[str, Any]:
     import tf_keras
 
     kinds = (PLAIN, TFMOT)
+    # What is timed of a block holds one choice, as in a training.
+    skipped = args.steps // 5
+    args.steps = skipped + 1 + PRUNING_STEPS
     models = {kind: build_keras_2(kind, args) for kind in kinds}
     data = batches(args)
 
     def block(kind: str) -> float:
-        times: list[float] = []
+        times: list[tuple[int, float]] = []
         timer = tf_keras.callbacks.LambdaCallback(
-            on_batch_end=lambda batch, logs: times.append(time.perf_counter())
+            on_batch_end=lambda batch, logs: times.append((batch, time.perf_counter()))
         )
         own = [tfmot.sparsity.keras.UpdatePruningStep()] if kind == TFMOT else []
         callbacks = [*own, timer]
         models[kind].fit(data, steps_per_epoch=args.steps, verbose=0, callbacks=callbacks)
-        skipped = args.steps // 5
-        return (times[-1] - times[skipped]) / (len(times) - 1 - skipped)
+        return per_step(times, skipped)
 
     for kind in kinds:
         block(kind)
@@ -298,6 +314,8 @@ def main() -> None:
     parser.add_argument("--keras-2", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.tfmot and (args.jit, args.precision, args.steps_per_execution) != (False, "float32", 1):
+        parser.error("expected --no-tfmot beside --jit, --precision and --steps-per-execution")
 
     from keras_switcher import Alternation
 

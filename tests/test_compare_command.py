@@ -4,12 +4,14 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
-from command import SMALL, Process, offline
+from command import ROOT, SMALL, Process, offline
 
 from keras_switcher.compare.command import main
 
@@ -116,6 +118,15 @@ def test_it_trains_each_cell_once_and_shows_what_they_come_to(compare, tmp_path)
     other = compare("--batch-size", "16")
     assert other.wait() == 2
     assert "is another one: batch_size: 32 -> 16" in " ".join(other.output.split())
+
+
+def test_the_peak_of_a_cell_is_not_that_of_what_started_it():
+    large = b"x" * (1000 << 20)
+    code = "from keras_switcher.compare.cell import peak_mib; print(peak_mib())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert 10 < float(done.stdout) < len(large) / 2**20
 
 
 @pytest.mark.slow

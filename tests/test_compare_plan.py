@@ -37,7 +37,6 @@ def plan(methods=("switcher", "dense"), sparsities=(0.9, 0.98), seeds=2, **optio
         # No hidden layer.
         "switcher:switcher_hidden=",
         "switcher:jit=false",
-        "switcher:fc_units=none",
     ],
 )
 def test_a_variant_is_written_as_it_is_read(text):
@@ -63,6 +62,8 @@ def test_options_of_a_variant_reach_the_training_of_its_cells():
     assert config.switching.switcher_hidden == (64, 32)
     assert config.optimisation.epochs == 7
     assert (config.switching.target_sparsity, config.optimisation.seed) == (0.9, 3)
+    for written in ("switcher:switcher_hidden=", "switcher:switcher_hidden=none"):
+        assert Variant.parse(written).options == (("switcher_hidden", ()),)
 
 
 def test_the_configuration_of_a_search_is_a_variant(tmp_path):
@@ -91,6 +92,8 @@ def test_the_configuration_of_a_search_is_a_variant(tmp_path):
         ("switcher:gate=stop", "the method switcher:gate=stop: Unknown gate 'stop'"),
         ("switcher:settle", "name:option=value"),
         ("switcher:seed=3", "the comparison sets it"),
+        ("switcher:epochs=9", "the same for all. Give --epochs to the comparison"),
+        ("switcher:fc_units=512", "Give --fc-units"),
     ],
 )
 def test_a_wrong_variant_is_refused_with_what_is_wrong(text, said):

@@ -100,6 +100,30 @@ def test_the_page_says_what_is_missing(comparison):
     assert "1 network of 6 missing" in page(chosen, groups)
 
 
+def test_methods_without_a_target_are_compared_with_each_other():
+    chosen = plan(("dense", "dense:dropout=0.3"), (0.9,), seeds=2)
+    groups = grouped(
+        result(method, None, seed, accuracy)
+        for method, accuracy in (("dense", 0.98), ("dense:dropout=0.3", 0.985))
+        for seed in (0, 1)
+    )
+    ((group, target, difference),) = differences(groups, chosen)
+    assert (group.method, target) == ("dense:dropout=0.3", None)
+    assert difference.mean == pytest.approx(-0.005)
+    assert "\N{MINUS SIGN}0.50" in page(chosen, groups)
+
+
+def test_the_page_counts_the_seeds_of_earlier_commands_and_names_several_versions(comparison):
+    chosen, _, found, _ = comparison
+    assert ", 2 seeds, " in page(chosen, grouped(found))
+    more = {**result("dense", None, 7, 0.98), "versions": "keras_switcher 0.1.0"}
+    html = page(chosen, grouped([*found, more]))
+    assert ", 3 seeds, " in html and "Of several versions" not in html
+    newer = {**result("dense", None, 8, 0.98), "versions": "keras_switcher 0.2.0"}
+    html = page(chosen, grouped([*found, more, newer]))
+    assert "by keras_switcher 0.1.0; by keras_switcher 0.2.0" in html
+
+
 def test_the_picture_is_drawn_with_any_sparsity(comparison):
     _, folder, _, groups = comparison
     write_picture(groups, folder)

@@ -7,6 +7,7 @@ own process. The folder holds `cell.json`, what to do; `result.json` is left the
 import dataclasses
 import json
 import os
+import re
 import resource
 import runpy
 import signal
@@ -23,7 +24,7 @@ from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, shown_messages
 from keras_switcher.compare.plan import ERROR_FILE, RESULT_FILE
 from keras_switcher.config import from_values, validate
-from keras_switcher.runs import CHECKPOINTS, RunError, RunFolder, locked, replacing
+from keras_switcher.runs import CHECKPOINTS, CheckpointError, RunError, RunFolder, locked, replacing
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.training import load_data
 
@@ -100,11 +101,28 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
         "dataset_source": images.source,
         "peak_mib": peak_mib(),
         "threads": os.environ.get("TF_NUM_INTRAOP_THREADS"),
+        "versions": _versions(),
     }
+
+
+def _versions() -> str:
+    import keras
+    import tensorflow as tf
+
+    import keras_switcher
+
+    ours = f"keras_switcher {keras_switcher.__version__}"
+    return f"{ours}, Keras {keras.__version__}, TensorFlow {tf.__version__}"
 
 
 def peak_mib() -> float:
     """Return the greatest resident size of this process so far, in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # That of getrusage is, on Linux, at least that of the process that started this one.
+        size = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+        if size is not None:
+            return int(size[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak) / (2**20 if sys.platform == "darwin" else 2**10)
 
@@ -145,22 +163,30 @@ def main() -> int:
             return error.exit_status
         except Exception as error:
             traceback.print_exc()
-            text = _reason(error)
+            text = _reason(error, folder)
             with replacing(folder / ERROR_FILE) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
             return 1
     return 0
 
 
-def _reason(error: Exception) -> str:
-    """Return what a failure means to someone who compares."""
+def _reason(error: Exception, folder: Path) -> str:
+    """Return what a failure of the cell in a folder means to someone who compares."""
     from keras_switcher.callbacks import Diverged
+    from keras_switcher.fitting import OutOfMemory
 
     if isinstance(error, Diverged):
         return (
             f"Training has diverged. {error.what} Give the method another learning rate, such as "
             "--methods switcher:learning_rate=0.0005, or leave it out."
         )
+    if isinstance(error, OutOfMemory):
+        return (
+            "The memory does not suffice. Train fewer networks at a time (--processes), or take a "
+            "smaller --batch-size or --width in another --out."
+        )
+    if isinstance(error, CheckpointError):
+        return f"{error} Here: remove {folder}, and the same command trains this network anew."
     if isinstance(error, (RunError, ConfigError)):
         return str(error)
     return f"{type(error).__name__}: {error}"

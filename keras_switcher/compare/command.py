@@ -169,6 +169,9 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
     facts: dict[str, Any] = {"threads": options.threads}
     if config.network.init_from is not None and Path(config.network.init_from).is_file():
         facts["init_from_digest"] = file_digest(config.network.init_from)
+    if options.keep_models:
+        # A folder in which some networks are kept and others are not would be of no use.
+        facts["keep_models"] = True
     plan = Plan(
         config,
         variants,
@@ -344,8 +347,9 @@ def _show_table(plan: Plan, folder: Path, console: Console) -> None:
     from keras_switcher.compare.results import finished, ordered
 
     groups = ordered(grouped(finished(folder)), plan)
-    targets = sorted({g.target_sparsity for g in groups if g.target_sparsity is not None})
-    table = Table("method", *(f"{100 * target:g} %" for target in targets))
+    aimed = sorted({g.target_sparsity for g in groups if g.target_sparsity is not None})
+    targets: list[float | None] = [*aimed] or [None]
+    table = Table("method", *("–" if t is None else f"{100 * t:g} %" for t in targets))
     for method in dict.fromkeys(group.method for group in groups):
         own = {group.target_sparsity: group for group in groups if group.method == method}
         cells = [own.get(target) or own.get(None) for target in targets]

@@ -13,6 +13,8 @@ from keras_switcher.checks import ConfigError
 from keras_switcher.config import (
     AlternationOptions,
     Config,
+    Data,
+    Network,
     Switching,
     check_values,
     from_values,
@@ -28,6 +30,8 @@ LOG_FILE = "log.txt"
 
 # What the comparison itself sets for each cell.
 _SET_BY_CELLS = ("seed", "target_sparsity", "dense_baseline")
+# What all methods share, so that one can be held against another.
+_SHARED = {*vars(Network()), *vars(Data()), "epochs", "batch_size", "strategy"} - {"dropout"}
 # Options of the switching among those of the optimisation.
 _OTHERS_OF_SWITCHING = (
     *("switcher_optimizer", "switcher_learning_rate", "multiplier_rate", "rate_exponent"),
@@ -78,7 +82,7 @@ class Variant:
             # A list of YAML would need the commas that part the options.
             many = isinstance(to_values(Config()).get(name), tuple)
             options[name] = (
-                tuple(yaml.safe_load(item) for item in value.split("/") if item)
+                tuple(yaml.safe_load(item) for item in value.split("/") if item not in ("", "none"))
                 if many
                 else yaml.safe_load(value)
             )
@@ -86,6 +90,11 @@ class Variant:
             raise ConfigError(
                 f"Expected no {taken[0]} among the options of a method: the comparison sets it. "
                 f"Received: {text}"
+            )
+        if shared := [name for name in options if name in _SHARED]:
+            raise ConfigError(
+                f"Expected no {shared[0]} among the options of a method: it is the same for all. "
+                f"Give --{shared[0].replace('_', '-')} to the comparison. Received: {text}"
             )
         source = f"the method {text}"
         check_values(from_values(options, source), source)

@@ -47,7 +47,7 @@ def page(plan: Plan, groups: Sequence[Group]) -> str:
     missing = sum(
         (str(cell.variant), cell.target_sparsity, cell.seed) not in there for cell in plan.cells()
     )
-    seeds = counted(len(plan.seeds), "seed")
+    seeds = counted(len({*plan.seeds, *(seed for _, _, seed in there)}), "seed")
     lead = escape(
         f"{options.optimisation.epochs} epochs, batches of {options.optimisation.batch_size}, "
         f"{options.optimisation.optimizer}, {seeds}, {_source(groups)}; the same network, initial "
@@ -59,6 +59,12 @@ def page(plan: Plan, groups: Sequence[Group]) -> str:
             '<p class="notice" role="note"><strong>Not complete.</strong> '
             f"{counted(missing, 'network')} of {len(plan.cells())} missing: under way, stopped or "
             "failed.</p>\n"
+        )
+    versions = {str(r["versions"]) for g in groups for r in g.results if "versions" in r}
+    if len(versions) > 1:
+        notice += (
+            '<p class="notice" role="note"><strong>Of several versions.</strong> The networks were '
+            f"trained by {escape('; by '.join(sorted(versions)))}.</p>\n"
         )
     first = str(plan.variants[0])
     reference = escape(next((g.title for g in groups if g.method == first), first))
@@ -161,7 +167,7 @@ def _differences(groups: Sequence[Group], plan: Plan) -> str:
     ]
 
     def cell(group: Group) -> str:
-        return difference_text(found[group.method, group.target_sparsity or 0.0][1])
+        return difference_text(found[group.method, group.target_sparsity][1])
 
     note = (
         "Points of test accuracy, seed by seed: the mean, and its "

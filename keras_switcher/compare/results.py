@@ -29,6 +29,7 @@ _COLUMNS = (
     "peak_mib",
     "threads",
     "dataset_source",
+    "versions",
 )
 _FIGURES = ("test_accuracy", "validation_accuracy", "fc_sparsity", "seconds", "peak_mib")
 
@@ -56,7 +57,9 @@ def ordered(groups: Iterable[Group], plan: Plan) -> list[Group]:
     )
 
 
-def differences(groups: Sequence[Group], plan: Plan) -> list[tuple[Group, float, Difference]]:
+def differences(
+    groups: Sequence[Group], plan: Plan
+) -> list[tuple[Group, float | None, Difference]]:
     """Return by how much the comparison's first method is better than each other one.
 
     Args:
@@ -65,17 +68,18 @@ def differences(groups: Sequence[Group], plan: Plan) -> list[tuple[Group, float,
 
     Returns:
         For each other group and each target: the group, the target, and the difference in test
-        accuracy. A method that aims at no sparsity has one for each target of the other.
+        accuracy. A method that aims at no sparsity has one for each target of the other; of two
+        such methods the target is `None`.
     """
     first = [group for group in groups if group.method == str(plan.variants[0])]
     found = []
     for group in groups:
         for reference in first:
             targets = {group.target_sparsity, reference.target_sparsity} - {None}
-            if group.method != reference.method and len(targets) == 1:
+            if group.method != reference.method and len(targets) < 2:
                 difference = reference.minus(group)
                 if difference is not None:
-                    found.append((group, float(next(iter(targets)) or 0.0), difference))
+                    found.append((group, next(iter(targets), None), difference))
     return found
 
 
@@ -97,7 +101,7 @@ def write_results(
         layers = " ".join(
             f"{row['name']}={1 - row['on'] / row['connections']:.4f}" for row in result["layers"]
         )
-        row = ["" if result[name] is None else result[name] for name in _COLUMNS]
+        row = ["" if result.get(name) is None else result[name] for name in _COLUMNS]
         writer.writerow([*row, layers])
     content = {
         **plan.to_yaml(),
