@@ -1,5 +1,12 @@
 import collections
 import gc
+import os
+
+# What XLA compiles here runs for a few steps: a quick compilation is worth more than a quick step.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 import keras
 import pytest
