@@ -53,7 +53,8 @@ def build(kind: str, args: argparse.Namespace) -> Any:
     if kind == PLAIN:
         net.compile(args.optimizer, **options)
         return net
-    net = keras_switcher.switch(net, granularity=args.granularity)
+    switcher = keras_switcher.UnitSwitcher(hidden=args.switcher_hidden)
+    net = keras_switcher.switch(net, switcher=switcher, granularity=args.granularity)
     net.compile(
         args.optimizer,
         "adam",
@@ -301,6 +302,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=126, help="training steps in a block")
     parser.add_argument("--rounds", type=int, default=9, help="blocks of each model")
     parser.add_argument("--task-steps", type=int, help="task steps per switcher turn")
+    parser.add_argument(
+        "--switcher-hidden", type=int, nargs="*", default=(64,), help="widths; none for no layer"
+    )
     parser.add_argument("--granularity", default="connection")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--optimizer", default="adam", help="of the task network")
@@ -319,7 +323,7 @@ def main() -> None:
 
     from keras_switcher import Alternation
 
-    args.image = tuple(args.image)
+    args.image, args.switcher_hidden = tuple(args.image), tuple(args.switcher_hidden)
     args.task_steps = args.task_steps or Alternation().task_steps
     if args.memory_of:
         import keras_switcher.data  # noqa: F401

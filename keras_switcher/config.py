@@ -142,7 +142,7 @@ class Switching:
     )
     """The switcher network: unit (reads a unit's weights at once) or connection (each weight)."""
     switcher_hidden: tuple[int, ...] = _option((64,), WIDTHS)
-    """Widths of its hidden layers, such as 64 32."""
+    """Widths of its hidden layers, such as 64 32; with none of them it is linear."""
     switcher_activation: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
         "relu", one_of("relu", "tanh", "silu", "gelu", "elu", "leaky_relu")
     )

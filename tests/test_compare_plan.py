@@ -138,7 +138,7 @@ def test_more_cells_are_the_same_comparison_and_another_training_is_not():
 def test_every_ablation_changes_something_that_exists():
     for names in ABLATIONS.values():
         for name in names:
-            shared = from_values({"task_steps": 3})
+            shared = from_values({"task_steps": 3, "switcher_hidden": (5,)})
             config = Cell(Variant.parse(name), 0.9, 0).config(shared)
             changed = config != Cell(Variant("switcher"), 0.9, 0).config(shared)
             assert changed or name in ("free", "magnitude-switcher"), name
