@@ -13,7 +13,7 @@ import pytest
 import yaml
 from command import ROOT, SMALL, Process, offline
 
-from keras_switcher.compare.command import main
+from keras_switcher.compare.command import checked_plan, main
 
 # A method of a user's own: quick, and it leaves a trace of each training.
 OWN = """
@@ -127,6 +127,13 @@ def test_the_peak_of_a_cell_is_not_that_of_what_started_it():
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
     )
     assert 10 < float(done.stdout) < len(large) / 2**20
+
+
+def test_networks_are_kept_of_all_or_of_none():
+    flags = [*SMALL, "--out", "out", "--methods", "dense"]
+    plain, kept = (checked_plan([*flags, *more])[1] for more in ([], ["--keep-models"]))
+    assert kept.changes(plain.to_yaml()) == ["keep_models: none -> True"]
+    assert plain.changes(kept.to_yaml()) == ["keep_models: True -> none"]
 
 
 @pytest.mark.slow
