@@ -47,8 +47,8 @@ def build(options: dict[str, Any], args: argparse.Namespace) -> Any:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         ["accuracy"],
         target_sparsity=0.95,
-        # The alternate phase throughout: the dearest one.
-        alternation=Alternation(warmup=0.0, settle=0.0),
+        # The alternate phase throughout: the dearest one; a turn in each execution of several.
+        alternation=Alternation(task_steps=TOGETHER, warmup=0.0, settle=0.0),
         **options,
     )
     keras.config.set_dtype_policy("float32")

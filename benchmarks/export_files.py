@@ -6,7 +6,7 @@ sparse file, and the ratios to the file of the method `dense`. Without `--compar
 is trained first.
 
     python benchmarks/export_files.py --json export.json
-    python benchmarks/export_files.py --comparison comparisons/lenet300 --dataset mnist
+    python benchmarks/export_files.py --comparison comparisons/lenet300
 """
 
 import argparse
@@ -17,9 +17,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
+from keras_switcher.compare.plan import PLAN_FILE
 from keras_switcher.runs import replacing
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +48,7 @@ def files(cell: Path, dataset: str, folder: Path) -> dict[str, Any]:
     """Export the network of a cell and return the figures of its files."""
     run(
         *("export", str((cell / "model.keras").resolve()), "--dataset", dataset),
-        *("--out", str(folder.resolve()), "--threads", "1", "--quantize", "none"),
+        *("--out", str(folder.resolve()), "--no-measure", "--quantize", "none"),
     )
     artifacts = json.loads((folder / "export.json").read_text())["artifacts"]
     found = {artifact["file"]: artifact for artifact in artifacts}
@@ -76,10 +78,18 @@ def main() -> None:
     """Export, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--comparison", type=Path, help="folder of a comparison")
-    parser.add_argument("--dataset", default="mnist5k", help="what the files are proved with")
+    parser.add_argument(
+        "--dataset", help="what the files are proved with (default: the comparison's, or mnist5k)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="whose networks are exported")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
+    if args.comparison is not None:
+        if not (args.comparison / PLAN_FILE).is_file():
+            parser.error(f"expected --comparison to be one's folder. Received: {args.comparison}")
+        compared = yaml.safe_load((args.comparison / PLAN_FILE).read_text(encoding="utf-8"))
+        args.dataset = args.dataset or compared["config"]["dataset"]
+    args.dataset = args.dataset or "mnist5k"
     with tempfile.TemporaryDirectory() as scratch:
         here = Path(scratch).resolve()
         comparison = args.comparison or trained(here / "comparison", args.dataset, args.seed)
@@ -88,11 +98,13 @@ def main() -> None:
         if not kept:
             raise SystemExit(
                 "Expected a comparison whose networks were kept by --keep-models. "
-                f"Received: {comparison}"
+                f"Received: {comparison}, with none of seed {args.seed}"
             )
         reference = f"dense-seed{args.seed}"
         if reference not in [cell.name for cell in kept]:
-            raise SystemExit(f"Expected a kept network of dense. Received: {comparison}")
+            raise SystemExit(
+                f"Expected a kept network of dense, seed {args.seed}. Received: {comparison}"
+            )
         rows = [files(cell, args.dataset, here / cell.name) for cell in kept]
         measured = latencies(
             [here / reference / "model_dense.tflite"]

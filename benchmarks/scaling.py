@@ -1,13 +1,14 @@
-"""How the cost of a training step grows with the width of a layer, and with the batch.
+"""How the cost of a training step grows with a layer's units and inputs, and with the batch.
 
-One dense hidden layer is switched, and its switcher has a turn after every step. For each width (at
-one batch) and each batch (at one width) the switched model and the same one of plain `Dense` train
-in turn; what the turn costs is the difference, with the mask of the task step and the sum of its
-gradients in it. A power law is fitted to it, and to the number of multiply-adds that the turn
-should take:
+One dense hidden layer is switched, and its switcher has a turn after every step. For each number of
+units, of inputs and of examples in a batch, the other two as in LeNet-300-100's first layer, the
+switched model and the same one of plain `Dense` train in turn; what the turn costs is the
+difference, with the mask of the task step and the sum of its gradients in it. A power law is fitted
+to it, and to the number of multiply-adds that the turn should take:
 
 - the switcher, inputs x hidden x inputs for each unit: 2 * inputs * hidden * units a pass, of which
-  there are two forward, and backward to its weights and activations: 7 times half of that;
+  there are two forward, and backward to its weights and activations: 7 times half of that; without
+  a hidden layer inputs x inputs for each unit, twice forward and once backward;
 - a few passes over the kernel and the switches: 20 * inputs * units.
 
 The batch is not in it: the turn takes the gradients that the task step has left. The fitted
@@ -37,15 +38,15 @@ from step_time import block_seconds
 from keras_switcher import Alternation, UnitSwitcher, switch
 from keras_switcher.runs import replacing
 
-INPUTS = 784
+INPUTS, UNITS, BATCH = 784, 300, 128
 
 
-def model(units: int, hidden: int, is_switched: bool) -> keras.Model:
+def model(inputs: int, units: int, hidden: int, is_switched: bool) -> keras.Model:
     """Return a compiled network with one dense hidden layer, switched or plain."""
     keras.utils.set_random_seed(0)
     network = keras.Sequential(
         [
-            keras.Input((INPUTS,)),
+            keras.Input((inputs,)),
             keras.layers.Dense(units, "relu", name="wide"),
             keras.layers.Dense(10),
         ]
@@ -54,7 +55,9 @@ def model(units: int, hidden: int, is_switched: bool) -> keras.Model:
     if not is_switched:
         network.compile("adam", loss, jit_compile=False)
         return network
-    switched = switch(network, layers="wide", switcher=UnitSwitcher(hidden=(hidden,)))
+    switched = switch(
+        network, layers="wide", switcher=UnitSwitcher(hidden=(hidden,) if hidden else ())
+    )
     course = Alternation(task_steps=1, warmup=0.0, settle=0.0)
     switched.compile(
         "adam", "adam", loss, target_sparsity=0.95, alternation=course, jit_compile=False
@@ -62,24 +65,27 @@ def model(units: int, hidden: int, is_switched: bool) -> keras.Model:
     return switched
 
 
-def batches(batch: int, steps: int) -> tf.data.Dataset:
+def batches(inputs: int, batch: int, steps: int) -> tf.data.Dataset:
     """Return batches of made features."""
     random = np.random.default_rng(0)
-    x = random.normal(size=(4 * batch, INPUTS)).astype("float32")
+    x = random.normal(size=(4 * batch, inputs)).astype("float32")
     y = random.integers(0, 10, 4 * batch).astype("int32")
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch, drop_remainder=True)
     return data.cache().repeat().take(steps).prefetch(2)
 
 
-def multiply_adds(units: int, hidden: int) -> float:
+def multiply_adds(inputs: int, units: int, hidden: int) -> float:
     """Return about how many multiply-adds a switcher's turn takes."""
-    return 7 * INPUTS * hidden * units + 20 * INPUTS * units
+    per_connection = 7 * hidden if hidden else 3 * inputs
+    return (per_connection + 20) * inputs * units
 
 
-def measure(units: int, batch: int, args: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    args: argparse.Namespace, *, inputs: int = INPUTS, units: int = UNITS, batch: int = BATCH
+) -> dict[str, Any]:
     """Return the seconds per step of both models, and what the switcher's turn takes."""
-    models = [model(units, args.hidden, is_switched) for is_switched in (False, True)]
-    data = batches(batch, args.steps)
+    models = [model(inputs, units, args.hidden, is_switched) for is_switched in (False, True)]
+    data = batches(inputs, batch, args.steps)
     for each in models:
         block_seconds(each, data, args.steps)
     seconds: list[list[float]] = [[], []]
@@ -91,18 +97,19 @@ def measure(units: int, batch: int, args: argparse.Namespace) -> dict[str, Any]:
         statistics.median(b - a for a, b in zip(*seconds, strict=True)),
     )
     return {
+        "inputs": inputs,
         "units": units,
         "batch": batch,
         "plain_ms": 1e3 * plain,
         "turn_ms": 1e3 * turn_seconds,
         "turn_of_plain": turn_seconds / plain,
-        "turn_multiply_adds": multiply_adds(units, args.hidden),
+        "turn_multiply_adds": multiply_adds(inputs, units, args.hidden),
     }
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Return the exponent of the power law that fits best; `None` if a time is not above 0."""
-    if len(x) < 2 or min(y) <= 0:
+    if min(y) <= 0:
         return None
     # No "-0.00" where nothing grows.
     return round(float(np.polyfit(np.log(x), np.log(y), 1)[0]), 6) + 0.0
@@ -125,8 +132,9 @@ def grown(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
     }
     for row in rows:
         print(
-            f"{row['units']} units, batch {row['batch']}: plain {row['plain_ms']:.2f} ms, turn "
-            f"{row['turn_ms']:.2f} ms, ratio {row['turn_of_plain']:.2f}"
+            f"{row['inputs']} inputs, {row['units']} units, batch {row['batch']}: plain "
+            f"{row['plain_ms']:.2f} ms, turn {row['turn_ms']:.2f} ms, ratio "
+            f"{row['turn_of_plain']:.2f}"
         )
     print(
         f"  over {name}: a turn grows with exponent {text(found['exponent_of_turn'])}, its "
@@ -161,19 +169,26 @@ def over_workers(counts: list[int]) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512, 1024, 2048])
+    parser.add_argument("--units", type=int, nargs="+", default=[128, 256, 512, 1024, 2048])
+    parser.add_argument("--inputs", type=int, nargs="+", default=[196, 392, 784, 1568])
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 64, 128, 256, 512])
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--hidden", type=int, default=64, help="of the switcher")
+    parser.add_argument(
+        "--hidden", type=int, default=64, help="the switcher's hidden layer; 0 for none"
+    )
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
+    for name in ("units", "inputs", "batches", "workers"):
+        if len(set(getattr(args, name))) == 1:
+            parser.error(f"expected several values of --{name}, to see how the cost grows")
     result: dict[str, Any] = {
         "hidden": args.hidden,
         "growth": [
-            grown([measure(units, 128, args) for units in args.widths], "units"),
-            grown([measure(300, batch, args) for batch in args.batches], "batch"),
+            grown([measure(args, units=units) for units in args.units], "units"),
+            grown([measure(args, inputs=inputs) for inputs in args.inputs], "inputs"),
+            grown([measure(args, batch=batch) for batch in args.batches], "batch"),
         ],
     }
     if args.workers:

@@ -325,6 +325,9 @@ def main() -> None:
 
     args.image, args.switcher_hidden = tuple(args.image), tuple(args.switcher_hidden)
     args.task_steps = args.task_steps or Alternation().task_steps
+    if args.steps - args.steps // 5 <= args.task_steps:
+        # What is timed of a block holds a turn.
+        parser.error(f"expected more --steps for a turn after {args.task_steps}: {args.steps}")
     if args.memory_of:
         import keras_switcher.data  # noqa: F401
 

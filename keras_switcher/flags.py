@@ -47,7 +47,7 @@ def resolve(arguments: Sequence[str]) -> Config:
         named = _parse(without_help, from_values(file))
     base = _earlier(named)
     if base is None:
-        base = recipe(named.network.model, named.data.dataset)
+        base = _recipe_of(named)
     return validate(_parse(arguments, from_values({**base, **file})))
 
 
@@ -88,6 +88,17 @@ def resolve_shared(
             f"Expected --strategy none: {spreads}. Received: {config.execution.strategy}"
         )
     return config
+
+
+def _recipe_of(config: Config) -> dict[str, Any]:
+    """Return what of the recipe suits a run of which no more than this is known."""
+    base = recipe(config.network.model, config.data.dataset)
+    suited = from_values(base)
+    if config.network.init_from or config.switching.switcher != suited.switching.switcher:
+        # Chosen for one switcher on the kernels of this model: on others it may be far too large.
+        for name in ("switcher_hidden", "switcher_learning_rate"):
+            base.pop(name, None)
+    return base
 
 
 def _earlier(config: Config) -> dict[str, Any] | None:

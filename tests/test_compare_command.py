@@ -13,6 +13,8 @@ import pytest
 import yaml
 from command import ROOT, SMALL, Process, offline
 
+from keras_switcher.callbacks import Diverged
+from keras_switcher.compare.cell import _reason
 from keras_switcher.compare.command import checked_plan, main
 
 # A method of a user's own: quick, and it leaves a trace of each training.
@@ -129,6 +131,12 @@ def test_the_peak_of_a_cell_is_not_that_of_what_started_it():
     assert 10 < float(done.stdout) < len(large) / 2**20
 
 
+def test_a_method_that_diverged_is_named(tmp_path):
+    (tmp_path / "cell.json").write_text('{"method": "l0"}')
+    said = _reason(Diverged("The loss is nan in epoch 3."), tmp_path)
+    assert "The loss is nan in epoch 3." in said and "--methods l0:learning_rate" in said
+
+
 def test_networks_are_kept_of_all_or_of_none():
     flags = [*SMALL, "--out", "out", "--methods", "dense"]
     plain, kept = (checked_plan([*flags, *more])[1] for more in ([], ["--keep-models"]))
@@ -169,7 +177,9 @@ def test_a_comparison_that_was_killed_goes_on_and_its_cells_have_ended(compare, 
         (["--methods", "tfmott"], "Did you mean 'tfmot'"),
         (["--methods", "switcher:gate=x"], "Unknown gate 'x'"),
         (["--methods", "switcher:settle=0.95"], "Expected --warmup and --settle to leave time"),
+        (["--methods", "switcher:gate=["], "Expected a value of gate"),
         (["--ablations", "gates"], "Did you mean 'gate'"),
+        (["--ablations", "--methods", "switcher"], "Expected --methods or --ablations"),
         (["--target-sparsity", "0.9"], "--sparsity lists them"),
         (["--run-dir", "x"], "a comparison writes into --out"),
         (["--seed", "3"], "--seeds says how many there are"),

@@ -59,12 +59,18 @@ def test_only_seeds_that_both_have_are_compared():
 
 def test_groups_are_of_one_method_and_one_target_and_say_their_options():
     groups = grouped(
-        [result("a", 0.9, 0), result("a:gate=x,ramp=1", 0.9, 0), result("a", 1, 0, 0.5)]
+        [
+            result("a", 0.9, 0),
+            result("a:gate=x,ramp=1", 0.9, 0),
+            result("a", 1, 0, 0.5),
+            result("a:switcher_hidden=,ramp=1", 0.9, 0),
+        ]
     )
     assert [(g.title, g.target_sparsity) for g in groups] == [
         ("a method", 0.9),
         ("a method, gate=x, ramp=1", 0.9),
         ("a method", 0.5),
+        ("a method, switcher_hidden=none, ramp=1", 0.9),
     ]
 
 

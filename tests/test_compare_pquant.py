@@ -7,7 +7,7 @@ from compare_work import sparsity, work
 from keras import ops
 
 from keras_switcher.compare.method import MODEL_FILE, registry
-from keras_switcher.compare.methods.pquant import _epochs
+from keras_switcher.compare.methods.pquant import _epochs, _with_layers_of_pquant
 from keras_switcher.networks import compiled_dense
 from keras_switcher.runs import RunError
 
@@ -26,6 +26,12 @@ def trained(tmp_path_factory):
         return kept[name]
 
     return of
+
+
+def test_a_layer_with_a_constraint_is_refused():
+    dense = keras.layers.Dense(3, kernel_constraint="non_neg", name="bounded")
+    with pytest.raises(RunError, match=r"without constraints.*'bounded'"):
+        _with_layers_of_pquant(keras.Sequential([keras.Input((4,)), dense]), None)
 
 
 @pytest.mark.parametrize("name", ["pquant-dst", "pquant-pdp"])

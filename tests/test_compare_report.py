@@ -7,7 +7,7 @@ import pytest
 from test_compare_plan import plan
 
 from keras_switcher.compare.figures import grouped
-from keras_switcher.compare.picture import write_picture
+from keras_switcher.compare.picture import draw, write_picture
 from keras_switcher.compare.report import page
 from keras_switcher.compare.results import differences, finished, ordered, write_results
 
@@ -98,6 +98,20 @@ def test_the_page_says_what_is_missing(comparison):
     chosen, _, found, _ = comparison
     groups = ordered(grouped(found[1:]), chosen)
     assert "1 network of 6 missing" in page(chosen, groups)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "least"), [(0.9932, 0.9944, 2), (0.985, 0.9935, 4), (0.3, 0.995, 6)]
+)
+def test_the_axis_of_accuracies_names_some_whatever_they_are(low, high, least):
+    groups = grouped([result("switcher", 0.9, 0, low), result("switcher", 0.98, 0, high)])
+    (axes,) = draw(groups, "#000000", "#cccccc").axes
+    shown = [float(text.get_text().removesuffix(" %")) for text in axes.get_yticklabels()]
+    assert least <= len(shown) <= 9
+    # Of an error each, on a logarithmic axis: the best is at the top.
+    assert shown == sorted(shown, reverse=True)
+    worst, best = axes.get_ylim()
+    assert all(best <= 100 - value <= worst for value in shown)
 
 
 def test_methods_without_a_target_are_compared_with_each_other():

@@ -9,7 +9,7 @@ import yaml
 from command import ROOT
 from small import CLASSES, INPUTS, separable
 
-from keras_switcher import launch, strategy
+from keras_switcher import strategy
 from keras_switcher.cluster import Cluster, read_tf_config
 from keras_switcher.flags import resolve
 
@@ -24,16 +24,6 @@ def commands(word):
     """The flags of every command of the page that holds a word, without the word."""
     lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
     return [line.split(word)[1] for line in lines if re.search(rf"\b{word}", line)]
-
-
-def test_commands_of_the_launcher_take_their_flags():
-    started = [*commands("keras_switcher.launch "), *commands("keras-switcher-launch ")]
-    assert len(started) == 2
-    for command in started:
-        own, rest = launch._split(shlex.split(command))
-        assert own == ["--workers", "2"]
-        flags = rest[1:] if rest[0] == "train.py" else rest
-        assert resolve(flags).execution.strategy == "multiworker"
 
 
 def test_commands_of_a_worker_take_their_flags():

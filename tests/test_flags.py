@@ -2,6 +2,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command import ROOT, TRAIN
@@ -46,6 +47,27 @@ def test_flags_outdo_file_outdoes_recipe_outdoes_defaults(recipes, tmp_path):
     # A flag names another model than the file, so that there is no recipe.
     got = options("--config", str(file), "--model", "lenet")
     assert (got["model"], got["epochs"], got["batch_size"]) == ("lenet", default["epochs"], 22)
+
+
+def test_switcher_of_the_recipe_is_for_its_kind_and_its_network_alone(recipes):
+    (flags.RECIPES / "lenet300_mnist.yaml").write_text(
+        "epochs: 3\nswitcher_hidden: []\nswitcher_learning_rate: 0.5\n"
+    )
+    run = ["--model", "lenet300", "--dataset", "mnist"]
+    names = ("epochs", "switcher_hidden", "switcher_learning_rate")
+    default = to_values(Config())
+    defaults = [3, default["switcher_hidden"], default["switcher_learning_rate"]]
+    Path("mine.keras").touch()
+
+    for more, expected in (
+        ([], [3, (), 0.5]),
+        (["--switcher", "unit"], [3, (), 0.5]),
+        (["--switcher", "connection"], defaults),
+        (["--init-from", "mine.keras"], defaults),
+        (["--switcher", "connection", "--switcher-hidden", "8"], [3, (8,), defaults[2]]),
+    ):
+        got = options(*run, *more)
+        assert [got[name] for name in names] == expected, more
 
 
 def test_flag_with_the_value_of_the_default_outdoes_a_file(tmp_path):

@@ -1,7 +1,6 @@
-"""The code and the commands of the guide's pages on one's own model, granularity and comparing."""
+"""The code of the guide's pages on one's own model, granularity and comparing."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,18 @@ import yaml
 from compare_work import sparsity, work
 
 import keras_switcher.compare.methods  # noqa: F401
-from keras_switcher.compare.command import METHODS, checked_plan
+from keras_switcher.compare.command import METHODS
 from keras_switcher.compare.method import registry
-from keras_switcher.flags import resolve
+from keras_switcher.config import Config, to_values
+from keras_switcher.flags import RECIPES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+OF_SWITCHING = {
+    *("switcher", "switcher_hidden", "switcher_activation", "switcher_normalization", "gate"),
+    *("task_steps", "switcher_steps", "warmup", "settle", "ramp"),
+    *("multiplier_rate", "rate_exponent", "switcher_optimizer", "switcher_learning_rate"),
+}
 
 
 def page(name):
@@ -25,10 +30,6 @@ def blocks(name, language):
     return re.findall(rf"```{language}\n(.*?)```", page(name), re.DOTALL)
 
 
-def commands(name):
-    return [line for text in blocks(name, "sh") for line in text.splitlines()]
-
-
 @pytest.mark.parametrize("name", ["index.md", "library.md", "granularity.md"])
 def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -36,29 +37,6 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch)
     exec(compile(code, name, "exec"), {"__name__": "page"})
     if "small.keras" in code:
         assert (tmp_path / "small.keras").exists()
-
-
-def of_all_pages(start):
-    """Return the commands of all pages that start so, each in one line."""
-    pages = [str(path.relative_to(DOCS)) for path in sorted(DOCS.rglob("*.md"))]
-    joined = "\n".join("".join(blocks(name, "sh")) for name in pages).replace("\\\n", " ")
-    lines = dict.fromkeys(line.split("#")[0].strip() for line in joined.splitlines())
-    return [line for line in lines if line.startswith(start)]
-
-
-@pytest.mark.parametrize("command", of_all_pages("python -m keras_switcher.compare"))
-def test_comparisons_are_understood(command, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("dense.keras").touch()
-    Path("one_shot.py").write_text(blocks("compare.md", "python")[0])
-    for index, found in enumerate(re.findall(r"config=(\S+)", command)):
-        Path(found).parent.mkdir(parents=True)
-        Path(found).write_text(f"task_steps: {index + 1}\n")
-    program, *flags = shlex.split(command)
-    assert (program, *flags[:2]) == ("python", "-m", "keras_switcher.compare")
-    options, plan = checked_plan(flags[2:])
-    assert options.out.parent == Path("comparisons")
-    assert len(plan.cells()) >= len(plan.variants)
 
 
 def test_the_page_names_every_method_and_the_default_ones():
@@ -76,16 +54,29 @@ def test_the_method_of_ones_own_can_be_trained(tmp_path):
     assert sparsity(trained.layers) == pytest.approx(0.9, abs=0.01)
 
 
-def test_the_command_of_the_page_on_granularity_is_understood():
-    (command,) = commands("granularity.md")
-    assert resolve(shlex.split(command)[2:]).switching.granularity == "block4"
+def test_the_table_of_the_method_has_todays_defaults():
+    def shown(value):
+        if isinstance(value, list | tuple):
+            return "/".join(map(str, value)) or "none"
+        return value if isinstance(value, str) else f"{value:g}"
 
-
-@pytest.mark.parametrize("command", of_all_pages("python train.py"))
-def test_trainings_are_understood(command):
-    flags = shlex.split(command)[2:]
-    if "--config" not in flags:
-        assert resolve(flags).network.model in command or "--model" not in flags
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|([^|]*)\|", page("method.md"), re.MULTILINE)
+    told = {
+        name: (default.strip(" `"), places.replace("`", "").strip())
+        for name, default, places in rows
+    }
+    defaults = to_values(Config())
+    assert set(told) == OF_SWITCHING
+    recipes = {path.stem: yaml.safe_load(path.read_text()) or {} for path in RECIPES.glob("*.yaml")}
+    for name, (default, places) in told.items():
+        assert default == shown(defaults[name]), name
+        expected = {stem: shown(own[name]) for stem, own in recipes.items() if name in own}
+        model, _, place = places.partition(":")
+        network, _, dataset = model.partition(" on ")
+        found = {stem for stem in recipes if stem.startswith(f"{network}_{dataset or ''}")}
+        if dataset:
+            found &= {f"{network}_{dataset}"}
+        assert expected == (dict.fromkeys(found, place.strip()) if places else {}), name
 
 
 def test_every_page_is_in_the_sites_navigation():

@@ -1,14 +1,11 @@
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import keras
 import pytest
-
-from keras_switcher.flags import resolve
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -36,15 +33,6 @@ def test_the_code_of_the_readme_runs_and_leaves_a_sparse_plain_model(tmp_path):
     kernels = [layer.kernel for layer in small.layers if isinstance(layer, keras.layers.Dense)]
     off = sum(float(keras.ops.sum(kernel == 0)) for kernel in kernels)
     assert off >= 0.945 * sum(kernel.shape[0] * kernel.shape[1] for kernel in kernels)
-
-
-def test_the_commands_of_the_readme_take_their_flags():
-    lines = [line.split("#")[0] for line in "\n".join(blocks("sh")).splitlines()]
-    commands = [match[1] for line in lines if (match := re.match(r'make train ARGS="(.*)"', line))]
-    assert commands
-    for command in commands:
-        config = resolve(shlex.split(command))
-        assert f"--model {config.network.model}" in command
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", README))

@@ -1,4 +1,4 @@
-"""The commands, the code and the tables of docs/tuning.md."""
+"""The code, the scripts and the tables of docs/tuning.md."""
 
 import os
 import re
@@ -11,7 +11,6 @@ import keras
 import pytest
 import yaml
 
-from keras_switcher.flags import resolve
 from keras_switcher.tuning.command import plan_of
 from keras_switcher.tuning.space import DEFAULT, Range, Space
 
@@ -23,36 +22,11 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-def commands():
-    return [
-        line for line in "".join(blocks("sh")).splitlines() if line.startswith(("python", "  exec"))
-    ]
-
-
-@pytest.mark.parametrize("command", [c for c in commands() if "tuning" in c])
-def test_searches_are_understood(command):
-    program, *flags = shlex.split(command)
-    assert (program, *flags[:2]) == ("python", "-m", "keras_switcher.tuning")
-    options, plan = plan_of(flags[2:])
-    assert f"--trials {plan.trials} " in command
-    assert str(options.out) == "searches/lenet300"
-
-
 def test_what_the_cluster_runs_is_understood():
     flags = re.findall(r"exec keras-switcher-tune\s+([^'\n]*(?:\n\s+--[^'\n]*)?)", PAGE)
     assert len(flags) == 3
     for each in flags:
         assert plan_of(shlex.split(each))[1].trials == 100
-
-
-def test_the_best_is_trained_by_a_flag_of_train(tmp_path, monkeypatch):
-    command = next(c for c in commands() if "best.yaml" in c)
-    program, script, *flags = shlex.split(command)
-    assert (program, script) == ("python", "train.py")
-    monkeypatch.chdir(tmp_path)
-    Path("searches/lenet300").mkdir(parents=True)
-    Path("searches/lenet300/best.yaml").write_text("gate: relu_tanh\n")
-    assert resolve(flags).switching.gate == "relu_tanh"
 
 
 def test_the_space_of_the_page_is_one():

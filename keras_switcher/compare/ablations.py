@@ -34,7 +34,11 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "settle": ("switcher:settle=0.2", "switcher:settle=0.3", "switcher:settle=0.6"),
     "ramp": ("switcher:ramp=0.5", "switcher:ramp=1.0"),
     "dual": ("switcher:multiplier_rate=0.01", "switcher:multiplier_rate=0.2"),
-    "rate": ("switcher:switcher_learning_rate=0.0003", "switcher:switcher_learning_rate=0.003"),
+    "rate_exponent": ("switcher:rate_exponent=0", "switcher:rate_exponent=0.5"),
+    "switcher_rate": (
+        "switcher:switcher_learning_rate=0.0003",
+        "switcher:switcher_learning_rate=0.003",
+    ),
 }
 
 

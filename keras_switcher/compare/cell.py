@@ -176,9 +176,10 @@ def _reason(error: Exception, folder: Path) -> str:
     from keras_switcher.fitting import OutOfMemory
 
     if isinstance(error, Diverged):
+        method = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))["method"]
         return (
             f"Training has diverged. {error.what} Give the method another learning rate, such as "
-            "--methods switcher:learning_rate=0.0005, or leave it out."
+            f"--methods {method}:learning_rate=0.0005, or leave it out."
         )
     if isinstance(error, OutOfMemory):
         return (

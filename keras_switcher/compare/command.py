@@ -88,7 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=list(METHODS),
         help=f"the first is held against the others (default: {' '.join(METHODS)})",
     )
     parser.add_argument(
@@ -146,7 +145,13 @@ def _checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
         if not 0 <= target < 1:
             raise ConfigError(f"Expected --sparsity to be shares in [0, 1). Received: {target}")
     if options.ablations is not None:
+        if options.methods is not None:
+            raise ConfigError(
+                "Expected --methods or --ablations, which names the methods itself. Received: both"
+            )
         options.methods = ablated(options.ablations, config)
+    elif options.methods is None:
+        options.methods = list(METHODS)
     return options, config
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -163,4 +164,6 @@ def title_of(result: dict[str, Any]) -> str:
     if len(options) > _LONGEST_OPTIONS:
         number = counted(options.count("="), "option")
         return f"{result['title']}, {number} ({digest(result['method'])})"
-    return f"{result['title']}, {options.replace(',', ', ')}" if options else str(result["title"])
+    # An empty list: no hidden layer.
+    shown = re.sub(r"=(?=,|$)", "=none", options).replace(",", ", ")
+    return f"{result['title']}, {shown}" if shown else str(result["title"])

@@ -1,5 +1,6 @@
 """The picture of a comparison: test accuracy over sparsity, with error bars."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,11 @@ PICTURE_FILE = "pareto.png"
 # Those of Okabe and Ito, which the colour-blind can tell apart, legible on light and on dark.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a7f1c")
 _MARKERS = "osD^vP*Xh<"
-_ERRORS = (0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 7, 10, 20, 30, 50, 70, 90)
+_ERRORS = (
+    *(0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3),
+    *(4, 5, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90),
+)
+_MOST_TICKS = 8
 
 
 def write_picture(groups: Sequence[Group], folder: Path) -> None:
@@ -99,11 +104,22 @@ def _level(axes: Axes, group: Group, colour: str) -> None:
         axes.axhspan(error - deviation, error + deviation, color=colour, alpha=0.1, linewidth=0)
 
 
+def _ticks(best: float, worst: float) -> list[float]:
+    """Return errors between two for the axis to name: about as far from each other on it."""
+    inside = [error for error in _ERRORS if best <= error <= worst]
+    least = math.log(worst / best) / _MOST_TICKS
+    chosen: list[float] = []
+    for error in inside:
+        if not chosen or math.log(error / chosen[-1]) >= least:
+            chosen.append(error)
+    return chosen
+
+
 def _scale(axes: Axes, places: dict[float, float], ink: str, grid: str) -> None:
     axes.set_yscale("log")
     worst, best = axes.get_ylim()[1], axes.get_ylim()[0]
     axes.set_ylim(worst, best)
-    ticks = [error for error in _ERRORS if best <= error <= worst]
+    ticks = _ticks(best, worst)
     axes.set_yticks(ticks, [f"{100 - error:g} %" for error in ticks])
     axes.set_yticks([], minor=True)
     axes.set_xticks(list(places.values()), [f"{100 * target:g} %" for target in places])

@@ -81,11 +81,16 @@ class Variant:
                 continue
             # A list of YAML would need the commas that part the options.
             many = isinstance(to_values(Config()).get(name), tuple)
-            options[name] = (
-                tuple(yaml.safe_load(item) for item in value.split("/") if item not in ("", "none"))
-                if many
-                else yaml.safe_load(value)
-            )
+            try:
+                options[name] = (
+                    tuple(map(yaml.safe_load, filter(_is_item, value.split("/"))))
+                    if many
+                    else yaml.safe_load(value)
+                )
+            except yaml.YAMLError:
+                raise ConfigError(
+                    f"Expected a value of {name}, in the method {text}. Received: {value}"
+                ) from None
         if taken := [name for name in options if name in _SET_BY_CELLS]:
             raise ConfigError(
                 f"Expected no {taken[0]} among the options of a method: the comparison sets it. "
@@ -106,6 +111,10 @@ class Variant:
             for name, value in self.options
         )
         return f"{self.method}:{listed}" if listed else self.method
+
+
+def _is_item(text: str) -> bool:
+    return text not in ("", "none")
 
 
 def _switching_of(path: Path) -> dict[str, Any]:

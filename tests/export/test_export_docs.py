@@ -1,18 +1,14 @@
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import tyro
 from command import ROOT
 from small_run import sparse_lenet300, write_run
 
 from export.command import main
-from export.options import BenchmarkOptions, ExportOptions, ServeOptions, check
 
-COMMANDS = {"benchmark": BenchmarkOptions, "serve": ServeOptions}
 EXPORT, MOBILE = ROOT / "docs" / "export.md", ROOT / "docs" / "mobile.md"
 
 
@@ -52,21 +48,6 @@ def test_the_python_code_for_exports_leaves_files(tmp_path):
     run_code(model + code, tmp_path)
     assert (tmp_path / "small.keras").is_file()
     assert (tmp_path / "files" / "model_sparse.tflite").is_file()
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        line.split("#")[0].strip()
-        for path in (EXPORT, MOBILE, ROOT / "README.md")
-        for line in "\n".join(blocks(path, "sh")).splitlines()
-        if "-m export" in line and "--help" not in line
-    ],
-)
-def test_the_commands_of_the_docs_take_their_flags(line):
-    flags = shlex.split(line.partition("-m export")[2])
-    kind = COMMANDS.get(flags[0], ExportOptions)
-    check(tyro.cli(kind, args=flags[1:] if flags[0] in COMMANDS else flags))
 
 
 @pytest.mark.parametrize("path", [EXPORT, MOBILE], ids=lambda path: path.name)

@@ -223,6 +223,11 @@ def _with_layers_of_pquant(network: keras.Model, config: Any) -> tuple[keras.Mod
     def clone(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Dense):
             return type(layer).from_config(layer.get_config())
+        if layer.kernel_constraint or layer.bias_constraint:
+            raise RunError(
+                "Expected dense layers without constraints, which PQuantML's do not have. "
+                f"Received: '{layer.name}'. Leave pquant-* out of --methods."
+            )
         return ActivatedDense(
             layer.activation,
             units=layer.units,

@@ -18,6 +18,8 @@ from keras_switcher.runs import RunError
 # Of a layer's configuration: what Keras 2 does not know, or what the weights make void.
 _LEFT_OUT = ("dtype", "quantization_config", "lora_rank", "lora_alpha", "registered_name", "build")
 _LEFT_OUT_ENDS = ("_initializer", "_regularizer", "_constraint")
+# Of these, what has an influence on the training.
+_REFUSED_ENDS = ("_regularizer", "_constraint")
 
 
 @register("tfmot")
@@ -115,7 +117,7 @@ def to_keras_2(model: keras.Model) -> Any:
         model: A functional model with one input and one output.
 
     Raises:
-        RunError: If Keras 2 has no such layer.
+        RunError: If Keras 2 has no such layer, or a layer has a regulariser or a constraint.
     """
     import tf_keras
 
@@ -152,9 +154,15 @@ def _layer(layer: Any) -> Any:
             f"Expected a network of layers that Keras 2 has, too. Received: a "
             f"{type(layer).__name__} named '{layer.name}'"
         )
+    whole = layer.get_config()
+    if refused := [name for name in whole if name.endswith(_REFUSED_ENDS) and whole[name]]:
+        raise RunError(
+            "Expected layers without regularisers and constraints, which this does not bring to "
+            f"Keras 2. Received: '{layer.name}' with {refused[0]}. Leave tfmot out of --methods."
+        )
     config = {
         name: value
-        for name, value in layer.get_config().items()
+        for name, value in whole.items()
         if name not in _LEFT_OUT and not name.endswith(_LEFT_OUT_ENDS)
     }
     return kind.from_config(config)
