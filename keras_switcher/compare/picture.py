@@ -18,11 +18,9 @@ PICTURE_FILE = "pareto.png"
 # Those of Okabe and Ito, which the colour-blind can tell apart, legible on light and on dark.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a7f1c")
 _MARKERS = "osD^vP*Xh<"
-_ERRORS = (
-    *(0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3),
-    *(4, 5, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90),
-)
-_MOST_TICKS = 8
+# Of the axis of errors in each decade, from coarse to fine.
+_STEPS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(n / 20 for n in range(20, 200)))
+_FEWEST_TICKS, _MOST_TICKS = 4, 8
 
 
 def write_picture(groups: Sequence[Group], folder: Path) -> None:
@@ -106,7 +104,11 @@ def _level(axes: Axes, group: Group, colour: str) -> None:
 
 def _ticks(best: float, worst: float) -> list[float]:
     """Return errors between two for the axis to name: about as far from each other on it."""
-    inside = [error for error in _ERRORS if best <= error <= worst]
+    for steps in _STEPS:
+        errors = [step * 10**power for power in (-2, -1, 0, 1) for step in steps]
+        inside = [round(error, 6) for error in errors if best <= error <= worst]
+        if len(inside) >= _FEWEST_TICKS:
+            break
     least = math.log(worst / best) / _MOST_TICKS
     chosen: list[float] = []
     for error in inside:
