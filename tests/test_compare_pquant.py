@@ -7,7 +7,7 @@ from compare_work import sparsity, work
 from keras import ops
 
 from keras_switcher.compare.method import MODEL_FILE, registry
-from keras_switcher.compare.methods.pquant import _epochs, _with_layers_of_pquant
+from keras_switcher.compare.methods.pquant import _epochs, _odds, _with_layers_of_pquant
 from keras_switcher.networks import compiled_dense
 from keras_switcher.runs import RunError
 
@@ -59,7 +59,7 @@ def test_dst_ends_at_the_target(trained):
     assert sparsity(result.layers) == pytest.approx(0.7, abs=2 / connections)
 
 
-def test_the_penalty_of_dst_rises_while_the_network_is_too_dense_and_falls_below(tmp_path):
+def test_the_penalty_of_dst_rises_while_the_network_will_be_too_dense_and_falls_below(tmp_path):
     task = work(tmp_path / "cell", *FLAGS, target=0.7)
     method, seen = registry.get("pquant-dst")(), []
     steer = method.end
@@ -75,9 +75,13 @@ def test_the_penalty_of_dst_rises_while_the_network_is_too_dense_and_falls_below
     before, pruning, _ = _epochs(task)
     assert seen[:before] == [(1.0, 1.0)] * before
     steered = seen[before : before + pruning - 1]
+    earlier = steered[0][0]
     for density, change in steered:
         assert 0.49 < change < 2.01
-        assert (change > 1) == (density > 0.3)
+        ahead = _odds(density) * (_odds(density) / _odds(earlier)) ** 2
+        assert (change > 1) == (ahead > _odds(0.3))
+        earlier = density
+    assert {change > 1 for _, change in steered} == {False, True}
     assert steered[-1][0] == pytest.approx(0.3, abs=0.1)
 
 
