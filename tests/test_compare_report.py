@@ -66,6 +66,8 @@ def test_all_results_of_the_folder_are_written(comparison):
     assert len(rows) == 7
     assert {row["layer_sparsities"] for row in rows} == {"fc1=0.9000 fc2=0.9000", "fc1=0.9000"}
     content = json.loads((folder / "results.json").read_text())
+    assert content["methods"] == ["switcher", "dense", "switcher:granularity=unit"]
+    assert (content["sparsities"], content["seeds"]) == ([0.0, 0.9], [0, 1])
     assert len(content["cells"]) == 7
     means = {(g["method"], g["target_sparsity"]): g["test_accuracy"] for g in content["groups"]}
     assert means["switcher", 0.9]["mean"] == pytest.approx(0.955)

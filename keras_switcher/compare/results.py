@@ -103,8 +103,13 @@ def write_results(
         )
         row = ["" if result.get(name) is None else result[name] for name in _COLUMNS]
         writer.writerow([*row, layers])
+    targets = {group.target_sparsity for group in groups if group.target_sparsity is not None}
     content = {
         **plan.to_yaml(),
+        # Of earlier commands, too.
+        "methods": list(dict.fromkeys(group.method for group in groups)),
+        "sparsities": sorted(targets),
+        "seeds": sorted({result["seed"] for result in results}),
         "confidence": CONFIDENCE,
         "groups": [_described(group) for group in groups],
         # In test accuracy, seed by seed.
