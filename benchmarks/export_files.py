@@ -38,7 +38,7 @@ def run(*command: str) -> None:
 
 def trained(folder: Path, dataset: str, seed: int) -> Path:
     """Train a short comparison whose networks are kept; return its folder."""
-    flags = ("--model", "lenet300", "--dataset", dataset, "--epochs", "5", "--seeds", "1")
+    flags = ("--model", "lenet300", "--dataset", dataset, "--seeds", "1")
     chosen = ("--first-seed", str(seed), "--sparsity", "0.95", "--keep-models")
     run("keras_switcher.compare", *flags, *chosen, "--out", str(folder))
     return folder
