@@ -73,9 +73,8 @@ def test_the_table_of_the_method_has_todays_defaults():
         expected = {stem: shown(own[name]) for stem, own in recipes.items() if name in own}
         model, _, place = places.partition(":")
         network, _, dataset = model.partition(" on ")
-        found = {stem for stem in recipes if stem.startswith(f"{network}_{dataset or ''}")}
-        if dataset:
-            found &= {f"{network}_{dataset}"}
+        stems = [f"{network}_{dataset}"] if dataset else recipes
+        found = [stem for stem in stems if stem.startswith(f"{network}_")]
         assert expected == (dict.fromkeys(found, place.strip()) if places else {}), name
 
 

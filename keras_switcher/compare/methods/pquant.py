@@ -137,11 +137,10 @@ class Dst(_Pquant):
         # As the authors have it, https://github.com/junjieliu2910/DynamicSparseTraining. With the
         # package's own configuration there is one under every weight, and a hundredth of the price.
         parameters.threshold_type = "channelwise"
-        parameters.alpha = 5e-4
         # Above it, a layer's thresholds start again from 0.
         parameters.max_pruning_pct = 1.0
         # A variable, as the penalty is compiled into the step.
-        parameters.alpha = keras.Variable(parameters.alpha, trainable=False, dtype="float32")
+        parameters.alpha = keras.Variable(5e-4, trainable=False, dtype="float32")
 
     def thresholds(self, layers: list[Any]) -> list[Any]:
         return [layer.pruning_layer.threshold for layer in layers]

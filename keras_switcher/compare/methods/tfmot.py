@@ -18,7 +18,7 @@ from keras_switcher.runs import RunError
 # Of a layer's configuration: what Keras 2 does not know, or what the weights make void.
 _LEFT_OUT = ("dtype", "quantization_config", "lora_rank", "lora_alpha", "registered_name", "build")
 _LEFT_OUT_ENDS = ("_initializer", "_regularizer", "_constraint")
-# Of these, what has an influence on the training.
+# Of these, what would change the training.
 _REFUSED_ENDS = ("_regularizer", "_constraint")
 
 
