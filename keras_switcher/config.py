@@ -138,9 +138,10 @@ class Switching:
     )
     """What turns logits into switches: step (0 or 1) or relu_tanh (also scales)."""
     switcher: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
-        "unit", registered("switcher", "switchers", "registry", "unit", "connection")
+        "unit", registered("switcher", "switchers", "registry", "unit", "connection", "free")
     )
-    """The switcher network: unit (reads a unit's weights at once) or connection (each weight)."""
+    """The switcher network: unit (reads a unit's weights at once) or connection (each weight); or
+    free, a trained logit for each switch and no network."""
     switcher_hidden: tuple[int, ...] = _option((64,), WIDTHS)
     """Widths of its hidden layers, such as 64 32; with none of them it is linear."""
     switcher_activation: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(

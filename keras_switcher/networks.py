@@ -91,7 +91,8 @@ def switched_as_configured(
     """
     options = config.switching
     if switcher is None:
-        switcher = switchers.registry.get(options.switcher)(
+        switcher = switchers.configured(
+            options.switcher,
             hidden=options.switcher_hidden,
             activation=options.switcher_activation,
             normalization=None

@@ -4,6 +4,7 @@ A switcher is a Keras layer whose `call` takes the normalised kernel of one `Swi
 and returns logits; a gate turns these into switches. Each switched layer owns one switcher.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -277,6 +278,64 @@ class ConnectionSwitcher(_PerceptronSwitcher):
         features = ops.stack([kernel, size, by_input, by_unit], axis=0)
         logits = self._perceptron(ops.reshape(features, (4, -1)))
         return ops.reshape(logits, kernel.shape)
+
+
+@register("free")
+class FreeSwitcher(Switcher):
+    """A trained logit for each switch, which reads nothing: what is left without a network.
+
+    It has as many weights as the layer has switches. Where it does better than a network, and
+    where not, is in docs/method.md.
+
+    Args:
+        seed: Of the logits' first values, which are small, so that they can overtake each other;
+            `None` draws from Keras's own generator, as initialisers do.
+        **kwargs: Of `Switcher`.
+
+    Call arguments:
+        kernel: Float tensor of shape (inputs, units); only its shape matters.
+    """
+
+    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed = seed
+
+    def build(self, kernel_shape: tuple[int, int]) -> None:
+        self._logits = self.add_weight(
+            name="logits",
+            shape=self.granularity.shape(kernel_shape),
+            initializer=keras.initializers.RandomNormal(stddev=0.01, seed=self.seed),
+        )
+
+    def call(self, kernel: Any) -> Any:
+        return ops.convert_to_tensor(self._logits)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "seed": self.seed}
+
+
+def configured(name: str, **options: Any) -> Switcher:
+    """Return a new switcher of a registered name, with those of the options that it takes.
+
+    Args:
+        name: The registered name.
+        **options: Arguments of the classes of this module. One that the class of that name, or
+            one that it passes its keyword arguments on to, does not have is left out.
+
+    Raises:
+        ValueError: If the name is not registered, or a value is wrong.
+    """
+    cls = registry.get(name)
+    taken: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters
+            taken |= {*parameters}
+            if base is Switcher or inspect.Parameter.VAR_KEYWORD not in {
+                parameter.kind for parameter in parameters.values()
+            }:
+                break
+    return cls(**{option: value for option, value in options.items() if option in taken})
 
 
 def get(identifier: "str | Switcher | dict[str, Any] | None") -> Switcher:

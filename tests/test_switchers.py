@@ -4,7 +4,14 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from keras_switcher import ConnectionSwitcher, SwitchedDense, Switcher, UnitSwitcher, switchers
+from keras_switcher import (
+    ConnectionSwitcher,
+    FreeSwitcher,
+    SwitchedDense,
+    Switcher,
+    UnitSwitcher,
+    switchers,
+)
 from keras_switcher.granularity import get as get_granularity
 
 KINDS = {"unit": UnitSwitcher, "connection": ConnectionSwitcher}
@@ -74,6 +81,7 @@ def test_connection_switcher_returns_a_logit_for_each_connection(granularity):
         ),
         (ConnectionSwitcher(hidden=(6,)), [(6, 4), (6, 1), (1, 6), (1, 1)]),
         (ConnectionSwitcher(hidden=()), [(1, 4), (1, 1)]),
+        (FreeSwitcher(), [(5, 7)]),
     ],
 )
 def test_depth_widths_and_normalization_set_the_weights(switcher, shapes):
@@ -133,6 +141,31 @@ def test_connection_switcher_sees_a_weight_its_size_and_its_size_in_row_and_colu
     np.testing.assert_allclose(logits, expected.reshape(4, 3), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_free_switcher_returns_its_own_logits_whatever_the_kernel(granularity):
+    switcher = built(FreeSwitcher(), (18, 5), granularity)
+    logits = switcher(kernel(18, 5))
+    assert logits.dtype == tf.float32
+    np.testing.assert_array_equal(logits, switcher.get_weights()[1])
+    np.testing.assert_array_equal(logits, switcher(kernel(18, 5, seed=3)))
+
+
+def test_free_logits_start_as_small_random_numbers_of_the_seed():
+    def first(**options):
+        switcher = FreeSwitcher(**options)
+        switcher.build((60, 50))
+        return switcher.get_weights()[1]
+
+    assert first(seed=3).std() == pytest.approx(0.01, rel=0.1)
+    np.testing.assert_array_equal(first(seed=3), first(seed=3))
+    assert (first(seed=3) != first(seed=4)).all()
+    keras.utils.set_random_seed(5)
+    drawn = first()
+    assert (drawn != first()).all()
+    keras.utils.set_random_seed(5)
+    np.testing.assert_array_equal(first(), drawn)
+
+
 def test_connection_switcher_treats_equal_connections_alike_wherever_they_are():
     switcher = built(ConnectionSwitcher(), (6, 5))
     values, rows, columns = kernel(6, 5), [3, 1, 0, 5, 4, 2], [4, 0, 2, 1, 3]
@@ -187,6 +220,7 @@ def test_magnitude_must_be_a_number_not_below_zero(magnitude):
         UnitSwitcher((5, 3), "tanh", "layer", magnitude=None),
         ConnectionSwitcher(),
         ConnectionSwitcher((5, 3), keras.activations.gelu, "layer", name="mine"),
+        FreeSwitcher(seed=4),
     ],
 )
 def test_configuration_survives_serialisation(switcher):
@@ -202,9 +236,9 @@ def test_configuration_survives_serialisation(switcher):
 # get
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_get_by_name(name):
-    assert type(switchers.get(name)) is KINDS[name]
+@pytest.mark.parametrize(("name", "cls"), [*KINDS.items(), ("free", FreeSwitcher)])
+def test_get_by_name(name, cls):
+    assert type(switchers.get(name)) is cls
 
 
 def test_default_is_the_unit_switcher():
@@ -252,6 +286,50 @@ def test_unknown_switcher_is_answered_with_the_nearest_and_all_names():
 def test_a_switcher_must_be_a_name_or_an_instance(wrong):
     with pytest.raises(TypeError, match=r"keras_switcher\.Switcher instance.*of type \w+\)$"):
         switchers.get(wrong)
+
+
+# configured
+
+
+class Passing(UnitSwitcher):
+    """Passes on what it is given."""
+
+    def __init__(self, power=1, **kwargs):
+        super().__init__(**kwargs)
+
+
+class Fixed(UnitSwitcher):
+    """Takes nothing."""
+
+    def __init__(self):
+        super().__init__(hidden=(7,))
+
+
+@pytest.mark.parametrize(
+    ("cls", "hidden"),
+    [
+        (UnitSwitcher, (9,)),
+        (ConnectionSwitcher, (9,)),
+        (Passing, (9,)),
+        (Fixed, (7,)),
+        (FreeSwitcher, None),
+        (RankSwitcher, None),
+    ],
+)
+def test_a_class_is_given_the_options_that_it_takes(cls, hidden, monkeypatch):
+    monkeypatch.setitem(switchers.registry._items, "asked", cls)
+    made = switchers.configured("asked", hidden=(9,), activation="tanh", normalization="layer")
+    assert type(made) is cls
+    assert getattr(made, "hidden", None) == hidden
+    assert hidden != (9,) or (made.activation, made.normalization) == (
+        keras.activations.tanh,
+        "layer",
+    )
+
+
+def test_a_wrong_value_of_an_option_is_not_left_out():
+    with pytest.raises(ValueError, match="positive integers"):
+        switchers.configured("unit", hidden=(0,))
 
 
 # A switcher of one's own

@@ -40,6 +40,14 @@ def test_depth_and_widths_become_hidden_layers_of_the_kind(values, hidden):
     assert chosen(Space.from_yaml(), **values)[1]["switcher_hidden"] == hidden
 
 
+def test_a_kind_without_hidden_layers_may_be_searched_beside_others():
+    space = Space.from_yaml({"switcher": ["unit", "free"]})
+    hp, options = chosen(space, switcher="free", unit_depth=2)
+    assert options["switcher"] == "free" and "switcher_hidden" not in options
+    assert not {p.name for p in hp.space if hp.is_active(p)} & {"unit_depth", "unit_width_1"}
+    assert chosen(space, switcher="unit", unit_depth=0)[1]["switcher_hidden"] == ()
+
+
 @pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.002), ("sgd", 0.3)])
 def test_the_rate_is_that_of_the_optimizer(optimizer, rate):
     values = {"switcher_optimizer": optimizer, f"{optimizer}_learning_rate": rate}

@@ -2,45 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_switcher.compare.method import Method, Work, register
 from keras_switcher.compare.pruned import NoSwitcher
 from keras_switcher.convert import switch
 from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import compiled_switched
-from keras_switcher.switchers import PACKAGE, Switcher
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-class FreeSwitcher(Switcher):
-    """A trained logit for each switch, which reads nothing.
-
-    Args:
-        seed: Of the logits' first values, which are small, so that they can overtake each other.
-        **kwargs: Of `Switcher`.
-    """
-
-    def __init__(self, seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.seed = seed
-
-    def build(self, kernel_shape: tuple[int, int]) -> None:
-        self._logits = self.add_weight(
-            name="logits",
-            shape=self.granularity.shape(kernel_shape),
-            initializer=keras.initializers.RandomNormal(stddev=0.01, seed=self.seed),
-        )
-
-    def call(self, kernel: Any) -> Any:
-        return ops.convert_to_tensor(self._logits)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "seed": self.seed}
+from keras_switcher.switchers import FreeSwitcher, Switcher
 
 
 def _switched(work: Work, switcher: Switcher) -> SwitchedModel:
