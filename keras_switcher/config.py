@@ -143,7 +143,8 @@ class Switching:
     """The switcher network: unit (reads a unit's weights at once) or connection (each weight); or
     free, a trained logit for each switch and no network."""
     switcher_hidden: tuple[int, ...] = _option((64,), WIDTHS)
-    """Widths of its hidden layers, such as 64 32; with none of them it is linear."""
+    """Widths of its hidden layers, such as 64 32; with none of them it is linear. Without
+    effect on free."""
     switcher_activation: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
         "relu", one_of("relu", "tanh", "silu", "gelu", "elu", "leaky_relu")
     )

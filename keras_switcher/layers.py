@@ -31,8 +31,8 @@ class SwitchedDense(keras.layers.Dense):
         activation: As for `Dense`.
         use_bias: As for `Dense`.
         switcher: The switcher network that reads the kernel: a registered name ("unit",
-            "connection"), a `Switcher` instance (a pattern: the layer makes its own copy), or
-            `None` for `UnitSwitcher()`.
+            "connection", "free"), a `Switcher` instance (a pattern: the layer makes its own copy),
+            or `None` for `UnitSwitcher()`.
         gate: What turns logits into switches: a registered name ("step", "relu_tanh") or a
             registered function.
         granularity: What one switch controls: "connection", "block4", "block16" (4 or 16

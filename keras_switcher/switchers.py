@@ -289,7 +289,8 @@ class FreeSwitcher(Switcher):
 
     Args:
         seed: Of the logits' first values, which are small, so that they can overtake each other;
-            `None` draws from Keras's own generator, as initialisers do.
+            with one, layers of the same shape start alike. `None` draws one as Keras's
+            initialisers do, so that `keras.utils.set_random_seed` fixes it.
         **kwargs: Of `Switcher`.
 
     Call arguments:
