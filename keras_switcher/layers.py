@@ -30,7 +30,7 @@ class SwitchedDense(keras.layers.Dense):
         units: Positive integer, dimensionality of the output space.
         activation: As for `Dense`.
         use_bias: As for `Dense`.
-        switcher: The switcher network that reads the kernel: a registered name ("unit",
+        switcher: What makes the logits, a network that reads the kernel: a registered name ("unit",
             "connection", "free"), a `Switcher` instance (a pattern: the layer makes its own copy),
             or `None` for `UnitSwitcher()`.
         gate: What turns logits into switches: a registered name ("step", "relu_tanh") or a

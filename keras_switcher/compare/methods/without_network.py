@@ -1,4 +1,4 @@
-"""Switches that no switcher network makes: free ones, ranks of magnitudes, and random ones."""
+"""Switches that no switcher network makes: of free logits, ranks of magnitudes, and random ones."""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class FreeSwitches(Method):
     the difference.
     """
 
-    title = "free switches, no network"
+    title = "free logits, no network"
 
     def model(self, work: Work) -> keras.Model:
         return _switched(work, FreeSwitcher(seed=work.config.optimisation.seed))
