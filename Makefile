@@ -52,7 +52,7 @@ train: setup ## train a sparse LeNet (ARGS="--model lenet300 --dataset mnist ...
 	$(BIN)/python train.py $(ARGS)
 
 test: setup ## run the tests (ARGS="-k name" to choose); those in a browser are `make test-web`
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 	@echo "Without a browser. The page's own tests need one: make test-web"
 
 web: $(PAGE) ## build the page that `python -m export serve` shows (Node.js 20.19+ and npm)

@@ -1,0 +1,176 @@
+"""Models of every kind that `switch` and `strip` take, and what tests do with them."""
+
+import keras
+import numpy as np
+from small import CLASSES, INPUTS, separable
+
+X, Y = separable(64)
+REGISTER = keras.saving.register_keras_serializable("kinds_of_models")
+
+
+@REGISTER
+class Gated(keras.layers.Layer):
+    """A layer with dense layers in an attribute, a list, a dictionary, and a weight of its own."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.project = keras.layers.Dense(units, "sigmoid", name="project")
+        self.chain = [keras.layers.Dense(units, "relu", name="chain_0")]
+        self.by_name = {"last": keras.layers.Dense(units, use_bias=False, name="last")}
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(name="scale", shape=(self.units,), initializer="uniform")
+        self.project.build(input_shape)
+        self.chain[0].build(input_shape)
+        self.by_name["last"].build((None, self.units))
+
+    def call(self, inputs):
+        x = inputs
+        for layer in self.chain:
+            x = layer(x)
+        return self.scale * self.project(inputs) * self.by_name["last"](x)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@REGISTER
+class Perceptron(keras.Model):
+    """A subclassed model with layers of several kinds in attributes and a list."""
+
+    def __init__(self, width=16, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.blocks = [keras.layers.Dense(width, "relu"), keras.layers.BatchNormalization()]
+        self.gated = Gated(8)
+        self.inner = keras.Sequential([keras.layers.Dense(10, "tanh", name="inner_dense")])
+        self.last = keras.layers.Dense(CLASSES, name="last_dense")
+
+    def call(self, inputs, training=None):
+        x = inputs
+        for block in self.blocks:
+            x = block(x)
+        return self.last(self.inner(self.gated(x)))
+
+    def get_config(self):
+        return {"name": self.name, "width": self.width}
+
+
+@REGISTER
+class Nest(keras.Model):
+    """A subclassed model that holds a graph, which holds a Sequential, which holds a layer."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        inputs = keras.Input((INPUTS,))
+        x = keras.layers.Dense(10, "relu", name="in_graph")(inputs)
+        stack = [keras.Input((10,)), Gated(6), keras.layers.Dense(5, name="in_stack")]
+        self.encoder = keras.Model(inputs, keras.Sequential(stack, name="stack")(x) * 2.0)
+        self.heads = [keras.layers.Dense(CLASSES, name="head")]
+
+    def call(self, inputs):
+        return self.heads[0](self.encoder(inputs))
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def sequential():
+    return keras.Sequential(
+        [
+            keras.Input((INPUTS,)),
+            keras.layers.Dense(16, "relu", name="first"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.1),
+            keras.layers.Dense(CLASSES, name="second"),
+        ]
+    )
+
+
+def sequential_without_input():
+    model = keras.Sequential([keras.layers.Dense(16, "relu"), keras.layers.Dense(CLASSES)])
+    model(X)
+    return model
+
+
+def shared():
+    one, two = keras.Input((INPUTS,), name="one"), keras.Input((INPUTS,), name="two")
+    dense = keras.layers.Dense(10, "relu", name="shared")
+    x = keras.layers.Concatenate()([dense(one), dense(two), one])
+    outputs = {
+        "label": keras.layers.Dense(CLASSES, name="label")(x),
+        "size": keras.layers.Dense(1, use_bias=False, name="size")(x),
+    }
+    return keras.Model([one, two], outputs)
+
+
+def subclassed_with_models():
+    model = Nest(name="nest")
+    model(X)
+    return model
+
+
+def nested():
+    inside = keras.Input((10,))
+    x = keras.layers.Dense(8, "relu", name="inside")(inside)
+    inner = keras.Model(inside, keras.layers.Add()([x, x]), name="inner")
+    inputs = keras.Input((INPUTS,))
+    x = keras.layers.Dense(10, "relu", name="outside")(inputs)
+    x = keras.layers.Concatenate()([inner(x), inner(x * 2.0)])
+    stack = keras.Sequential([keras.layers.Dense(6, name="stacked")], name="stack")
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, name="top")(stack(x)))
+
+
+def custom_layer():
+    inputs = keras.Input((INPUTS,))
+    x = Gated(9, name="gated")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, name="top")(x))
+
+
+def subclassed():
+    model = Perceptron(name="perceptron")
+    model(X)
+    return model
+
+
+KINDS = {
+    "sequential": (sequential, 2),
+    "sequential_without_input": (sequential_without_input, 2),
+    "shared": (shared, 3),
+    "nested": (nested, 4),
+    "custom_layer": (custom_layer, 4),
+    "subclassed": (subclassed, 6),
+    "subclassed_with_models": (subclassed_with_models, 6),
+}
+
+
+def made(kind):
+    keras.utils.set_random_seed(0)
+    model = KINDS[kind][0]()
+    # Neither zeros in the biases nor the initial moving averages.
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.uniform(0.1, 1.0, weight.shape) * np.where(weight.numpy() < 0, -1, 1))
+    return model
+
+
+def given(kind):
+    return [X, X[::-1].copy()] if kind == "shared" else X
+
+
+def results(model, kind):
+    return keras.tree.flatten(model.predict(given(kind), verbose=0))
+
+
+def turned_off(model, share=0.6, scaling=False):
+    """Turn random switches off; in between, the gate may scale."""
+    rng = np.random.default_rng(1)
+    for layer in model.switched_layers():
+        on = rng.uniform(size=layer.switches.shape)
+        layer.switches.assign(np.where(on < share, 0.0, on if scaling else 1.0))
+    return model
+
+
+def classes_inside(model):
+    return {type(layer) for layer in model._flatten_layers()}
