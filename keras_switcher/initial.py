@@ -40,7 +40,9 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
             else.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"Expected --init-from to be a .keras file. Received: {path}")
+        raise FileNotFoundError(
+            f"Expected --init-from to be a .keras file that exists. Received: {path}"
+        )
     try:
         model = keras.models.load_model(path, compile=False)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:

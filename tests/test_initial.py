@@ -265,7 +265,7 @@ def saved(tmp_path, model):
 def test_what_does_not_fit_is_refused(tmp_path):
     images = data.load("made")
     with pytest.raises(
-        FileNotFoundError, match="Expected --init-from to be a .keras file.*nowhere"
+        FileNotFoundError, match="Expected --init-from to be a .keras file that exists.*nowhere"
     ):
         load_initial(str(tmp_path / "nowhere.keras"), images)
     (tmp_path / "text.keras").write_text("no model")
