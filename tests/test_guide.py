@@ -75,9 +75,13 @@ def test_the_table_of_the_method_has_todays_defaults():
         assert default == shown(defaults[name]), name
         expected = {stem: shown(own[name]) for stem, own in recipes.items() if name in own}
         model, _, place = places.partition(":")
-        network, _, dataset = model.partition(" on ")
-        stems = [f"{network}_{dataset}"] if dataset else recipes
-        found = [stem for stem in stems if stem.startswith(f"{network}_")]
+        networks, _, dataset = model.partition(" on ")
+        found = [
+            stem
+            for stem in recipes
+            for network in networks.split(" and ")
+            if stem.startswith(f"{network}_{dataset}") and stem.endswith(dataset)
+        ]
         assert expected == (dict.fromkeys(found, place.strip()) if places else {}), name
 
 
