@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 from command import ROOT, SMALL, TRAIN, Process, offline
-from test_training import LEFT, same
+from run_folders import LEFT, same
 
 from keras_switcher.cluster import Cluster, to_tf_config
 from keras_switcher.launch import free_ports

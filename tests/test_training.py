@@ -1,8 +1,4 @@
-import csv
 import gzip
-import io
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,10 +7,11 @@ import keras
 import numpy as np
 import pytest
 import yaml
-from command import ROOT, SMALL, Process, offline, run
+from command import SMALL, Process, run
+from run_folders import LEFT, config_for, rows_of, same, summary_of
 
-from keras_switcher import networks, strip
-from keras_switcher.config import from_values, to_values
+from keras_switcher import strip
+from keras_switcher.config import to_values
 from keras_switcher.data import load
 from keras_switcher.flags import resolve
 from keras_switcher.training import train
@@ -25,10 +22,6 @@ FLAGS = (
     *("--model", "lenet300", "--dataset", "mnist5k", "--limit", "600"),
     *("--epochs", str(EPOCHS), "--batch-size", "16"),
 )
-LEFT = {
-    *("config.yaml", "model.keras", "stripped.keras", "history.csv", "tensorboard"),
-    *("summary.json", "report.html"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +40,6 @@ def models(finished):
         keras.saving.load_model(folder / "model.keras"),
         keras.saving.load_model(folder / "stripped.keras"),
     )
-
-
-def summary_of(folder):
-    return json.loads((folder / "summary.json").read_text())
-
-
-def rows_of(folder, name="history.csv"):
-    return list(csv.DictReader(io.StringIO((folder / name).read_text())))
 
 
 def test_run_leaves_its_files_and_no_others(finished):
@@ -216,45 +201,6 @@ def test_resume_of_a_finished_run_says_so(finished):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def same(first, second):
-    """Compare two finished runs in all but the time they took."""
-
-    def loaded(path):
-        # Keras wraps an optimiser for float16 by the policy of the process that loads it.
-        policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(
-            yaml.safe_load((first / "config.yaml").read_text())["precision"]
-        )
-        try:
-            return keras.saving.load_model(path)
-        finally:
-            keras.config.set_dtype_policy(policy)
-
-    def saved_variables(model):
-        # Not the seeds of dropout, which a .keras file does not hold.
-        optimizers = [getattr(model, n, None) for n in ("optimizer", "switcher_optimizer")]
-        return [*model.weights, *(v for o in optimizers if o is not None for v in o.variables)]
-
-    assert {p.name for p in first.iterdir()} == {p.name for p in second.iterdir()}
-    for name in ("history.csv", "dense_history.csv"):
-        if (first / name).exists():
-            one, other = rows_of(first, name), rows_of(second, name)
-            assert [{**row, "seconds": 0} for row in one] == [
-                {**row, "seconds": 0} for row in other
-            ]
-    ours, theirs = summary_of(first), summary_of(second)
-    for summary in (ours, theirs):
-        del summary["seconds"], summary["dense_seconds"]
-    assert ours == theirs
-    assert (first / "config.yaml").read_text() == (second / "config.yaml").read_text()
-    for name in ("model.keras", "stripped.keras"):
-        one, other = (loaded(folder / name) for folder in (first, second))
-        mine, yours = saved_variables(one), saved_variables(other)
-        assert len(mine) > 0
-        for value, expected in zip(mine, yours, strict=True):
-            np.testing.assert_array_equal(value, expected)
-
-
 @pytest.mark.slow
 def test_run_that_is_stopped_again_and_again_ends_with_the_same_numbers(finished, tmp_path):
     folder = tmp_path / "runs" / "lenet300-mnist5k-1"
@@ -312,141 +258,10 @@ def test_run_that_is_stopped_again_and_again_ends_with_the_same_numbers(finished
     same(folder, finished[0])
 
 
-class Killed(BaseException):
-    """Ends a run in this process as `kill -9` would."""
-
-
-def dies_at(monkeypatch, folder, name, after=False):
-    """Let the run in a folder die before or after it first replaces a file of that name."""
-    replace = os.replace
-    names = []
-
-    def watched(source, target):
-        here = str(target).startswith(str(folder))
-        names.extend([os.path.basename(target)] if here else [])
-        if here and names[-1] == name and not after:
-            raise Killed
-        replace(source, target)
-        if here and names[-1] == name:
-            raise Killed
-
-    monkeypatch.setattr(os, "replace", watched)
-    return names
-
-
-def config_for(folder, **options):
-    values = to_values(resolve([*SMALL, "--no-deterministic"]))
-    return from_values({**values, "run_dir": str(folder), **options})
-
-
-@pytest.mark.slow
-def test_run_that_dies_around_every_file_ends_with_the_same_numbers(tmp_path, monkeypatch):
-    whole, torn = tmp_path / "whole", tmp_path / "torn"
-    with monkeypatch.context() as patch:
-        names = dies_at(patch, whole, "none")
-        train(config_for(whole))
-    files = list(dict.fromkeys(names))
-    assert {"model.keras", "stripped.keras", "history.csv", "dense_history.csv"} <= set(files)
-    assert {"switched-00002.checkpoint", "dense-00002.checkpoint"} <= set(files)
-    assert (files[0], files[-1]) == ("config.yaml", ".finished")
-
-    # Each attempt comes one file further than the one before it did.
-    for number, name in enumerate(files):
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            dies_at(patch, torn, name, after=number % 2 == 1)
-            train(config_for(torn, resume=True))
-    train(config_for(torn, resume=True))
-
-    same(torn, whole)
-
-
-VARIANTS = {
-    "mixed_float16": {"precision": "mixed_float16"},
-    "other": {
-        "granularity": "unit",
-        "gate": "relu_tanh",
-        "switcher": "connection",
-        "switcher_hidden": (8,),
-        "lr_schedule": "constant",
-        "weight_decay": 1e-3,
-        "target_sparsity": 0.5,
-        "steps_per_execution": 4,
-    },
-    "no_target": {"target_sparsity": None, "jit": True},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_resumed_run_of_another_kind_ends_with_the_same_numbers(variant, tmp_path, monkeypatch):
-    options = {"dense_baseline": False, **VARIANTS[variant]}
-    together = options.get("steps_per_execution", 1)
-    # A training as short as this one has one step in an execution.
-    monkeypatch.setattr(networks, "steps_together", lambda config, data: together)
-    summary = train(config_for(tmp_path / "whole", **options))
-    # Dies with the first epoch's history, so after its checkpoint.
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        names = dies_at(patch, tmp_path / "torn", "history.csv")
-        train(config_for(tmp_path / "torn", **options))
-    assert names == ["config.yaml", "switched-00001.checkpoint", "history.csv"]
-    train(config_for(tmp_path / "torn", resume=True, **options))
-
-    same(tmp_path / "torn", tmp_path / "whole")
-    assert {path.name for path in (tmp_path / "torn").iterdir()} == LEFT
-    assert summary["dense_test_accuracy"] is None
-    if summary["target_sparsity"] is not None:
-        assert summary["fc_sparsity"] == pytest.approx(summary["target_sparsity"], abs=0.005)
-
-
 def test_both_networks_train_under_one_strategy(tmp_path):
     summary = train(config_for(tmp_path / "r", strategy="mirrored", epochs=1))
     assert summary["fc_sparsity"] == pytest.approx(0.95, abs=0.005)
     assert 0 <= summary["dense_test_accuracy"] <= 1
-
-
-TWO_REPLICAS = """
-import functools
-import pathlib
-import tensorflow as tf
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-
-import pytest
-from keras_switcher.training import train
-from test_training import Killed, config_for, dies_at, same
-
-here = pathlib.Path(__file__).parent
-two = functools.partial(tf.distribute.MirroredStrategy, ["CPU:0", "CPU:1"])
-tf.distribute.MirroredStrategy = two
-options = {"strategy": "mirrored"}
-train(config_for(here / "whole", **options))
-# In the training of the dense network, which goes on from a checkpoint, too.
-for name in ("history.csv", "dense_history.csv"):
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        dies_at(patch, here / "torn", name)
-        train(config_for(here / "torn", resume=name == "dense_history.csv", **options))
-train(config_for(here / "torn", resume=True, **options))
-same(here / "torn", here / "whole")
-
-start = {"init_from": str(here / "whole" / "dense.keras"), "width": 1.0, "dense_baseline": False}
-summary = train(config_for(here / "from_file", **options, **start))
-assert abs(summary["fc_sparsity"] - 0.95) < 0.005, summary
-"""
-
-
-@pytest.mark.slow
-def test_run_on_two_replicas_is_resumed_to_the_same_numbers_and_starts_from_a_file(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(TWO_REPLICAS)
-    paths = [str(ROOT), str(ROOT / "tests")]
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        env={**offline(tmp_path), "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def test_data_that_can_not_be_had_is_replaced_with_a_warning(train_here, tmp_path):
