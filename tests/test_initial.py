@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import re
 import zipfile
@@ -35,8 +36,8 @@ def made_data(monkeypatch):
     monkeypatch.setitem(data.DATASETS._items, "made", load)
 
 
-def cnn(softmax=False, shape=SHAPE, classes=CLASSES):
-    """A trained network with batch normalisation in its trunk."""
+def untrained(softmax=False, shape=SHAPE, classes=CLASSES):
+    """A network with batch normalisation in its trunk."""
     keras.utils.set_random_seed(0)
     activation = "softmax" if softmax else None
     model = keras.Sequential(
@@ -53,8 +54,21 @@ def cnn(softmax=False, shape=SHAPE, classes=CLASSES):
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not softmax)
     model.compile(keras.optimizers.Adam(0.01), loss)
-    if (shape, classes) == (SHAPE, CLASSES):
-        model.fit(*examples(), epochs=8, verbose=0)
+    return model
+
+
+@functools.cache
+def learned(softmax):
+    """The weights of one after a training."""
+    model = untrained(softmax)
+    model.fit(*examples(), epochs=8, verbose=0)
+    return model.get_weights()
+
+
+def cnn(softmax=False):
+    """A trained network."""
+    model = untrained(softmax)
+    model.set_weights(learned(softmax))
     return model
 
 
@@ -282,9 +296,9 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a model with dense layers.*GlobalAveragePooling2D"):
         load_initial(saved(tmp_path, flat), images)
     with pytest.raises(ValueError, match=r"images of made, \(20, 20, 1\).*takes \(28, 28, 1\)"):
-        load_initial(saved(tmp_path, cnn(shape=(28, 28, 1))), images)
+        load_initial(saved(tmp_path, untrained(shape=(28, 28, 1))), images)
     with pytest.raises(ValueError, match=r"each of the 4 classes of made.*returns \(7,\)"):
-        load_initial(saved(tmp_path, cnn(classes=7)), images)
+        load_initial(saved(tmp_path, untrained(classes=7)), images)
     flat = keras.layers.Flatten()(inputs)
     scores = [keras.layers.Dense(4)(flat), keras.layers.Dense(4)(flat)]
     with pytest.raises(ValueError, match="one input and one output.*1 inputs and 2 outputs"):
