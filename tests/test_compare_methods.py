@@ -10,6 +10,7 @@ import keras_switcher.compare.methods  # noqa: F401
 from keras_switcher.compare.hard_concrete import GateParameters, HardConcreteDense
 from keras_switcher.compare.method import Method, registry
 from keras_switcher.compare.methods.dense import dense_layers, narrowed
+from keras_switcher.compare.methods.l0 import GATE_RATE
 from keras_switcher.compare.methods.without_network import erdos_renyi
 from keras_switcher.compare.pruned import course, of_all_layers, uniform
 from keras_switcher.runs import RunError
@@ -213,6 +214,22 @@ def test_the_multiplier_of_l0_rises_while_too_many_gates_are_on_and_is_then_0_ag
         layer.switcher.values.assign(0 * layer.switcher.values - 9.0)
     model.train_on_batch(images, labels)
     assert float(model.alternation_state.multiplier) == 0.0
+
+
+def test_the_gates_of_l0_begin_with_a_step_as_long_as_their_rate(tmp_path):
+    task = work(tmp_path)
+    model = registry.get("l0")().model(task)
+    batch = task.data.x_train[:32], task.data.y_train[:32]
+    model.alternation_state.plan.assign((8, 9, 1000))
+    gates = [layer.switcher.values for layer in model.switched_layers()]
+    fresh = numpy(gates)
+    for _ in range(8):
+        model.train_on_batch(*batch)
+    for before, after in zip(fresh, numpy(gates), strict=True):
+        np.testing.assert_array_equal(after, before)
+    model.train_on_batch(*batch)
+    moved = max(np.abs(a - b).max() for a, b in zip(fresh, numpy(gates), strict=True))
+    assert moved == pytest.approx(GATE_RATE, rel=0.01)
 
 
 @pytest.mark.parametrize("limit", [300, 3000])

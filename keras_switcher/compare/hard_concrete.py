@@ -149,19 +149,25 @@ class HardConcreteModel(SwitchedModel):
         one = ops.ones(())
         rescaled = self.switcher_optimizer.scale_loss(one) / self.optimizer.scale_loss(one)
         self.optimizer.apply(gradients[: len(task)], task)
-        learns = ops.cast(
-            ops.logical_and(state.settled < 1, state.step >= state.plan[0]), "float32"
-        )
-        self.switcher_optimizer.apply(
-            [
-                ops.zeros_like(variable) if gradient is None else learns * rescaled * gradient
-                for gradient, variable in zip(gradients[len(task) :], gates, strict=True)
-            ],
-            gates,
-        )
+        learns = ops.logical_and(state.settled < 1, state.step >= state.plan[0])
+
+        def move_gates() -> Any:
+            self.switcher_optimizer.apply(
+                [
+                    ops.zeros_like(variable) if gradient is None else rescaled * gradient
+                    for gradient, variable in zip(gradients[len(task) :], gates, strict=True)
+                ],
+                gates,
+            )
+            return tf.constant(True)
+
+        # Not with gradients of 0 until then: Adam's first steps would be several times too long.
+        tf.cond(learns, move_gates, lambda: tf.constant(False))
         missing = density - state.target_density(self.target_sparsity or 0.0)
         risen = state.multiplier + self.multiplier_rate * missing
-        state.multiplier.assign(learns * ops.where(missing > 0, risen, 0.0))
+        state.multiplier.assign(
+            ops.where(ops.logical_and(learns, missing > 0), risen, ops.zeros_like(risen))
+        )
         state.step.assign(state.step + 1)
         tf.cond(state.settled < 1, self._refresh, lambda: tf.constant(False))
         self._track_loss(loss, x)

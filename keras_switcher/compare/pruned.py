@@ -14,8 +14,8 @@ from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import compiled_switched
 from keras_switcher.switchers import PACKAGE, Switcher
 
-# Given the kernels and the share of connections to keep: for each kernel the least score that
-# stays on, and the scores, of the kernel's shape.
+# Given the kernels and the share of connections to keep: for each kernel the scores, of its shape,
+# and the least of them that stays on.
 Rule = Callable[[Sequence[Any], Any], list[tuple[Any, Any]]]
 
 # As `prune_low_magnitude` of TensorFlow Model Optimization has it.
@@ -24,7 +24,10 @@ UPDATE_EVERY = 100
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class NoSwitcher(Switcher):
-    """Stands where a switcher network would; the rule of a `PrunedModel` does not ask it."""
+    """Stands where a switcher network would: its logits are the magnitudes.
+
+    A `PrunedModel`, which chooses by its rule, does not ask it.
+    """
 
     def call(self, kernel: Any) -> Any:
         return ops.abs(kernel)
