@@ -17,6 +17,8 @@ from keras_switcher.runs import CONFIG_FILE, newest_run
 logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent / "recipes"
+# Chosen for one switcher on the kernels of one model: on others they may be far too large.
+_OF_ONE_SWITCHER = ("switcher_hidden", "switcher_learning_rate")
 
 
 def resolve(arguments: Sequence[str]) -> Config:
@@ -95,10 +97,28 @@ def _recipe_of(config: Config) -> dict[str, Any]:
     base = recipe(config.network.model, config.data.dataset)
     suited = from_values(base)
     if config.network.init_from or config.switching.switcher != suited.switching.switcher:
-        # Chosen for one switcher on the kernels of this model: on others it may be far too large.
-        for name in ("switcher_hidden", "switcher_learning_rate"):
+        for name in _OF_ONE_SWITCHER:
             base.pop(name, None)
     return base
+
+
+def for_another_switcher(config: Config) -> dict[str, Any]:
+    """Return what stands for a recipe's options in a training with another switcher than its own.
+
+    Args:
+        config: The training, with the recipe's switcher.
+
+    Returns:
+        The defaults, by name, of those options that suit that switcher alone and that the training
+        has from its recipe.
+    """
+    base = recipe(config.network.model, config.data.dataset)
+    theirs, given, defaults = map(to_values, (from_values(base), config, Config()))
+    return {
+        name: defaults[name]
+        for name in _OF_ONE_SWITCHER
+        if name in base and given[name] == theirs[name]
+    }
 
 
 def _earlier(config: Config) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
@@ -15,7 +16,8 @@ from command import ROOT, SMALL, Process, offline
 
 from keras_switcher.callbacks import Diverged
 from keras_switcher.compare.cell import _reason
-from keras_switcher.compare.command import checked_plan, main
+from keras_switcher.compare.command import _check_data, checked_plan, main
+from keras_switcher.compare.pool import Pool
 
 # A method of a user's own: quick, and it leaves a trace of each training.
 OWN = """
@@ -96,7 +98,11 @@ def test_it_trains_each_cell_once_and_shows_what_they_come_to(compare, tmp_path)
     (own,) = [group for group in results["groups"] if group["method"] == "own"]
     assert own["test_accuracy"]["mean"] == pytest.approx(0.3)
     dense = [float(rows["dense", seed]["test_accuracy"]) for seed in "01"]
-    (difference,) = results["differences"]
+    difference, by_validation = results["differences"]
+    assert (difference["figure"], by_validation["figure"]) == (
+        "test_accuracy",
+        "validation_accuracy",
+    )
     assert (difference["minus"], difference["target_sparsity"]) == ("own", 0.9)
     assert difference["mean"] == pytest.approx(sum(dense) / 2 - 0.3)
     assert (out / "pareto.png").read_bytes().startswith(b"\x89PNG")
@@ -132,9 +138,13 @@ def test_the_peak_of_a_cell_is_not_that_of_what_started_it():
 
 
 def test_a_method_that_diverged_is_named(tmp_path):
-    (tmp_path / "cell.json").write_text('{"method": "l0"}')
-    said = _reason(Diverged("The loss is nan in epoch 3."), tmp_path)
-    assert "The loss is nan in epoch 3." in said and "--methods l0:learning_rate" in said
+    for method, advised in (
+        ("l0", "--methods l0:learning_rate=0.0005,"),
+        ("switcher:gate=step", "--methods switcher:gate=step,learning_rate=0.0005,"),
+    ):
+        (tmp_path / "cell.json").write_text(json.dumps({"cell": {"method": method}}))
+        said = _reason(Diverged("The loss is nan in epoch 3."), tmp_path)
+        assert "The loss is nan in epoch 3." in said and advised in said
 
 
 def test_networks_are_kept_of_all_or_of_none():
@@ -142,6 +152,44 @@ def test_networks_are_kept_of_all_or_of_none():
     plain, kept = (checked_plan([*flags, *more])[1] for more in ([], ["--keep-models"]))
     assert kept.changes(plain.to_yaml()) == ["keep_models: none -> True"]
     assert plain.changes(kept.to_yaml()) == ["keep_models: True -> none"]
+
+
+def test_methods_that_no_one_named_are_left_out_where_the_network_is_none_for_them(tmp_path):
+    flags = ["--dataset", "mnist5k", "--limit", "200", "--out", str(tmp_path / "out")]
+    for more, gone in (
+        (["--model", "resnet18", "--width", "0.05"], ["small-dense"]),
+        (
+            ["--model", "resnet18", "--width", "0.05", "--ablations", "granularity"],
+            ["switcher:granularity=unit"],
+        ),
+        (["--model", "lenet300"], []),
+    ):
+        options, plan = checked_plan([*flags, *more])
+        _, kept, reasons = _check_data(plan, options.out, options.methods_named)
+        assert [str(v) for v in plan.variants if v not in kept.variants] == gone
+        assert [reason.split(". ")[0] for reason in reasons] == [f"Without {name}" for name in gone]
+
+
+def test_a_cell_that_began_by_other_code_begins_anew(tmp_path, monkeypatch):
+    own = tmp_path / "own.py"
+    own.write_text(OWN)
+    flags = [*SMALL, "--out", str(tmp_path / "out"), "--methods", "dense", "--load", str(own)]
+    monkeypatch.setattr(
+        "keras_switcher.compare.pool.subprocess.Popen", lambda *a, **k: mock.Mock(poll=lambda: 1)
+    )
+    checkpoints = tmp_path / "out" / "cells" / "dense-seed0" / "checkpoints"
+
+    def start():
+        _, plan = checked_plan([*flags, "--seeds", "1"])
+        Pool(plan, tmp_path / "out", 1, 1, lambda cell, reason: None).run()
+
+    start()
+    checkpoints.mkdir()
+    start()
+    assert checkpoints.exists()
+    own.write_text(OWN.replace("0.25", "0.26"))
+    start()
+    assert not checkpoints.exists()
 
 
 @pytest.mark.slow
@@ -178,6 +226,15 @@ def test_a_comparison_that_was_killed_goes_on_and_its_cells_have_ended(compare, 
         (["--methods", "switcher:gate=x"], "Unknown gate 'x'"),
         (["--methods", "switcher:settle=0.95"], "Expected --warmup and --settle to leave time"),
         (["--methods", "switcher:gate=["], "Expected a value of gate"),
+        (["--methods", "magnitude-global:granularity=block4"], "granularity would change nothing"),
+        (["--methods", "l0:multiplier_rate=0.5"], "Expected options that l0 reads: deterministic,"),
+        (["--methods", "free:switcher_hidden=16"], "whose switcher_hidden would change nothing"),
+        (["--methods", "switcher:verbose=true"], "whose verbose has none"),
+        (["--no-dense-baseline"], "Expected no --no-dense-baseline: the method `dense` is one"),
+        (
+            ["--model", "resnet18", "--width", "0.05", "--methods", "switcher", "small-dense"],
+            "Can't compare small-dense. A small dense network needs a dense hidden layer",
+        ),
         (["--ablations", "gates"], "Did you mean 'gate'"),
         (["--ablations", "--methods", "switcher"], "Expected --methods or --ablations"),
         (["--target-sparsity", "0.9"], "--sparsity lists them"),

@@ -51,10 +51,11 @@ def test_only_seeds_that_both_have_are_compared():
             result("b", 0.7, 1),
         ]
     )
-    difference = ours.minus(theirs)
+    difference = ours.minus(theirs, "test_accuracy")
     assert difference.count == 2
     assert difference.mean == pytest.approx(0.15)
-    assert grouped([result("a", 0.9, 0)])[0].minus(grouped([result("b", 0.9, 1)])[0]) is None
+    (alone,), (other,) = (grouped([result(name, 0.9, seed)]) for seed, name in enumerate("ab"))
+    assert alone.minus(other, "test_accuracy") is None
 
 
 def test_groups_are_of_one_method_and_one_target_and_say_their_options():

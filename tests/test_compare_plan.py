@@ -6,6 +6,7 @@ from keras_switcher.checks import ConfigError
 from keras_switcher.compare.ablations import ABLATIONS, ablated
 from keras_switcher.compare.plan import Cell, Plan, Variant
 from keras_switcher.config import Config, from_values, to_values, to_yaml
+from keras_switcher.flags import recipe
 
 AIMS = {
     "switcher": (True, ()),
@@ -64,6 +65,23 @@ def test_options_of_a_variant_reach_the_training_of_its_cells():
     assert (config.switching.target_sparsity, config.optimisation.seed) == (0.9, 3)
     for written in ("switcher:switcher_hidden=", "switcher:switcher_hidden=none"):
         assert Variant.parse(written).options == (("switcher_hidden", ()),)
+
+
+def test_what_a_recipe_has_for_its_switcher_is_not_for_another_one():
+    shared = from_values({**recipe("lenet300", "mnist"), "model": "lenet300", "dataset": "mnist"})
+    assert (shared.switching.switcher_hidden, shared.optimisation.switcher_learning_rate) == (
+        (),
+        0.002,
+    )
+    config = Cell(Variant.parse("switcher:switcher=connection"), 0.9, 0).config(shared)
+    assert config.switching.switcher_hidden == (64,)
+    assert config.optimisation.switcher_learning_rate == 0.001
+    # What was asked for stays.
+    asked = from_values({**to_values(shared), "switcher_hidden": (5,)})
+    variant = Variant.parse("switcher:switcher=connection,switcher_learning_rate=0.01")
+    config = Cell(variant, 0.9, 0).config(asked)
+    assert config.switching.switcher_hidden == (5,)
+    assert config.optimisation.switcher_learning_rate == 0.01
 
 
 def test_the_configuration_of_a_search_is_a_variant(tmp_path):
@@ -135,10 +153,23 @@ def test_more_cells_are_the_same_comparison_and_another_training_is_not():
     assert plan(epochs=31).changes(first) == ["epochs: 30 -> 31"]
 
 
+# Values that no ablation has.
+OTHERS = {
+    "switcher": "free",
+    "switcher_hidden": (5,),
+    "gate": "own",
+    "task_steps": 3,
+    "switcher_steps": 3,
+    "granularity": "own",
+    **dict.fromkeys(("warmup", "settle", "ramp"), 0.15),
+    **dict.fromkeys(("multiplier_rate", "rate_exponent", "switcher_learning_rate"), 0.15),
+}
+
+
 def test_every_ablation_changes_something_that_exists():
     for names in ABLATIONS.values():
         for name in names:
-            shared = from_values({"task_steps": 3, "switcher_hidden": (5,)})
+            shared = from_values(OTHERS)
             config = Cell(Variant.parse(name), 0.9, 0).config(shared)
             changed = config != Cell(Variant("switcher"), 0.9, 0).config(shared)
             assert changed or name in ("free", "magnitude-switcher"), name
@@ -149,17 +180,15 @@ def test_ablations_are_chosen_by_part_and_a_wrong_part_names_the_right_ones():
     assert ablated(["gate"], config) == ["switcher", "switcher:gate=relu_tanh"]
     assert set(ablated(["gate", "warmup"], config)) == {
         *("switcher", "switcher:gate=relu_tanh"),
-        *ABLATIONS["warmup"],
+        *(f"switcher:warmup={share}" for share in (0.0, 0.2, 0.3)),
     }
     own = from_values({"gate": "relu_tanh", "task_steps": 16, "switcher_hidden": (64, 64)})
-    assert ablated(["gate"], own) == ["switcher"]
+    # What it has in the default's place is held against the default.
+    assert ablated(["gate"], own) == ["switcher", "switcher:gate=step"]
     assert "switcher:task_steps=16" in ablated([], config)
     # It is the default.
     assert "switcher:task_steps=8" not in ablated([], config)
-    left_out = {f"switcher:{name}" for name in ("task_steps=16", "switcher_hidden=64/64")}
-    assert set(ablated([], own)) == {"switcher"}.union(*ABLATIONS.values()) - {
-        *left_out,
-        "switcher:gate=relu_tanh",
-    }
+    free = from_values({"switcher": "free"})
+    assert not [name for name in ablated([], free) if name.startswith("switcher:switcher_hidden")]
     with pytest.raises(ConfigError, match="Did you mean 'gate'"):
         ablated(["gates"], config)

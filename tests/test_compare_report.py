@@ -19,7 +19,7 @@ def result(method, target, seed, accuracy, layers=("fc1", "fc2")):
         "target_sparsity": target,
         "seed": seed,
         "test_accuracy": accuracy,
-        "validation_accuracy": accuracy,
+        "validation_accuracy": accuracy / 2,
         "fc_sparsity": target or 0.0,
         "model_sparsity": target or 0.0,
         "layers": [{"name": name, "connections": 1000, "on": 100} for name in layers],
@@ -75,12 +75,16 @@ def test_all_results_of_the_folder_are_written(comparison):
 
 def test_a_method_without_a_target_is_compared_at_each(comparison):
     chosen, _, _, groups = comparison
-    found = {(group.method, target): d.mean for group, target, d in differences(groups, chosen)}
-    assert found == {
-        ("dense", 0.0): pytest.approx(-0.01),
-        ("dense", 0.9): pytest.approx(-0.03),
-        ("switcher:granularity=unit", 0.9): pytest.approx(0.05),
-    }
+    for figure, scale in (("test_accuracy", 1.0), ("validation_accuracy", 0.5)):
+        found = {
+            (group.method, target): difference.mean
+            for group, target, difference in differences(groups, chosen, figure)
+        }
+        assert found == {
+            ("dense", 0.0): pytest.approx(-0.01 * scale),
+            ("dense", 0.9): pytest.approx(-0.03 * scale),
+            ("switcher:granularity=unit", 0.9): pytest.approx(0.05 * scale),
+        }
 
 
 def test_the_page_has_every_table(comparison):
@@ -88,6 +92,7 @@ def test_the_page_has_every_table(comparison):
     html = page(chosen, groups)
     assert "95.50 %" in html and "± 0.71" in html
     assert "\N{MINUS SIGN}3.00" in html and "+5.00" in html
+    assert "\N{MINUS SIGN}1.50" in html and "47.75 %" in html  # of the validation examples
     assert "made images" in html and "1\N{NO-BREAK SPACE}min 01\N{NO-BREAK SPACE}s" in html
     assert "the switcher one, granularity=unit" in html
     # The layer that one of them has not.
@@ -100,6 +105,15 @@ def test_the_page_says_what_is_missing(comparison):
     chosen, _, found, _ = comparison
     groups = ordered(grouped(found[1:]), chosen)
     assert "1 network of 6 missing" in page(chosen, groups)
+
+
+def test_means_of_fewer_seeds_say_so(comparison):
+    chosen, _, found, _ = comparison
+    assert " seeds</span>" not in page(chosen, grouped(found))
+    more = [result("switcher", 0.9, seed, 0.95) for seed in (2, 3)]
+    html = page(chosen, grouped([*found, *more]))
+    # Of `dense`, and of the other target.
+    assert html.count(", 2 seeds</span>") >= 2
 
 
 @pytest.mark.parametrize(
@@ -123,7 +137,7 @@ def test_methods_without_a_target_are_compared_with_each_other():
         for method, accuracy in (("dense", 0.98), ("dense:dropout=0.3", 0.985))
         for seed in (0, 1)
     )
-    ((group, target, difference),) = differences(groups, chosen)
+    ((group, target, difference),) = differences(groups, chosen, "test_accuracy")
     assert (group.method, target) == ("dense:dropout=0.3", None)
     assert difference.mean == pytest.approx(-0.005)
     assert "\N{MINUS SIGN}0.50" in page(chosen, groups)

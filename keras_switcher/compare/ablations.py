@@ -6,37 +6,42 @@ from keras_switcher.config import Config, to_values
 
 REFERENCE = "switcher"
 
-# By part: the methods to compare with the recipe's `switcher`.
+# By part: the methods to compare with the recipe's `switcher`; what a recipe has is left out, so
+# that the defaults are among them.
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "switcher": (
         "free",
         "magnitude-switcher",
+        "switcher:switcher=unit",
         "switcher:switcher=connection,switcher_hidden=16",
         "switcher:switcher_hidden=none",
         "switcher:switcher_hidden=16",
         "switcher:switcher_hidden=64",
         "switcher:switcher_hidden=64/64",
     ),
-    "gate": ("switcher:gate=relu_tanh",),
+    "gate": ("switcher:gate=step", "switcher:gate=relu_tanh"),
     "alternation": (
         "switcher:task_steps=1",
         "switcher:task_steps=4",
         "switcher:task_steps=8",
         "switcher:task_steps=16",
+        "switcher:switcher_steps=1",
         "switcher:switcher_steps=2",
     ),
     "granularity": (
+        "switcher:granularity=connection",
         "switcher:granularity=block4",
         "switcher:granularity=block16",
         "switcher:granularity=unit",
     ),
-    "warmup": ("switcher:warmup=0.0", "switcher:warmup=0.2", "switcher:warmup=0.3"),
-    "settle": ("switcher:settle=0.2", "switcher:settle=0.3", "switcher:settle=0.6"),
-    "ramp": ("switcher:ramp=0.5", "switcher:ramp=1.0"),
-    "dual": ("switcher:multiplier_rate=0.01", "switcher:multiplier_rate=0.2"),
-    "rate_exponent": ("switcher:rate_exponent=0", "switcher:rate_exponent=0.5"),
+    "warmup": tuple(f"switcher:warmup={share}" for share in (0.0, 0.1, 0.2, 0.3)),
+    "settle": tuple(f"switcher:settle={share}" for share in (0.2, 0.3, 0.4, 0.6)),
+    "ramp": tuple(f"switcher:ramp={share}" for share in (0.5, 0.8, 1.0)),
+    "dual": tuple(f"switcher:multiplier_rate={rate}" for rate in (0.01, 0.05, 0.2)),
+    "rate_exponent": tuple(f"switcher:rate_exponent={power}" for power in (0, 0.25, 0.5)),
     "switcher_rate": (
         "switcher:switcher_learning_rate=0.0003",
+        "switcher:switcher_learning_rate=0.001",
         "switcher:switcher_learning_rate=0.003",
     ),
 }
@@ -62,8 +67,10 @@ def ablated(parts: list[str], config: Config) -> list[str]:
 
     def differs(name: str) -> bool:
         variant = Variant.parse(name)
-        changed = any(values[option] != value for option, value in variant.options)
-        return variant.method != REFERENCE or changed
+        changed = {option for option, value in variant.options if values[option] != value}
+        if values["switcher"] == "free" and changed == {"switcher_hidden"}:
+            return False  # It has no network.
+        return variant.method != REFERENCE or bool(changed)
 
     names = (name for part in parts or ABLATIONS for name in ABLATIONS[part])
     return [REFERENCE, *filter(differs, names)]

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, shown_messages
-from keras_switcher.compare.plan import ERROR_FILE, RESULT_FILE
+from keras_switcher.compare.plan import DIVERGED, ERROR_FILE, RESULT_FILE
 from keras_switcher.config import from_values, validate
 from keras_switcher.runs import CHECKPOINTS, CheckpointError, RunError, RunFolder, locked, replacing
 from keras_switcher.signals import Interrupted, StopSignals
@@ -70,7 +70,7 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
     order = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))
     load_tensorflow(verbose=False)
     # They may register what the configuration names.
-    load_methods(order["load"])
+    load_methods(list(order["load"]))
     config = validate(from_values(order["config"]))
     from keras_switcher.compare.method import Trained, Work, registry
     from keras_switcher.fitting import execution
@@ -176,10 +176,12 @@ def _reason(error: Exception, folder: Path) -> str:
     from keras_switcher.fitting import OutOfMemory
 
     if isinstance(error, Diverged):
-        method = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))["method"]
+        order = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))
+        method = order["cell"]["method"]
+        separator = "," if ":" in method else ":"
         return (
-            f"Training has diverged. {error.what} Give the method another learning rate, such as "
-            f"--methods {method}:learning_rate=0.0005, or leave it out."
+            f"{DIVERGED} {error.what} Give the method another learning rate, such as "
+            f"--methods {method}{separator}learning_rate=0.0005, or leave it out."
         )
     if isinstance(error, OutOfMemory):
         return (

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,8 @@ from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, run_command
 from keras_switcher.compare.ablations import ABLATIONS, ablated
 from keras_switcher.compare.plan import (
+    DIVERGED,
+    LOG_FILE,
     PLAN_FILE,
     RESULT_FILE,
     Cell,
@@ -49,6 +52,9 @@ _REFUSED = {
     "--resume": "a comparison goes on by itself",
     "--seed": "--seeds says how many there are, and --first-seed where they start",
     "--target-sparsity": "--sparsity lists them",
+    **dict.fromkeys(
+        ("--dense-baseline", "--no-dense-baseline"), "the method `dense` is one, or isn't named"
+    ),
 }
 
 
@@ -144,6 +150,7 @@ def _checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     for target in options.sparsity:
         if not 0 <= target < 1:
             raise ConfigError(f"Expected --sparsity to be shares in [0, 1). Received: {target}")
+    options.methods_named = options.methods is not None
     if options.ablations is not None:
         if options.methods is not None:
             raise ConfigError(
@@ -171,6 +178,13 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
         load_methods([])
     for variant in variants:
         _check_method(variant.method)
+        reads = registry.get(variant.method).reads
+        idle = [] if reads is None else [n for n, _ in variant.options if n not in reads]
+        if reads is not None and idle:
+            raise ConfigError(
+                f"Expected options that {variant.method} reads: {', '.join(sorted(reads))}. "
+                f"Received: {variant}, whose {idle[0]} would change nothing"
+            )
     facts: dict[str, Any] = {"threads": options.threads}
     if config.network.init_from is not None and Path(config.network.init_from).is_file():
         facts["init_from_digest"] = file_digest(config.network.init_from)
@@ -214,20 +228,29 @@ def _check_method(name: str, needed_by: tuple[str, ...] = ()) -> None:
         _check_method(other, (*needed_by, name))
 
 
-def _check_data(plan: Plan, folder: Path) -> str:
-    """See, before any process starts, that data and network are there; return the data's source.
+def _check_data(plan: Plan, folder: Path, is_named: bool) -> tuple[str, Plan, list[str]]:
+    """See, before any process starts, that data, network and methods go together.
+
+    Args:
+        plan: The comparison.
+        folder: Its folder.
+        is_named: Whether the methods were named: those that were not are left out where the network
+            is none for them.
+
+    Returns:
+        The data's source, the comparison without what is left out, and why that is.
 
     Raises:
-        ConfigError: If they are not, or not those of the results that are there.
+        ConfigError: If they do not, or the data are not those of the results that are there.
     """
+    from keras_switcher.compare.method import registry
     from keras_switcher.compare.results import finished
     from keras_switcher.networks import new_start
     from keras_switcher.training import load_data
 
     try:
         data = load_data(plan.config)
-        if plan.config.network.init_from is not None:
-            new_start(plan.config, data)
+        start = new_start(plan.config, data)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     for result in finished(folder):
@@ -236,7 +259,17 @@ def _check_data(plan: Plan, folder: Path) -> str:
                 f"Expected the data of the results in {folder}: {result['dataset_source']}. "
                 f"Received: {data.source}"
             )
-    return data.source
+    kept, reasons = [], []
+    for variant in plan.variants:
+        config = Cell(variant, plan.sparsities[0], plan.seeds[0]).config(plan.config)
+        try:
+            registry.get(variant.method)().check(config, start)
+            kept.append(variant)
+        except RunError as error:
+            if is_named:
+                raise ConfigError(f"Can't compare {variant}. {error}") from error
+            reasons.append(f"Without {variant}. {error}")
+    return data.source, dataclasses.replace(plan, variants=tuple(kept)), reasons
 
 
 @contextlib.contextmanager
@@ -281,7 +314,9 @@ def _compare(flags: Sequence[str], console: Console) -> int:
 
     folder: Path = options.out
     # First: what can't be trained must leave no folder behind.
-    source = _check_data(plan, folder)
+    source, plan, left_out = _check_data(plan, folder, options.methods_named)
+    for reason in left_out:
+        console.print(reason, highlight=False, soft_wrap=True)
     with open_folder(plan, folder):
         cells = plan.cells()
         begun = time.monotonic()
@@ -308,7 +343,8 @@ def _compare(flags: Sequence[str], console: Console) -> int:
                 )
                 _write(plan, folder, with_pages=False)
             else:
-                said = f"failed: {reason} ({cell_folder(folder, cell) / 'log.txt'})"
+                log = cell_folder(folder, cell) / LOG_FILE
+                said = f"failed: {reason}" + (f" ({log})" if log.exists() else "")
             console.print(
                 f"{number}/{len(cells)} {cell.name}: {said}{about}", soft_wrap=True, highlight=False
             )
@@ -317,12 +353,17 @@ def _compare(flags: Sequence[str], console: Console) -> int:
             failed = Pool(plan, folder, options.processes, options.threads, show).run()
         finally:
             _write(plan, folder, with_pages=True)
-        _show_table(plan, folder, console)
+        # What ablations are for is to choose, which the test examples must not serve.
+        part = "test" if options.ablations is None else "validation"
+        _show_table(plan, folder, part, console)
         console.print(f"Report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
     if failed:
+        # What has diverged goes on from its last sound epoch, and would diverge again.
+        may_help = not all(reason.startswith(DIVERGED) for reason in failed.values())
         raise NetworksFailed(
             f"{len(failed)} of {len(cells)} networks failed, such as {next(iter(failed)).name}: "
-            f"{next(iter(failed.values()))} The same command tries them again."
+            f"{next(iter(failed.values()))}"
+            + (" The same command tries them again." if may_help else "")
         )
     return 0
 
@@ -345,7 +386,7 @@ def _write(plan: Plan, folder: Path, with_pages: bool) -> None:
         write_report(plan, folder, groups)
 
 
-def _show_table(plan: Plan, folder: Path, console: Console) -> None:
+def _show_table(plan: Plan, folder: Path, part: str, console: Console) -> None:
     from rich.table import Table
 
     from keras_switcher.compare.figures import grouped
@@ -354,20 +395,23 @@ def _show_table(plan: Plan, folder: Path, console: Console) -> None:
     groups = ordered(grouped(finished(folder)), plan)
     aimed = sorted({g.target_sparsity for g in groups if g.target_sparsity is not None})
     targets: list[float | None] = [*aimed] or [None]
-    table = Table("method", *("–" if t is None else f"{100 * t:g} %" for t in targets))
+    columns = ("–" if t is None else f"{100 * t:g} %" for t in targets)
+    table = Table("method", *columns, title=f"{part.title()} accuracy, %")
+    most = max((len(group.results) for group in groups), default=0)
     for method in dict.fromkeys(group.method for group in groups):
         own = {group.target_sparsity: group for group in groups if group.method == method}
         cells = [own.get(target) or own.get(None) for target in targets]
-        table.add_row(
-            next(iter(own.values())).title, *("–" if g is None else _mean_text(g) for g in cells)
-        )
+        means = (None if group is None else group.mean(f"{part}_accuracy") for group in cells)
+        table.add_row(next(iter(own.values())).title, *(_mean_text(m, most) for m in means))
     console.print(table)
 
 
-def _mean_text(group: Any) -> str:
-    found = group.mean("test_accuracy")
-    spread = "" if found.deviation is None else f" ± {100 * found.deviation:.2f}"
-    return f"{100 * found.mean:.2f}{spread}"
+def _mean_text(mean: Any, seeds: int) -> str:
+    if mean is None:
+        return "–"
+    spread = "" if mean.deviation is None else f" ± {100 * mean.deviation:.2f}"
+    few = f" ({mean.count} of {seeds})" if mean.count < seeds else ""
+    return f"{100 * mean.mean:.2f}{spread}{few}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

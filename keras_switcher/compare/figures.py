@@ -112,7 +112,7 @@ class Group:
             for index, row in enumerate(self.results[0]["layers"])
         }
 
-    def minus(self, other: "Group", name: str = "test_accuracy") -> Difference | None:
+    def minus(self, other: "Group", name: str) -> Difference | None:
         """Return by how much a figure of this group is greater than that of another.
 
         Args:

@@ -1,6 +1,7 @@
 """`Method`: a way to a sparse network, behind the interface by which the comparison trains it."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from keras_switcher.batches import evaluation_batches, training_batches
 from keras_switcher.callbacks import Diverged
 from keras_switcher.config import Config
 from keras_switcher.convert import strip
+from keras_switcher.copying import walk
 from keras_switcher.data import ImageData
 from keras_switcher.fitting import fit
 from keras_switcher.layers import switched_layers
@@ -47,8 +49,6 @@ class Work:
         console: Where progress goes.
         keeps_models: Whether the trained network is kept.
 
-    Attributes:
-        parameters: Parameters of the whole network that `start` has made, on or off.
     """
 
     config: Config
@@ -59,7 +59,6 @@ class Work:
     stop: StopSignals
     console: Console
     keeps_models: bool = False
-    parameters: int = dataclasses.field(default=0, init=False)
 
     @property
     def target_sparsity(self) -> float:
@@ -81,6 +80,11 @@ class Work:
         start = new_start(self.config, self.images)
         self.parameters = start.network.count_params()
         return start
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """Parameters of the whole network that every method starts from, on or off."""
+        return int(new_start(self.config, self.images).network.count_params())
 
     def fit(self, model: keras.Model) -> list[dict[str, Any]]:
         """Train a compiled model on the batches that every method sees; return a row per epoch.
@@ -171,12 +175,16 @@ class Method:
             `work.found`.
         is_sparse: Whether it aims at the target sparsity; one that does not is trained once for
             all of them.
+        reads: Options of `train.py` that have an influence on it, beside those that all methods
+            share; `None` for all. `--methods name:option=value` with another one is refused.
 
     Example:
 
     ```python
     @keras_switcher.compare.register("dense-again")
     class DenseAgain(keras_switcher.compare.Method):
+        is_sparse = False
+
         def model(self, work):
             return keras_switcher.networks.dense_model(work.config, work.data, work.start())
     ```
@@ -185,6 +193,18 @@ class Method:
     title: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()
     is_sparse: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str] | None] = None
+
+    def check(self, config: Config, start: Start) -> None:
+        """See, before anything is trained, that the method can be used on a network.
+
+        Args:
+            config: A training by it.
+            start: The network.
+
+        Raises:
+            RunError: If it can't.
+        """
 
     def model(self, work: Work) -> keras.Model:
         """Return a compiled model that learns to solve the task with the sparsity asked for.
@@ -197,15 +217,16 @@ class Method:
         )
 
     def layers(self, model: keras.Model) -> Layers:
-        """Return a row for each dense layer of a trained model.
+        """Return a row for each dense layer of a trained model: of the switched ones if it has any.
 
         Args:
             model: The model.
 
         Returns:
-            Rows with `name`, `shape` (inputs, units), `connections` and `on` (counts).
+            Rows with `name`, `shape` (inputs, units), `connections` and `on` (counts); of a plain
+            layer, connections are on whose weight is not 0.
         """
-        return layer_table(model)
+        return layer_table(model) if switched_layers(model) else dense_layers(model)
 
     def remaining(self, model: keras.Model, work: Work) -> int:
         """Return how many parameters of the whole network are left.
@@ -233,6 +254,24 @@ class Method:
             remaining_parameters=self.remaining(model, work),
             seconds=sum(row["seconds"] for row in rows),
         )
+
+
+def dense_layers(model: keras.Model) -> Layers:
+    """Return a row for each dense layer of a plain model: a connection is on if it is not 0.
+
+    Args:
+        model: The model.
+    """
+    layers = [layer for _, layer in walk(model) if isinstance(layer, keras.layers.Dense)]
+    return [
+        {
+            "name": layer.name,
+            "shape": list(layer.kernel.shape),
+            "connections": int(layer.kernel.shape[0] * layer.kernel.shape[1]),
+            "on": int((keras.ops.convert_to_numpy(layer.kernel) != 0).sum()),
+        }
+        for layer in layers
+    ]
 
 
 def fit_at_once(work: Work, model: Any, callbacks: Sequence[Any]) -> float:

@@ -27,6 +27,8 @@ CELLS = "cells"
 RESULT_FILE = "result.json"
 ERROR_FILE = "error.txt"
 LOG_FILE = "log.txt"
+# How the reason begins of a failure that is the training's own.
+DIVERGED = "Training has diverged."
 
 # What the comparison itself sets for each cell.
 _SET_BY_CELLS = ("seed", "target_sparsity", "dense_baseline")
@@ -36,6 +38,10 @@ _SHARED = {*vars(Network()), *vars(Data()), "epochs", "batch_size", "strategy"} 
 _OTHERS_OF_SWITCHING = (
     *("switcher_optimizer", "switcher_learning_rate", "multiplier_rate", "rate_exponent"),
 )
+_OF_SWITCHING = {*vars(Switching()), *vars(AlternationOptions()), *_OTHERS_OF_SWITCHING}
+# What methods may read, beside what they share: how any network learns, and how its target rises.
+TRAINING = frozenset(influences(Config())) - _OF_SWITCHING - _SHARED - {*_SET_BY_CELLS}
+COURSE = frozenset({"warmup", "settle", "ramp"})
 # File systems have names of at most 255 bytes.
 _LONGEST_NAME = 150
 # A comparison may go on with more of these.
@@ -103,6 +109,11 @@ class Variant:
             )
         source = f"the method {text}"
         check_values(from_values(options, source), source)
+        if idle := [name for name in options if name not in influences(Config())]:
+            raise ConfigError(
+                f"Expected options of a method that have an influence on its numbers. Received: "
+                f"{text}, whose {idle[0]} has none"
+            )
         return cls(method, tuple(options.items()))
 
     def __str__(self) -> str:
@@ -123,7 +134,7 @@ def _switching_of(path: Path) -> dict[str, Any]:
     from keras_switcher.flags import read_yaml
 
     given = read_yaml(path)
-    names = {*vars(Switching()), *vars(AlternationOptions()), *_OTHERS_OF_SWITCHING} & {*given}
+    names = _OF_SWITCHING & {*given}
     values = to_values(from_values(given))
     return {name: values[name] for name in values if name in names and name not in _SET_BY_CELLS}
 
@@ -161,7 +172,7 @@ class Cell:
         method = re.sub(r"[^A-Za-z0-9._-]+", "_", str(self.variant))
         if len(method) > _LONGEST_NAME:
             method = f"{method[: _LONGEST_NAME - 9]}-{digest(str(self.variant))}"
-        target = "" if self.target_sparsity is None else f"-{self.target_sparsity:g}"
+        target = "" if self.target_sparsity is None else f"-{self.target_sparsity:.12g}"
         return f"{method}{target}-seed{self.seed}"
 
     def config(self, shared: Config) -> Config:
@@ -172,7 +183,13 @@ class Cell:
         """
         target = 0.0 if self.target_sparsity is None else self.target_sparsity
         cell = {"seed": self.seed, "target_sparsity": target, "dense_baseline": False}
-        return from_values({**to_values(shared), **dict(self.variant.options), **cell})
+        values, own = to_values(shared), dict(self.variant.options)
+        if own.get("switcher", values["switcher"]) != values["switcher"]:
+            from keras_switcher.flags import for_another_switcher
+
+            # As `train.py` has it.
+            values.update(for_another_switcher(shared))
+        return from_values({**values, **own, **cell})
 
 
 @dataclasses.dataclass(frozen=True)

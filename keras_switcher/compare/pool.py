@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 from keras_switcher.compare.cell import CELL_FILE
 from keras_switcher.compare.plan import ERROR_FILE, LOG_FILE, RESULT_FILE, Cell, Plan, cell_folder
 from keras_switcher.config import to_values
+from keras_switcher.initial import file_digest
 from keras_switcher.launch import THREADS
 from keras_switcher.runs import CHECKPOINTS, RunFolder, replacing
 from keras_switcher.signals import Interrupted
@@ -106,7 +108,7 @@ class Pool:
                 "seed": cell.seed,
             },
             "method": cell.variant.method,
-            "load": list(self.plan.load),
+            "load": {path: file_digest(path) for path in self.plan.load},
             "keeps_models": self.plan.keeps_models,
             "config": to_values(cell.config(self.plan.config), only_saved=True),
             "found": {
@@ -114,8 +116,13 @@ class Pool:
                 for needed in self.plan.needed(cell)
             },
         }
-        with replacing(folder / CELL_FILE) as temporary:
-            temporary.write_text(json.dumps(order, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(order, indent=2) + "\n"
+        path = folder / CELL_FILE
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            # It began by another configuration, or by other code of a --load file.
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
         environment = {
             **os.environ,
             **dict.fromkeys((THREADS, *_OTHER_THREADS), str(self.threads)),

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_switcher.alternation import Alternation
 from keras_switcher.compare.method import Work
+from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.convert import switch
 from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import compiled_switched
@@ -18,6 +19,8 @@ from keras_switcher.switchers import PACKAGE, Switcher
 # and the least of them that stays on.
 Rule = Callable[[Sequence[Any], Any], list[tuple[Any, Any]]]
 
+# What a method in this project's loop reads whose structure is no switcher's.
+READS = TRAINING | COURSE | {"rate_exponent"}
 # As `prune_low_magnitude` of TensorFlow Model Optimization has it.
 UPDATE_EVERY = 100
 

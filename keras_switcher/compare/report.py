@@ -86,6 +86,7 @@ logarithmic in the share of wrong answers.</p>
 </section>
 {_section("accuracy", "Test accuracy", _accuracies(groups) + _named(groups))}
 {_section("difference", f"By how much is “{reference}” better?", _differences(groups, plan))}
+{_section("validation", "On the validation examples", _validation(groups, plan))}
 {_section("layers", "Sparsity of each layer", _layers(groups))}
 {_section("cost", "Cost of training", _costs(groups))}""",
     )
@@ -142,24 +143,62 @@ def _accuracies(groups: Sequence[Group]) -> str:
     note = "Mean and standard deviation over the seeds; test examples are read once, at the end."
     if missed:
         note += f" Sparsities that differ from the target: {'; '.join(missed)}."
-    shown = _by_sparsity(groups, "Test accuracy", lambda g: accuracy_text(g.mean("test_accuracy")))
-    return f'{shown}<p class="note">{escape(note)}</p>'
+    return f'{_accuracy_table(groups, "test")}<p class="note">{escape(note)}</p>'
 
 
-def accuracy_text(mean: Mean) -> str:
+def _accuracy_table(groups: Sequence[Group], part: str) -> str:
+    most = max(len(group.results) for group in groups)
+    return _by_sparsity(
+        groups,
+        f"{part.title()} accuracy",
+        lambda group: accuracy_text(group.mean(f"{part}_accuracy"), most),
+    )
+
+
+def _validation(groups: Sequence[Group], plan: Plan) -> str:
+    note = "By these, options may be chosen: the test examples then still tell how good they are."
+    differences = _difference_table(groups, plan, "validation")
+    if differences:
+        differences = f'<p class="note">And the differences:</p>{differences}'
+    return f'{_accuracy_table(groups, "validation")}{differences}<p class="note">{note}</p>'
+
+
+def accuracy_text(mean: Mean, seeds: int) -> str:
     """Return a mean accuracy as HTML, such as `98.50 % ± 0.06`.
 
     Args:
         mean: The mean.
+        seeds: How many seeds it would be of if none were missing.
     """
     spread = "one seed" if mean.deviation is None else f"± {100 * mean.deviation:.2f}"
-    return f'{100 * mean.mean:.2f} % <span class="spread">{spread}</span>'
+    return f'{100 * mean.mean:.2f} % <span class="spread">{spread}{_few(mean.count, seeds)}</span>'
+
+
+def _few(count: int, seeds: int) -> str:
+    """Return how many seeds there are, where they are fewer than elsewhere."""
+    return f", {count} seeds" if 1 < count < seeds else ""
 
 
 def _differences(groups: Sequence[Group], plan: Plan) -> str:
-    found = {(g.method, target): (g, d) for g, target, d in differences(groups, plan)}
-    if not found:
+    shown = _difference_table(groups, plan, "test")
+    if not shown:
         return "<p>No other method has a result yet.</p>"
+    note = (
+        "Points of test accuracy, seed by seed: the mean, and its "
+        f"{100 * CONFIDENCE:g} % confidence interval by Student's t. Bold: it leaves out 0."
+    )
+    return f'{shown}<p class="note">{escape(note)}</p>'
+
+
+def _difference_table(groups: Sequence[Group], plan: Plan, part: str) -> str:
+    """Return the differences of one part of the data as a table; nothing where there are none."""
+    found = {
+        (group.method, target): (group, difference)
+        for group, target, difference in differences(groups, plan, f"{part}_accuracy")
+    }
+    if not found:
+        return ""
+    most = max(difference.count for _, difference in found.values())
     # A method without a target is held against the first one at each sparsity.
     others = [
         Group(group.method, group.title, target, group.results)
@@ -167,28 +206,25 @@ def _differences(groups: Sequence[Group], plan: Plan) -> str:
     ]
 
     def cell(group: Group) -> str:
-        return difference_text(found[group.method, group.target_sparsity][1])
+        return difference_text(found[group.method, group.target_sparsity][1], most)
 
-    note = (
-        "Points of test accuracy, seed by seed: the mean, and its "
-        f"{100 * CONFIDENCE:g} % confidence interval by Student's t. Bold: it leaves out 0."
-    )
-    shown = _by_sparsity(others, "Differences of test accuracy", cell)
-    return f'{shown}<p class="note">{escape(note)}</p>'
+    return _by_sparsity(others, f"Differences of {part} accuracy", cell)
 
 
-def difference_text(difference: Difference) -> str:
+def difference_text(difference: Difference, seeds: int) -> str:
     """Return a difference as HTML, such as `+0.31 (0.20 to 0.42)`.
 
     Args:
         difference: The difference.
+        seeds: How many seeds it would be of if none were missing.
     """
     text = _signed(difference.mean)
     if difference.low is None or difference.high is None:
         return f'{text} <span class="spread">one seed</span>'
     interval = f"{_signed(difference.low)} to {_signed(difference.high)}"
     kind = ' class="clear"' if difference.is_clear else ""
-    return f'<span{kind}>{text}</span> <span class="spread">{interval}</span>'
+    few = _few(difference.count, seeds)
+    return f'<span{kind}>{text}</span> <span class="spread">{interval}{few}</span>'
 
 
 def _signed(share: float) -> str:

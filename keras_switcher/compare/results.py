@@ -31,7 +31,8 @@ _COLUMNS = (
     "dataset_source",
     "versions",
 )
-_FIGURES = ("test_accuracy", "validation_accuracy", "fc_sparsity", "seconds", "peak_mib")
+ACCURACIES = ("test_accuracy", "validation_accuracy")
+_FIGURES = (*ACCURACIES, "fc_sparsity", "seconds", "peak_mib")
 
 
 def finished(folder: Path) -> list[dict[str, Any]]:
@@ -58,18 +59,19 @@ def ordered(groups: Iterable[Group], plan: Plan) -> list[Group]:
 
 
 def differences(
-    groups: Sequence[Group], plan: Plan
+    groups: Sequence[Group], plan: Plan, figure: str
 ) -> list[tuple[Group, float | None, Difference]]:
     """Return by how much the comparison's first method is better than each other one.
 
     Args:
         groups: All groups.
         plan: The comparison.
+        figure: In what: "test_accuracy", or "validation_accuracy", by which one may choose.
 
     Returns:
-        For each other group and each target: the group, the target, and the difference in test
-        accuracy. A method that aims at no sparsity has one for each target of the other; of two
-        such methods the target is `None`.
+        For each other group and each target: the group, the target, and the difference. A method
+        that aims at no sparsity has one for each target of the other; of two such methods the
+        target is `None`.
     """
     first = [group for group in groups if group.method == str(plan.variants[0])]
     found = []
@@ -77,7 +79,7 @@ def differences(
         for reference in first:
             targets = {group.target_sparsity, reference.target_sparsity} - {None}
             if group.method != reference.method and len(targets) < 2:
-                difference = reference.minus(group)
+                difference = reference.minus(group, figure)
                 if difference is not None:
                     found.append((group, next(iter(targets), None), difference))
     return found
@@ -112,15 +114,17 @@ def write_results(
         "seeds": sorted({result["seed"] for result in results}),
         "confidence": CONFIDENCE,
         "groups": [_described(group) for group in groups],
-        # In test accuracy, seed by seed.
+        # Seed by seed.
         "differences": [
             {
+                "figure": figure,
                 "method": str(plan.variants[0]),
                 "minus": group.method,
                 "target_sparsity": target,
                 **dataclasses.asdict(difference),
             }
-            for group, target, difference in differences(groups, plan)
+            for figure in ACCURACIES
+            for group, target, difference in differences(groups, plan, figure)
         ],
         "cells": list(results),
     }

@@ -4,10 +4,11 @@ from typing import Any
 
 import keras
 
-from keras_switcher.compare.method import Layers, Method, Work, register
-from keras_switcher.copying import walk
+from keras_switcher.compare.method import Layers, Method, Work, dense_layers, register
+from keras_switcher.compare.plan import TRAINING
+from keras_switcher.config import Config
 from keras_switcher.features import output_layers
-from keras_switcher.networks import compiled_dense, dense_model
+from keras_switcher.networks import Start, compiled_dense, dense_model
 from keras_switcher.runs import RunError
 
 
@@ -17,12 +18,10 @@ class Dense(Method):
 
     title = "dense"
     is_sparse = False
+    reads = TRAINING
 
     def model(self, work: Work) -> keras.Model:
         return dense_model(work.config, work.data, work.start())
-
-    def layers(self, model: keras.Model) -> Layers:
-        return dense_layers(model)
 
 
 @register("small-dense")
@@ -35,6 +34,10 @@ class SmallDense(Method):
     """
 
     title = "small dense"
+    reads = TRAINING
+
+    def check(self, config: Config, start: Start) -> None:
+        _hidden(start.learned)
 
     def model(self, work: Work) -> keras.Model:
         start = work.start()
@@ -64,17 +67,7 @@ def narrowed(network: keras.Model, parameters: float, least_units: int) -> keras
     Raises:
         RunError: If it has no dense hidden layer.
     """
-    outputs = {layer.name for layer in output_layers(network)}
-    hidden = [
-        layer
-        for layer in network.layers
-        if isinstance(layer, keras.layers.Dense) and layer.name not in outputs
-    ]
-    if not hidden:
-        raise RunError(
-            "A small dense network needs a dense hidden layer to make narrower. Received: "
-            f"'{network.name}', which has none. Leave small-dense out of --methods."
-        )
+    hidden = _hidden(network)
 
     def with_factor(factor: float) -> dict[str, int]:
         least = [1, *(min(least_units, layer.units) for layer in hidden[1:])]
@@ -92,6 +85,26 @@ def narrowed(network: keras.Model, parameters: float, least_units: int) -> keras
     return _clone(network, with_factor(low))
 
 
+def _hidden(network: keras.Model) -> list[Any]:
+    """Return the dense hidden layers of a network.
+
+    Raises:
+        RunError: If it has none.
+    """
+    outputs = {layer.name for layer in output_layers(network)}
+    hidden = [
+        layer
+        for layer in network.layers
+        if isinstance(layer, keras.layers.Dense) and layer.name not in outputs
+    ]
+    if not hidden:
+        raise RunError(
+            "A small dense network needs a dense hidden layer to make narrower. Received: "
+            f"'{network.name}', which has none. Leave small-dense out of --methods."
+        )
+    return hidden
+
+
 def _clone(network: keras.Model, units: dict[str, int]) -> keras.Model:
     def clone(layer: Any) -> Any:
         config = layer.get_config()
@@ -105,21 +118,3 @@ def _clone(network: keras.Model, units: dict[str, int]) -> keras.Model:
         if not isinstance(old, keras.layers.Dense) and shapes[0] == shapes[1]:
             new.set_weights(old.get_weights())
     return copy
-
-
-def dense_layers(model: keras.Model) -> Layers:
-    """Return a row for each dense layer of a plain model: a connection is on if it is not 0.
-
-    Args:
-        model: The model.
-    """
-    layers = [layer for _, layer in walk(model) if isinstance(layer, keras.layers.Dense)]
-    return [
-        {
-            "name": layer.name,
-            "shape": list(layer.kernel.shape),
-            "connections": int(layer.kernel.shape[0] * layer.kernel.shape[1]),
-            "on": int((keras.ops.convert_to_numpy(layer.kernel) != 0).sum()),
-        }
-        for layer in layers
-    ]

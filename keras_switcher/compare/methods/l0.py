@@ -10,6 +10,7 @@ from keras_switcher.compare.hard_concrete import (
     HardConcreteModel,
 )
 from keras_switcher.compare.method import Method, Work, register
+from keras_switcher.compare.pruned import READS
 from keras_switcher.copying import converted_functional
 from keras_switcher.networks import compiled_switched
 
@@ -28,6 +29,7 @@ class HardConcrete(Method):
     """
 
     title = "L0, hard concrete"
+    reads = READS
 
     def model(self, work: Work) -> keras.Model:
         start = work.start()

@@ -3,7 +3,7 @@
 import keras
 
 from keras_switcher.compare.method import Method, Work, register
-from keras_switcher.compare.pruned import of_all_layers, pruned_model, uniform
+from keras_switcher.compare.pruned import READS, of_all_layers, pruned_model, uniform
 
 
 @register("magnitude-uniform")
@@ -15,6 +15,7 @@ class UniformMagnitude(Method):
     """
 
     title = "magnitude, uniform"
+    reads = READS
 
     def model(self, work: Work) -> keras.Model:
         return pruned_model(work, uniform)
@@ -29,6 +30,7 @@ class GlobalMagnitude(Method):
     """
 
     title = "magnitude, global"
+    reads = READS
 
     def model(self, work: Work) -> keras.Model:
         return pruned_model(work, of_all_layers)

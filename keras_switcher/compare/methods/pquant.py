@@ -11,8 +11,15 @@ import keras
 import numpy as np
 
 from keras_switcher.alternation import Alternation
-from keras_switcher.compare.method import Method, Trained, Work, fit_at_once, register
-from keras_switcher.compare.methods.dense import dense_layers
+from keras_switcher.compare.method import (
+    Method,
+    Trained,
+    Work,
+    dense_layers,
+    fit_at_once,
+    register,
+)
+from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.networks import compiled_dense
 from keras_switcher.objective import choose_on
 from keras_switcher.runs import RunError
@@ -26,6 +33,7 @@ class _Pquant(Method):
     """
 
     name: ClassVar[str]
+    reads = TRAINING | COURSE
 
     def train(self, work: Work) -> Trained:
         if importlib.util.find_spec("pquant") is None:

@@ -9,8 +9,15 @@ from typing import Any
 
 import keras
 
-from keras_switcher.compare.method import Method, Trained, Work, fit_at_once, register
-from keras_switcher.compare.methods.dense import dense_layers
+from keras_switcher.compare.method import (
+    Method,
+    Trained,
+    Work,
+    dense_layers,
+    fit_at_once,
+    register,
+)
+from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.compare.pruned import course
 from keras_switcher.features import producer
 from keras_switcher.runs import RunError
@@ -31,6 +38,8 @@ class Tfmot(Method):
     """
 
     title = "tfmot, uniform"
+    # Its callback needs a call for each step.
+    reads = (TRAINING | COURSE) - {"steps_per_execution"}
 
     def sparsities(self, work: Work, names: list[str]) -> list[float]:
         """Return the sparsity of each dense layer.

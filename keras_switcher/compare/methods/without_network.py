@@ -7,11 +7,16 @@ import keras
 import numpy as np
 
 from keras_switcher.compare.method import Method, Work, register
+from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.compare.pruned import NoSwitcher
 from keras_switcher.convert import switch
 from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import compiled_switched
 from keras_switcher.switchers import FreeSwitcher, Switcher
+
+_READS = (
+    TRAINING | COURSE | {"rate_exponent", "granularity", "gate", "task_steps", "switcher_steps"}
+)
 
 
 def _switched(work: Work, switcher: Switcher) -> SwitchedModel:
@@ -32,6 +37,7 @@ class FreeSwitches(Method):
     """
 
     title = "free logits, no network"
+    reads = _READS | {"switcher_optimizer", "switcher_learning_rate", "multiplier_rate"}
 
     def model(self, work: Work) -> keras.Model:
         return _switched(work, FreeSwitcher(seed=work.config.optimisation.seed))
@@ -46,6 +52,7 @@ class MagnitudeSwitches(Method):
     """
 
     title = "magnitude in the switcher's place"
+    reads = _READS
 
     def model(self, work: Work) -> keras.Model:
         return _switched(work, NoSwitcher())
@@ -60,6 +67,7 @@ class RandomMask(Method):
     """
 
     title = "random mask"
+    reads = TRAINING | {"rate_exponent"}
 
     def model(self, work: Work) -> keras.Model:
         start = work.start()
