@@ -102,23 +102,21 @@ def _recipe_of(config: Config) -> dict[str, Any]:
     return base
 
 
-def for_another_switcher(config: Config) -> dict[str, Any]:
-    """Return what stands for a recipe's options in a training with another switcher than its own.
+def for_another_switcher(config: Config, switcher: str) -> dict[str, Any]:
+    """Return what changes in a training by a recipe with its switcher.
 
     Args:
-        config: The training, with the recipe's switcher.
+        config: The training.
+        switcher: The other switcher.
 
     Returns:
-        The defaults, by name, of those options that suit that switcher alone and that the training
-        has from its recipe.
+        The options, by name, that are chosen for one switcher, as the recipe and the defaults have
+        them for the other one; but not those that the training itself has otherwise.
     """
-    base = recipe(config.network.model, config.data.dataset)
-    theirs, given, defaults = map(to_values, (from_values(base), config, Config()))
-    return {
-        name: defaults[name]
-        for name in _OF_ONE_SWITCHER
-        if name in base and given[name] == theirs[name]
-    }
+    given = to_values(config)
+    other = from_values({**given, "switcher": switcher})
+    before, after = (to_values(from_values(_recipe_of(each))) for each in (config, other))
+    return {name: after[name] for name in _OF_ONE_SWITCHER if given[name] == before[name]}
 
 
 def _earlier(config: Config) -> dict[str, Any] | None:

@@ -170,6 +170,12 @@ def test_methods_that_no_one_named_are_left_out_where_the_network_is_none_for_th
         assert [reason.split(". ")[0] for reason in reasons] == [f"Without {name}" for name in gone]
 
 
+def test_the_layers_offsets_that_magnitudes_have_learn_by_options_of_the_switcher(tmp_path):
+    name = "magnitude-switcher:switcher_learning_rate=0.003"
+    _, plan = checked_plan([*SMALL, "--out", str(tmp_path / "out"), "--methods", name])
+    assert [str(variant) for variant in plan.variants] == [name]
+
+
 def test_a_cell_that_began_by_other_code_begins_anew(tmp_path, monkeypatch):
     own = tmp_path / "own.py"
     own.write_text(OWN)
@@ -185,6 +191,12 @@ def test_a_cell_that_began_by_other_code_begins_anew(tmp_path, monkeypatch):
 
     start()
     checkpoints.mkdir()
+    order = checkpoints.parent / "cell.json"
+    # One of an earlier version, which does not say by what code it began.
+    content = json.loads(order.read_text())
+    del content["code"]
+    order.write_text(json.dumps(content))
+    start()
     start()
     assert checkpoints.exists()
     own.write_text(OWN.replace("0.25", "0.26"))
@@ -231,6 +243,15 @@ def test_a_comparison_that_was_killed_goes_on_and_its_cells_have_ended(compare, 
         (["--methods", "free:switcher_hidden=16"], "whose switcher_hidden would change nothing"),
         (["--methods", "switcher:verbose=true"], "whose verbose has none"),
         (["--no-dense-baseline"], "Expected no --no-dense-baseline: the method `dense` is one"),
+        (
+            ["--model", "resnet18", "--width", "0.05", "--granularity", "unit"],
+            "Can't compare switcher. ",
+        ),
+        (
+            [*("--model", "resnet18", "--width", "0.05", "--granularity", "unit")]
+            + ["--methods", "dense", "tfmot-layerwise"],
+            "Can't compare tfmot-layerwise. ",
+        ),
         (
             ["--model", "resnet18", "--width", "0.05", "--methods", "switcher", "small-dense"],
             "Can't compare small-dense. A small dense network needs a dense hidden layer",

@@ -165,7 +165,7 @@ def test_a_small_dense_network_has_as_many_parameters_as_are_wanted(share, tmp_p
 
 def test_a_network_without_a_dense_hidden_layer_has_no_small_form(tmp_path):
     flags = ("--model", "resnet18", "--width", "0.05")
-    with pytest.raises(RunError, match="Leave small-dense out of --methods"):
+    with pytest.raises(RunError, match="which has none."):
         registry.get("small-dense")().model(work(tmp_path, *flags))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from keras_switcher.checks import ConfigError
 from keras_switcher.compare.ablations import ABLATIONS, ablated
-from keras_switcher.compare.plan import Cell, Plan, Variant
+from keras_switcher.compare.plan import COURSE, Cell, Plan, Variant
 from keras_switcher.config import Config, from_values, to_values, to_yaml
 from keras_switcher.flags import recipe
 
@@ -76,6 +76,12 @@ def test_what_a_recipe_has_for_its_switcher_is_not_for_another_one():
     config = Cell(Variant.parse("switcher:switcher=connection"), 0.9, 0).config(shared)
     assert config.switching.switcher_hidden == (64,)
     assert config.optimisation.switcher_learning_rate == 0.001
+    # The other way round, too.
+    config = Cell(Variant.parse("switcher:switcher=unit"), 0.9, 0).config(config)
+    assert (config.switching.switcher_hidden, config.optimisation.switcher_learning_rate) == (
+        (),
+        0.002,
+    )
     # What was asked for stays.
     asked = from_values({**to_values(shared), "switcher_hidden": (5,)})
     variant = Variant.parse("switcher:switcher=connection,switcher_learning_rate=0.01")
@@ -97,6 +103,9 @@ def test_the_configuration_of_a_search_is_a_variant(tmp_path):
     expected = {"warmup": 0.05, "seed": 3, "target_sparsity": 0.9, "epochs": 7, "limit": 300}
     expected["dense_baseline"] = False
     assert config == from_values({**to_values(best), **expected})
+    # Of the file, what a method reads.
+    course = Variant.parse(f"magnitude-global:config={path},warmup=0.05", COURSE)
+    assert dict(course.options) == {"warmup": 0.05, "settle": 0.25, "ramp": 0.8}
     # What is compared does not depend on the file any more.
     assert Variant.parse(str(variant)) == variant
     with pytest.raises(ConfigError, match="Can't read the config file"):

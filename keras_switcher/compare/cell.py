@@ -70,7 +70,7 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
     order = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))
     load_tensorflow(verbose=False)
     # They may register what the configuration names.
-    load_methods(list(order["load"]))
+    load_methods(order["load"])
     config = validate(from_values(order["config"]))
     from keras_switcher.compare.method import Trained, Work, registry
     from keras_switcher.fitting import execution

@@ -168,7 +168,8 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
     Raises:
         ConfigError: If there is no such method, or an option of one is wrong.
     """
-    variants = tuple(dict.fromkeys(Variant.parse(text) for text in options.methods))
+    given = {text: Variant.parse(text) for text in options.methods}
+    variants = tuple(given.values())
     load_tensorflow(config.run.verbose)
     from keras_switcher.compare.cell import load_methods
     from keras_switcher.compare.method import registry
@@ -178,13 +179,12 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
         load_methods([])
     for variant in variants:
         _check_method(variant.method)
-        reads = registry.get(variant.method).reads
-        idle = [] if reads is None else [n for n, _ in variant.options if n not in reads]
-        if reads is not None and idle:
-            raise ConfigError(
-                f"Expected options that {variant.method} reads: {', '.join(sorted(reads))}. "
-                f"Received: {variant}, whose {idle[0]} would change nothing"
-            )
+    variants = tuple(
+        dict.fromkeys(
+            Variant.parse(text, registry.get(variant.method).reads)
+            for text, variant in given.items()
+        )
+    )
     facts: dict[str, Any] = {"threads": options.threads}
     if config.network.init_from is not None and Path(config.network.init_from).is_file():
         facts["init_from_digest"] = file_digest(config.network.init_from)
@@ -243,6 +243,8 @@ def _check_data(plan: Plan, folder: Path, is_named: bool) -> tuple[str, Plan, li
     Raises:
         ConfigError: If they do not, or the data are not those of the results that are there.
     """
+    import tensorflow as tf
+
     from keras_switcher.compare.method import registry
     from keras_switcher.compare.results import finished
     from keras_switcher.networks import new_start
@@ -250,7 +252,9 @@ def _check_data(plan: Plan, folder: Path, is_named: bool) -> tuple[str, Plan, li
 
     try:
         data = load_data(plan.config)
-        start = new_start(plan.config, data)
+        # What is on a GPU keeps all of its memory from the processes that train.
+        with tf.device("CPU:0"):
+            start = new_start(plan.config, data)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     for result in finished(folder):
@@ -259,14 +263,23 @@ def _check_data(plan: Plan, folder: Path, is_named: bool) -> tuple[str, Plan, li
                 f"Expected the data of the results in {folder}: {result['dataset_source']}. "
                 f"Received: {data.source}"
             )
+
+    def check(variant: Variant) -> None:
+        config = Cell(variant, plan.sparsities[0], plan.seeds[0]).config(plan.config)
+        method = registry.get(variant.method)
+        method().check(config, start)
+        for needed in method.needs:
+            check(Variant(needed))
+
     kept, reasons = [], []
     for variant in plan.variants:
-        config = Cell(variant, plan.sparsities[0], plan.seeds[0]).config(plan.config)
         try:
-            registry.get(variant.method)().check(config, start)
+            with tf.device("CPU:0"):
+                check(variant)
             kept.append(variant)
         except RunError as error:
-            if is_named:
+            # The others are held against the first.
+            if is_named or variant == plan.variants[0]:
                 raise ConfigError(f"Can't compare {variant}. {error}") from error
             reasons.append(f"Without {variant}. {error}")
     return data.source, dataclasses.replace(plan, variants=tuple(kept)), reasons
@@ -313,6 +326,8 @@ def _compare(flags: Sequence[str], console: Console) -> int:
     from keras_switcher.compare.pool import Pool, read_result
 
     folder: Path = options.out
+    # What ablations are for is to choose, which the test examples must not serve.
+    part = "test" if options.ablations is None else "validation"
     # First: what can't be trained must leave no folder behind.
     source, plan, left_out = _check_data(plan, folder, options.methods_named)
     for reason in left_out:
@@ -338,8 +353,8 @@ def _compare(flags: Sequence[str], console: Console) -> int:
             if reason is None:
                 result = read_result(cell_folder(folder, cell))
                 said = (
-                    f"{100 * result['test_accuracy']:.2f} % at {100 * result['fc_sparsity']:.2f} % "
-                    f"in {duration(result['seconds'])}"
+                    f"{100 * result[f'{part}_accuracy']:.2f} % at "
+                    f"{100 * result['fc_sparsity']:.2f} % in {duration(result['seconds'])}"
                 )
                 _write(plan, folder, with_pages=False)
             else:
@@ -353,8 +368,6 @@ def _compare(flags: Sequence[str], console: Console) -> int:
             failed = Pool(plan, folder, options.processes, options.threads, show).run()
         finally:
             _write(plan, folder, with_pages=True)
-        # What ablations are for is to choose, which the test examples must not serve.
-        part = "test" if options.ablations is None else "validation"
         _show_table(plan, folder, part, console)
         console.print(f"Report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
     if failed:

@@ -14,7 +14,7 @@ from rich.console import Console
 from keras_switcher.batches import evaluation_batches, training_batches
 from keras_switcher.callbacks import Diverged
 from keras_switcher.config import Config
-from keras_switcher.convert import strip
+from keras_switcher.convert import strip, switch
 from keras_switcher.copying import walk
 from keras_switcher.data import ImageData
 from keras_switcher.fitting import fit
@@ -22,7 +22,7 @@ from keras_switcher.layers import switched_layers
 from keras_switcher.metrics import layer_table
 from keras_switcher.networks import Start, new_start
 from keras_switcher.registry import Registry
-from keras_switcher.runs import CHECKPOINTS, RunFolder, replacing
+from keras_switcher.runs import CHECKPOINTS, RunError, RunFolder, replacing
 from keras_switcher.signals import StopSignals
 from keras_switcher.workers import Workers
 
@@ -254,6 +254,24 @@ class Method:
             remaining_parameters=self.remaining(model, work),
             seconds=sum(row["seconds"] for row in rows),
         )
+
+
+def check_granularity(config: Config, start: Start) -> None:
+    """See that a network can be switched with the granularity configured.
+
+    Args:
+        config: The training.
+        start: The network.
+
+    Raises:
+        RunError: If it can't.
+    """
+    granularity = config.switching.granularity
+    if granularity != "connection":
+        try:
+            switch(start.learned, granularity=granularity)
+        except ValueError as error:
+            raise RunError(str(error)) from error
 
 
 def dense_layers(model: keras.Model) -> Layers:

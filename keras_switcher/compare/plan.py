@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,19 @@ class Variant:
     options: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> "Variant":
+    def parse(cls, text: str, reads: Set[str] | None = None) -> "Variant":
         """Read `name` or `name:option=value,option=value`.
 
         `config=FILE` stands for all options of the switching that the configuration in a file
-        has, such as the `best.yaml` of a search; options after it outdo them.
+        has, such as the `best.yaml` of a search, as far as the method reads them; options after it
+        outdo them.
 
         Args:
             text: The text.
+            reads: Options that have an influence on the method; `None` for all.
 
         Raises:
-            ConfigError: If an option is unknown or wrong.
+            ConfigError: If an option is unknown or wrong, or would change nothing.
         """
         method, separator, listed = text.partition(":")
         options: dict[str, Any] = {}
@@ -83,7 +85,8 @@ class Variant:
                 )
             name = name.strip().replace("-", "_")
             if name == "config":
-                options.update(_switching_of(Path(value)))
+                found = _switching_of(Path(value))
+                options.update({n: v for n, v in found.items() if reads is None or n in reads})
                 continue
             # A list of YAML would need the commas that part the options.
             many = isinstance(to_values(Config()).get(name), tuple)
@@ -113,6 +116,11 @@ class Variant:
             raise ConfigError(
                 f"Expected options of a method that have an influence on its numbers. Received: "
                 f"{text}, whose {idle[0]} has none"
+            )
+        if unread := [name for name in options if reads is not None and name not in reads]:
+            raise ConfigError(
+                f"Expected options that {method} reads: {', '.join(sorted(reads or ()))}. "
+                f"Received: {text}, whose {unread[0]} would change nothing"
             )
         return cls(method, tuple(options.items()))
 
@@ -188,7 +196,7 @@ class Cell:
             from keras_switcher.flags import for_another_switcher
 
             # As `train.py` has it.
-            values.update(for_another_switcher(shared))
+            values.update(for_another_switcher(shared, own["switcher"]))
         return from_values({**values, **own, **cell})
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from keras_switcher.compare.cell import CELL_FILE
 from keras_switcher.compare.plan import ERROR_FILE, LOG_FILE, RESULT_FILE, Cell, Plan, cell_folder
-from keras_switcher.config import to_values
+from keras_switcher.config import Config, influences, to_values
 from keras_switcher.initial import file_digest
 from keras_switcher.launch import THREADS
 from keras_switcher.runs import CHECKPOINTS, RunFolder, replacing
@@ -108,7 +108,8 @@ class Pool:
                 "seed": cell.seed,
             },
             "method": cell.variant.method,
-            "load": {path: file_digest(path) for path in self.plan.load},
+            "load": list(self.plan.load),
+            "code": [file_digest(path) for path in self.plan.load if Path(path).is_file()],
             "keeps_models": self.plan.keeps_models,
             "config": to_values(cell.config(self.plan.config), only_saved=True),
             "found": {
@@ -116,13 +117,11 @@ class Pool:
                 for needed in self.plan.needed(cell)
             },
         }
-        text = json.dumps(order, indent=2) + "\n"
         path = folder / CELL_FILE
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            # It began by another configuration, or by other code of a --load file.
+        if path.exists() and _is_another(json.loads(path.read_text(encoding="utf-8")), order):
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(json.dumps(order, indent=2) + "\n", encoding="utf-8")
         environment = {
             **os.environ,
             **dict.fromkeys((THREADS, *_OTHER_THREADS), str(self.threads)),
@@ -195,6 +194,18 @@ class Pool:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _is_another(earlier: dict[str, Any], order: dict[str, Any]) -> bool:
+    """Return whether a cell is to be trained otherwise than it began, or by other code."""
+    new = json.loads(json.dumps(order))
+    first, second = earlier["config"], new["config"]
+    return (
+        any(first.get(name) != second.get(name) for name in influences(Config()))
+        or earlier["found"] != new["found"]
+        # What an earlier version began does not say it.
+        or earlier.get("code", new["code"]) != new["code"]
+    )
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -198,7 +198,7 @@ def _difference_table(groups: Sequence[Group], plan: Plan, part: str) -> str:
     }
     if not found:
         return ""
-    most = max(difference.count for _, difference in found.values())
+    most = max(len(group.results) for group in groups)
     # A method without a target is held against the first one at each sparsity.
     others = [
         Group(group.method, group.title, target, group.results)

@@ -100,7 +100,7 @@ def _hidden(network: keras.Model) -> list[Any]:
     if not hidden:
         raise RunError(
             "A small dense network needs a dense hidden layer to make narrower. Received: "
-            f"'{network.name}', which has none. Leave small-dense out of --methods."
+            f"'{network.name}', which has none."
         )
     return hidden
 

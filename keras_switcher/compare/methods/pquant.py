@@ -138,6 +138,8 @@ class Dst(_Pquant):
     """
 
     title = "PQuantML, DST"
+    # It has no course.
+    reads = (TRAINING | COURSE) - {"ramp"}
     name = "dst"
 
     def configure(self, parameters: Any, work: Work, epochs: int) -> None:

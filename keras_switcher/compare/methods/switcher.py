@@ -2,11 +2,9 @@
 
 import keras
 
-from keras_switcher.compare.method import Method, Work, register
+from keras_switcher.compare.method import Method, Work, check_granularity, register
 from keras_switcher.config import Config
-from keras_switcher.convert import switch
 from keras_switcher.networks import Start, switched_model
-from keras_switcher.runs import RunError
 
 
 @register("switcher")
@@ -16,12 +14,7 @@ class Switcher(Method):
     title = "switcher network"
 
     def check(self, config: Config, start: Start) -> None:
-        granularity = config.switching.granularity
-        if granularity != "connection":
-            try:
-                switch(start.learned, granularity=granularity)
-            except ValueError as error:
-                raise RunError(str(error)) from error
+        check_granularity(config, start)
 
     def model(self, work: Work) -> keras.Model:
         return switched_model(work.config, work.data, work.start())

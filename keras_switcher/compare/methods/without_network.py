@@ -6,17 +6,20 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_switcher.compare.method import Method, Work, register
+from keras_switcher.compare.method import Method, Work, check_granularity, register
 from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.compare.pruned import NoSwitcher
+from keras_switcher.config import Config
 from keras_switcher.convert import switch
 from keras_switcher.model import SwitchedModel
-from keras_switcher.networks import compiled_switched
+from keras_switcher.networks import Start, compiled_switched
 from keras_switcher.switchers import FreeSwitcher, Switcher
 
-_READS = (
-    TRAINING | COURSE | {"rate_exponent", "granularity", "gate", "task_steps", "switcher_steps"}
-)
+_READS = (TRAINING | COURSE | {"rate_exponent"}) | {
+    *("granularity", "gate", "task_steps", "switcher_steps"),
+    # With magnitudes, too: the layers' offsets are learned.
+    *("switcher_optimizer", "switcher_learning_rate", "multiplier_rate"),
+}
 
 
 def _switched(work: Work, switcher: Switcher) -> SwitchedModel:
@@ -37,7 +40,10 @@ class FreeSwitches(Method):
     """
 
     title = "free logits, no network"
-    reads = _READS | {"switcher_optimizer", "switcher_learning_rate", "multiplier_rate"}
+    reads = _READS
+
+    def check(self, config: Config, start: Start) -> None:
+        check_granularity(config, start)
 
     def model(self, work: Work) -> keras.Model:
         return _switched(work, FreeSwitcher(seed=work.config.optimisation.seed))
@@ -53,6 +59,9 @@ class MagnitudeSwitches(Method):
 
     title = "magnitude in the switcher's place"
     reads = _READS
+
+    def check(self, config: Config, start: Start) -> None:
+        check_granularity(config, start)
 
     def model(self, work: Work) -> keras.Model:
         return _switched(work, NoSwitcher())
