@@ -15,8 +15,9 @@ import yaml
 from command import ROOT, SMALL, Process, offline
 
 from keras_switcher.callbacks import Diverged
+from keras_switcher.compare.arguments import checked_plan
 from keras_switcher.compare.cell import _reason
-from keras_switcher.compare.command import _check_data, checked_plan, main
+from keras_switcher.compare.command import _check_data, main
 from keras_switcher.compare.pool import Pool
 
 # A method of a user's own: quick, and it leaves a trace of each training.

@@ -13,7 +13,7 @@ import tyro
 
 from export.options import BenchmarkOptions, ExportOptions, ServeOptions, check
 from keras_switcher import launch
-from keras_switcher.compare.command import checked_plan
+from keras_switcher.compare.arguments import checked_plan
 from keras_switcher.config import from_values, to_values, validate
 from keras_switcher.flags import resolve
 from keras_switcher.tuning.command import plan_of

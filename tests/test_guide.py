@@ -9,7 +9,7 @@ from compare_work import sparsity, work
 
 import keras_switcher.compare.methods  # noqa: F401
 from keras_switcher import switchers
-from keras_switcher.compare.command import METHODS
+from keras_switcher.compare.arguments import METHODS
 from keras_switcher.compare.method import registry
 from keras_switcher.config import Config, to_values
 from keras_switcher.flags import RECIPES
