@@ -1,4 +1,5 @@
 import csv
+import functools
 
 import keras
 import numpy as np
@@ -204,16 +205,23 @@ def test_best_checkpoint_may_follow_the_sparsity(tmp_path):
     assert keras.saving.load_model(path).sparsity == model.sparsity
 
 
+IN_THREE_PHASES = Alternation(task_steps=1, warmup=0.3, settle=0.3)
+
+
+@functools.cache
+def uninterrupted(kind):
+    model = compiled(KINDS[kind](), alternation=IN_THREE_PHASES)
+    model.fit(epochs=5, **FIT)
+    return model
+
+
 # Epochs of 4 steps: interrupted in warm-up, in the alternate phase, and once settled.
 @pytest.mark.parametrize(
     ("kind", "interrupted"),
     [("functional", 1), ("functional", 2), ("functional", 4), ("subclassed", 2), ("network", 2)],
 )
 def test_interrupted_training_ends_as_if_it_had_not_been_interrupted(tmp_path, kind, interrupted):
-    options = {"alternation": Alternation(task_steps=1, warmup=0.3, settle=0.3)}
-    whole = compiled(KINDS[kind](), **options)
-    whole.fit(epochs=5, **FIT)
-
+    whole, options = uninterrupted(kind), {"alternation": IN_THREE_PHASES}
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     first = compiled(KINDS[kind](), **options)
     with pytest.raises(Interruption):

@@ -23,8 +23,10 @@ from small import CLASSES, INPUTS, are_identical, arrays, assert_identical, comp
 from keras_switcher import SwitchedDense, SwitchedModel, strip, switch
 
 
-@pytest.mark.parametrize("scaling", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "scaling"),
+    [*((kind, False) for kind in KINDS), ("nested", True), ("subclassed", True)],
+)
 def test_stripped_model_is_plain_keras_and_predicts_the_same(kind, scaling):
     gate = "relu_tanh" if scaling else "step"
     switched = turned_off(switch(made(kind), gate=gate, granularity="block4"), scaling=scaling)
