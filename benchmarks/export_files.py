@@ -17,14 +17,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from keras_switcher.compare.plan import PLAN_FILE
+from keras_switcher.compare.cell import CELL_FILE
+from keras_switcher.compare.plan import PLAN_FILE, RESULT_FILE
 from keras_switcher.runs import replacing
 
 ROOT = Path(__file__).parent.parent
+MODEL_FILE = "model.keras"
 
 
 def run(*command: str) -> None:
@@ -44,16 +45,39 @@ def trained(folder: Path, dataset: str, seed: int) -> Path:
     return folder
 
 
-def files(cell: Path, dataset: str, folder: Path) -> dict[str, Any]:
-    """Export the network of a cell and return the figures of its files."""
+def is_whole(cell: Path) -> bool:
+    """Return whether the network of a cell takes images: one above a frozen trunk may not."""
+    result, config = (
+        json.loads((cell / name).read_text(encoding="utf-8")) for name in (RESULT_FILE, CELL_FILE)
+    )
+    return result["method"] != "small-dense" or not config["config"]["freeze_trunk"]
+
+
+def files(cell: Path, dataset: str | None, folder: Path) -> dict[str, Any]:
+    """Export the network of a cell and return the figures of its files.
+
+    Args:
+        cell: The cell's folder.
+        dataset: What to prove the files with; `None` for what the network was trained on.
+        folder: Where the files go.
+    """
+    config = json.loads((cell / CELL_FILE).read_text(encoding="utf-8"))["config"]
+    where = ["--data-dir", str(config["data_dir"])] if config["data_dir"] else []
     run(
-        *("export", str((cell / "model.keras").resolve()), "--dataset", dataset),
+        *("export", str((cell / MODEL_FILE).resolve())),
+        *("--dataset", dataset or config["dataset"], *where),
         *("--out", str(folder.resolve()), "--no-measure", "--quantize", "none"),
     )
-    artifacts = json.loads((folder / "export.json").read_text())["artifacts"]
-    found = {artifact["file"]: artifact for artifact in artifacts}
+    exported = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    found = {artifact["file"]: artifact for artifact in exported["artifacts"]}
     dense, sparse = found["model_dense.tflite"], found["model_sparse.tflite"]
-    result = json.loads((cell / "result.json").read_text())
+    result = json.loads((cell / RESULT_FILE).read_text(encoding="utf-8"))
+    proved = exported["examples"]["source"]
+    if dataset is None and proved != result["dataset_source"]:
+        raise SystemExit(
+            f"Expected the test examples of {result['dataset_source']}, on which the networks were "
+            f"trained. Received: {proved}. Set TFDS_DATA_DIR as for the comparison, or --dataset."
+        )
     return {
         "method": result["method"],
         "target_sparsity": result["target_sparsity"],
@@ -84,17 +108,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="whose networks are exported")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
-    if args.comparison is not None:
-        if not (args.comparison / PLAN_FILE).is_file():
-            parser.error(f"expected --comparison to be one's folder. Received: {args.comparison}")
-        compared = yaml.safe_load((args.comparison / PLAN_FILE).read_text(encoding="utf-8"))
-        args.dataset = args.dataset or compared["config"]["dataset"]
-    args.dataset = args.dataset or "mnist5k"
+    if args.comparison is not None and not (args.comparison / PLAN_FILE).is_file():
+        parser.error(f"expected --comparison to be one's folder. Received: {args.comparison}")
+    if args.json and not args.json.absolute().parent.is_dir():
+        parser.error(f"expected --json in a folder that exists. Received: {args.json}")
     with tempfile.TemporaryDirectory() as scratch:
         here = Path(scratch).resolve()
-        comparison = args.comparison or trained(here / "comparison", args.dataset, args.seed)
+        comparison = args.comparison or trained(
+            here / "comparison", args.dataset or "mnist5k", args.seed
+        )
         cells = sorted(comparison.glob(f"cells/*-seed{args.seed}"))
-        kept = [cell for cell in cells if (cell / "model.keras").exists()]
+        kept = [cell for cell in cells if (cell / MODEL_FILE).exists() and is_whole(cell)]
         if not kept:
             raise SystemExit(
                 "Expected a comparison whose networks were kept by --keep-models. "

@@ -3,24 +3,27 @@
 Beside it stands `prune_low_magnitude` of TensorFlow Model Optimization against the same network of
 plain layers of Keras 2, in a process of its own (`--no-tfmot` leaves it out).
 
-All models train on the same batches in the same process, in turn, a block
-of steps each; the ratio to the plain model's block of the same round is taken, and the median of
-the rounds is printed. So a change of the machine's speed during the run falls on all. Memory is the
-peak resident size of a process that trains one of them, and what of it lies above the size that the
-process had after its imports.
+The two of Keras 3, and the two of Keras 2, train on the same batches in one process, in turn, a
+block of steps each; the ratio to the plain model's block of the same round is taken, and the median
+of the rounds is printed. So a change of the machine's speed during the run falls on both. What is
+timed of a block holds whole periods: as many task steps for each turn of the switcher as in a
+training. Memory is the peak resident size of a process that trains one of them, and what of it lies
+above the size that the process had after its imports.
 
     python benchmarks/step_time.py --model lenet300 --json step_time.json
     python benchmarks/step_time.py --model resnet18 --image 32 32 3 --width 0.25 -b 64 --steps 10
 """
 
 import argparse
+import gc
+import importlib
 import json
 import logging
+import math
 import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -78,11 +81,34 @@ def batches(args: argparse.Namespace) -> Any:
     return data.cache().repeat().take(args.steps).prefetch(2)
 
 
-def block_seconds(model: Any, data: Any, steps: int) -> float:
-    """Return the seconds per step of one `fit` over the data, its start left out."""
+def block_steps(wanted: int, period: int, together: int = 1) -> tuple[int, int]:
+    """Return how many steps a block has, and how many come before those that are timed.
+
+    Timed is a whole number of periods, at least one, and about as much as four fifths of what is
+    wanted.
+
+    Args:
+        wanted: Steps that are wanted.
+        period: After how many steps the cost of a step has been all that it can be.
+        together: Steps of one execution.
+    """
+    before = max(1, math.ceil(wanted / 5 / together)) * together
+    whole = math.lcm(period, together)
+    return before + max(1, round((wanted - before) / whole)) * whole, before
+
+
+def block_seconds(model: Any, data: Any, steps: int, before: int | None = None) -> float:
+    """Return the seconds per step of one `fit` over the data, its start left out.
+
+    Args:
+        model: The model.
+        data: As many batches as steps.
+        steps: How many.
+        before: Steps that are not timed: a fifth by default.
+    """
     import keras
 
-    skipped = steps // 5
+    before = steps // 5 if before is None else before
     state = getattr(model, "alternation_state", None)
     if state is not None:
         # A `fit` ends with a settled model, whose switcher has no turn any more.
@@ -99,12 +125,12 @@ def block_seconds(model: Any, data: Any, steps: int) -> float:
         turns = int(model.switcher_optimizer.iterations) - turns
         if turns != steps // model.alternation.task_steps:
             raise RuntimeError(f"Expected a turn of the switcher every so often. Received: {turns}")
-    return per_step(times, skipped)
+    return per_step(times, before)
 
 
-def per_step(times: list[tuple[int, float]], skipped: int) -> float:
+def per_step(times: list[tuple[int, float]], before: int) -> float:
     """Return the seconds per step, of the last batch of each execution and when it had ended."""
-    first = next(one for one in times if one[0] >= skipped)
+    first = next(one for one in times if one[0] >= before - 1)
     (begun, start), (ended, end) = first, times[-1]
     if ended == begun:
         raise SystemExit("Expected several executions in a block: take more --steps.")
@@ -149,9 +175,7 @@ def measure_keras_2(args: argparse.Namespace) -> dict[str, Any]:
     import tf_keras
 
     kinds = (PLAIN, TFMOT)
-    # What is timed of a block holds one choice, as in a training.
-    skipped = args.steps // 5
-    args.steps = skipped + 1 + PRUNING_STEPS
+    args.steps, before = block_steps(args.steps, PRUNING_STEPS)
     models = {kind: build_keras_2(kind, args) for kind in kinds}
     data = batches(args)
 
@@ -163,7 +187,7 @@ def measure_keras_2(args: argparse.Namespace) -> dict[str, Any]:
         own = [tfmot.sparsity.keras.UpdatePruningStep()] if kind == TFMOT else []
         callbacks = [*own, timer]
         models[kind].fit(data, steps_per_epoch=args.steps, verbose=0, callbacks=callbacks)
-        return per_step(times, skipped)
+        return per_step(times, before)
 
     for kind in kinds:
         block(kind)
@@ -182,38 +206,31 @@ def measure_keras_2(args: argparse.Namespace) -> dict[str, Any]:
 
 def train_and_watch(args: argparse.Namespace) -> dict[str, float]:
     """Train one model for three blocks; return MiB at the peak and above the imports."""
-    import psutil
+    from keras_switcher.compare.cell import forget_peak, peak_mib
 
     if args.memory_of.startswith("keras_2_"):
-        import tensorflow_model_optimization  # noqa: F401
-
-    process = psutil.Process()
-    imported = process.memory_info().rss
-    sizes = [imported]
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.005):
-            sizes.append(process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+        for name in ("tensorflow_model_optimization", "keras_switcher.compare.methods.tfmot"):
+            importlib.import_module(name)
+    forget_peak()
+    imported = peak_mib()
     if args.memory_of.startswith("keras_2_"):
         kind = args.memory_of.removeprefix("keras_2_")
         _train_keras_2(build_keras_2(kind, args), kind, args)
     else:
         model = build(args.memory_of, args)
+        # The network that it was made of, as in a training.
+        gc.collect()
         for _ in range(3):
-            block_seconds(model, batches(args), args.steps)
-    done.set()
-    watcher.join()
-    return {"peak": max(sizes) / 2**20, "training": (max(sizes) - imported) / 2**20}
+            block_seconds(model, batches(args), args.steps, args.before)
+    peak = peak_mib()
+    return {"peak": peak, "training": peak - imported}
 
 
 def _train_keras_2(model: Any, kind: str, args: argparse.Namespace) -> None:
     import tensorflow_model_optimization as tfmot
 
     callbacks = [tfmot.sparsity.keras.UpdatePruningStep()] if kind == TFMOT else []
+    gc.collect()
     for _ in range(3):
         model.fit(batches(args), steps_per_epoch=args.steps, verbose=0, callbacks=callbacks)
 
@@ -232,11 +249,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     models = {kind: build(kind, args) for kind in kinds}
     data = batches(args)
     for model in models.values():
-        block_seconds(model, data, args.steps)
+        block_seconds(model, data, args.steps, args.before)
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for turn in range(args.rounds):
         for kind in kinds if turn % 2 == 0 else reversed(kinds):
-            seconds[kind].append(block_seconds(models[kind], data, args.steps))
+            seconds[kind].append(block_seconds(models[kind], data, args.steps, args.before))
     plain = memory(PLAIN)
     result: dict[str, Any] = {
         **{k: v for k, v in vars(args).items() if k not in ("json", "memory_of", "keras_2")},
@@ -299,7 +316,9 @@ def main() -> None:
     parser.add_argument("--image", type=int, nargs=3, default=(28, 28, 1), help="its shape")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("-b", "--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=126, help="training steps in a block")
+    parser.add_argument(
+        "--steps", type=int, default=126, help="about so many training steps in a block"
+    )
     parser.add_argument("--rounds", type=int, default=9, help="blocks of each model")
     parser.add_argument("--task-steps", type=int, help="task steps per switcher turn")
     parser.add_argument(
@@ -325,9 +344,9 @@ def main() -> None:
 
     args.image, args.switcher_hidden = tuple(args.image), tuple(args.switcher_hidden)
     args.task_steps = args.task_steps or Alternation().task_steps
-    if args.steps - args.steps // 5 <= args.task_steps:
-        # What is timed of a block holds a turn.
-        parser.error(f"expected more --steps for a turn after {args.task_steps}: {args.steps}")
+    if args.json and not args.json.absolute().parent.is_dir():
+        parser.error(f"expected --json in a folder that exists. Received: {args.json}")
+    args.steps, args.before = block_steps(args.steps, args.task_steps, args.steps_per_execution)
     if args.memory_of:
         import keras_switcher.data  # noqa: F401
 
@@ -339,9 +358,10 @@ def main() -> None:
     result = measure(args)
     show(result)
     if args.json:
-        temporary = args.json.with_suffix(".partial")
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
-        temporary.replace(args.json)
+        from keras_switcher.runs import replacing
+
+        with replacing(args.json) as temporary:
+            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

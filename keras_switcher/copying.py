@@ -102,6 +102,11 @@ def _assign(old: Layer, new: Layer) -> None:
         if old.bias is not None:
             new.bias.assign(old.bias)
         return
+    set_weights_like(old, new)
+
+
+def set_weights_like(old: Layer, new: Layer) -> None:
+    """Copy the weights of a layer to one of the same kind, and what it derives from them."""
     new.set_weights(old.get_weights())
     _derive(new)
 

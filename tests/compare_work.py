@@ -1,6 +1,7 @@
 """A small piece of work for the methods of a comparison."""
 
 import keras
+import numpy as np
 from command import SMALL
 from rich.console import Console
 
@@ -19,6 +20,20 @@ def work(folder, *flags, target=0.9, found=None, base=SMALL) -> Work:
     return Work(
         config, data, data, folder, found or {}, StopSignals(), Console(quiet=True, width=100)
     )
+
+
+def normalised() -> keras.Model:
+    """Return a network that normalises its inputs by what it saw of the data."""
+    network = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Normalization(),
+            keras.layers.Dense(20, "relu", name="hidden"),
+            keras.layers.Dense(3),
+        ]
+    )
+    network.layers[0].adapt(np.random.default_rng(0).integers(0, 256, (100, 6)))
+    return network
 
 
 def sparsity(layers) -> float:

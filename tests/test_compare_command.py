@@ -16,7 +16,7 @@ from command import ROOT, SMALL, Process, offline
 
 from keras_switcher.callbacks import Diverged
 from keras_switcher.compare.arguments import checked_plan
-from keras_switcher.compare.cell import _reason
+from keras_switcher.compare.cell import _reason, forget_peak, peak_mib
 from keras_switcher.compare.command import _check_data, main
 from keras_switcher.compare.pool import Pool
 
@@ -136,6 +136,15 @@ def test_the_peak_of_a_cell_is_not_that_of_what_started_it():
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
     )
     assert 10 < float(done.stdout) < len(large) / 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no way to elsewhere")
+def test_a_peak_can_be_forgotten():
+    large = b"x" * (300 << 20)
+    before = peak_mib()
+    del large
+    forget_peak()
+    assert peak_mib() < before - 250
 
 
 def test_a_method_that_diverged_is_named(tmp_path):

@@ -1,13 +1,19 @@
 """The methods that are compared, each on a few images."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
-from compare_work import sparsity, work
+from compare_work import normalised, sparsity, work
 from keras import ops
 
 import keras_switcher.compare.methods  # noqa: F401
-from keras_switcher.compare.hard_concrete import GateParameters, HardConcreteDense
+from keras_switcher.compare.hard_concrete import (
+    GateParameters,
+    HardConcreteDense,
+    HardConcreteModel,
+)
 from keras_switcher.compare.method import Method, dense_layers, registry
 from keras_switcher.compare.methods.dense import narrowed
 from keras_switcher.compare.methods.l0 import GATE_RATE
@@ -177,6 +183,26 @@ def test_a_small_dense_network_keeps_the_convolutions(tmp_path):
             np.testing.assert_array_equal(old.kernel, new.kernel)
 
 
+def test_a_small_dense_network_normalises_as_the_whole_one_does():
+    network = normalised()
+    small = narrowed(network, 0.5 * network.count_params(), 3)
+    assert small.get_layer("hidden").units < 20
+    given = np.random.default_rng(1).integers(0, 256, (20, 6))
+    own, other = (model.layers[0](given) for model in (network, small))
+    np.testing.assert_allclose(own, other, atol=1e-5)
+
+
+def test_a_sparsity_that_leaves_too_little_for_a_small_network_is_refused(tmp_path):
+    for target, fits in ((0.95, True), (0.99, False)):
+        task = work(tmp_path, target=target)
+        check = functools.partial(registry.get("small-dense")().check, task.config, task.start())
+        if fits:
+            check()
+            continue
+        with pytest.raises(RunError, match=r"leaves at least 91\d parameters.*Received: 0.99"):
+            check()
+
+
 def test_hard_concrete_gates_have_the_distribution_of_the_paper():
     layer = HardConcreteDense(200, switcher=GateParameters(-1.0))
     layer.build((None, 300))
@@ -215,6 +241,15 @@ def test_the_multiplier_of_l0_rises_while_too_many_gates_are_on_and_is_then_0_ag
         layer.switcher.values.assign(0 * layer.switcher.values - 9.0)
     model.train_on_batch(images, labels)
     assert float(model.alternation_state.multiplier) == 0.0
+
+
+def test_the_step_of_l0_is_traced_once(monkeypatch, tmp_path):
+    calls, step = [], HardConcreteModel.train_step
+    monkeypatch.setattr(
+        HardConcreteModel, "train_step", lambda model, data: (calls.append(1), step(model, data))[1]
+    )
+    registry.get("l0")().train(work(tmp_path))
+    assert len(calls) == 1
 
 
 def test_the_gates_of_l0_begin_with_a_step_as_long_as_their_rate(tmp_path):

@@ -33,7 +33,7 @@ def plan(methods=("switcher", "dense"), sparsities=(0.9, 0.98), seeds=2, **optio
     [
         "switcher",
         "switcher:gate=relu_tanh",
-        "switcher:settle=0.2,warmup=0.0",
+        "switcher:warmup=0.0,settle=0.2",
         "switcher:switcher_hidden=64/32",
         # No hidden layer.
         "switcher:switcher_hidden=",
@@ -42,6 +42,12 @@ def plan(methods=("switcher", "dense"), sparsities=(0.9, 0.98), seeds=2, **optio
 )
 def test_a_variant_is_written_as_it_is_read(text):
     assert str(Variant.parse(text)) == text
+
+
+def test_a_variant_has_one_name_however_it_is_written():
+    written = "switcher:ramp=5e-1,learning_rate=1e-3,gate=relu_tanh"
+    other = "switcher:gate=relu_tanh,learning-rate=0.001,ramp=0.5"
+    assert str(Variant.parse(written)) == str(Variant.parse(other))
 
 
 def test_cells_of_methods_with_many_options_have_names_that_a_file_can_have():

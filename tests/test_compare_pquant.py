@@ -2,13 +2,14 @@
 
 import keras
 import numpy as np
+import pquant
 import pytest
-from compare_work import sparsity, work
+from compare_work import normalised, sparsity, work
 from keras import ops
 
 from keras_switcher.compare.method import MODEL_FILE, registry
 from keras_switcher.compare.methods.pquant import _epochs, _odds, _with_layers_of_pquant
-from keras_switcher.networks import compiled_dense
+from keras_switcher.networks import Start, compiled_dense
 from keras_switcher.runs import RunError
 
 FLAGS = ("--epochs", "24", "--warmup", "0.1", "--settle", "0.25", "--lr", "0.003")
@@ -28,10 +29,20 @@ def trained(tmp_path_factory):
     return of
 
 
-def test_a_layer_with_a_constraint_is_refused():
+def test_a_layer_with_a_constraint_is_refused(tmp_path):
+    config = work(tmp_path).config
     dense = keras.layers.Dense(3, kernel_constraint="non_neg", name="bounded")
+    network = keras.Sequential([keras.Input((4,)), dense])
     with pytest.raises(RunError, match=r"without constraints.*'bounded'"):
-        _with_layers_of_pquant(keras.Sequential([keras.Input((4,)), dense]), None)
+        registry.get("pquant-dst")().check(config, Start(network, True, None))
+
+
+def test_a_normalisation_computes_as_it_did():
+    network = normalised()
+    copy, _ = _with_layers_of_pquant(network, pquant.dst_config())
+    given = np.random.default_rng(1).integers(0, 256, (20, 6))
+    own, other = (model.layers[0](given) for model in (network, copy))
+    np.testing.assert_allclose(own, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["pquant-dst", "pquant-pdp"])
@@ -115,8 +126,9 @@ def test_convolutions_and_a_frozen_trunk_are_kept(tmp_path):
     [(("--precision", "mixed_float16"), 0.5, "float32"), ((), 0.0, "above 0")],
 )
 def test_what_the_package_can_not_do_is_told(flags, target, message, tmp_path):
+    task = work(tmp_path, *flags, target=target)
     with pytest.raises(RunError, match=message):
-        registry.get("pquant-pdp")().train(work(tmp_path, *flags, target=target))
+        registry.get("pquant-pdp")().check(task.config, task.start())
 
 
 def test_the_phases_are_those_of_the_recipe(tmp_path):

@@ -154,6 +154,29 @@ def test_the_page_counts_the_seeds_of_earlier_commands_and_names_several_version
     assert "by keras_switcher 0.1.0; by keras_switcher 0.2.0" in html
 
 
+def test_two_methods_without_a_target_are_told_apart_in_the_picture():
+    groups = grouped(
+        [result(name, None, 0, 0.9) for name in ("dense", "dense:dropout=0.0")]
+        + [result("switcher", 0.9, 0, 0.9)]
+    )
+    (axes,) = draw(groups, "#000", "#ccc").axes
+    lines = [line for line in axes.lines if line.get_label() in {g.title for g in groups[:2]}]
+    assert len({line.get_linestyle() for line in lines}) == 2
+
+
+@pytest.mark.parametrize("sparsities", [1, 3, 17])
+def test_points_stand_nearest_to_their_own_sparsity(sparsities):
+    targets = [0.5 + index / 40 for index in range(sparsities)]
+    groups = grouped(
+        [result(f"switcher:ramp=0.{n}", t, 0, 0.9) for n in range(1, 9) for t in targets]
+    )
+    (axes,) = draw(groups, "#000", "#ccc").axes
+    for container in axes.containers:
+        x = container.lines[0].get_xdata()
+        assert [round(place) for place in x] == list(range(sparsities))
+        assert axes.get_xlim()[0] < x[0] and x[-1] < axes.get_xlim()[1]
+
+
 def test_the_picture_is_drawn_with_any_sparsity(comparison):
     _, folder, _, groups = comparison
     write_picture(groups, folder)

@@ -26,6 +26,11 @@ for name, value in (("kernel_regularizer", "l2"), ("bias_constraint", "non_neg")
         to_keras_2(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, **{name: value})]))
     except RunError as error:
         print("refused:", error)
+for layer in (keras.layers.LeakyReLU(0.2), keras.layers.Activation("hard_sigmoid")):
+    try:
+        to_keras_2(keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(3)]))
+    except RunError as error:
+        print("refused:", error)
 for model in sys.argv[2:]:
     flags = ("--model", model, "--width", "0.1", "--dropout", "0.2")
     task = work(Path(sys.argv[1]), *flags)
@@ -54,7 +59,9 @@ def test_a_network_of_keras_2_predicts_as_that_of_keras_3(tmp_path):
     models = ("lenet", "resnet18", "mobilenet", "vgg16")
     done = run(tmp_path, "-c", CHECK, str(tmp_path / "work"), *models)
     assert done.returncode == 0, done.stderr[-3000:]
-    l2, bound, *same = done.stdout.splitlines()
+    l2, bound, unknown, other, *same = done.stdout.splitlines()
+    assert "a LeakyReLU. Leave tfmot out" in unknown
+    assert "computes the same with the layers of Keras 2" in other
     assert "with kernel_regularizer" in l2 and "with bias_constraint" in bound
     assert same == [f"the same: {model}" for model in models]
 

@@ -4,6 +4,7 @@ The comparison starts it as `python -m keras_switcher.compare.cell DIR PID`, wit
 own process. The folder holds `cell.json`, what to do; `result.json` is left there.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -85,6 +86,8 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
             with locked(cache / ".lock"):
                 trunk = new_start(config, images).trunk
                 data = images if trunk is None else trunk.features(images, cache, with_test=True)
+            # The first cell has made them for all; what it took is no cost of its method.
+            forget_peak()
         work = Work(
             config, data, images, folder, order["found"], stop, console, order["keeps_models"]
         )
@@ -113,6 +116,12 @@ def _versions() -> str:
 
     ours = f"keras_switcher {keras_switcher.__version__}"
     return f"{ours}, Keras {keras.__version__}, TensorFlow {tf.__version__}"
+
+
+def forget_peak() -> None:
+    """Have `peak_mib` leave out what was before, on Linux; elsewhere there is no way to."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_mib() -> float:

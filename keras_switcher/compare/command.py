@@ -71,9 +71,11 @@ def _check_data(plan: Plan, folder: Path, is_named: bool) -> tuple[str, Plan, li
             )
 
     def check(variant: Variant) -> None:
-        config = Cell(variant, plan.sparsities[0], plan.seeds[0]).config(plan.config)
         method = registry.get(variant.method)
-        method().check(config, start)
+        # What can't be done at some sparsity can't at the lowest or at the highest.
+        ends = {min(plan.sparsities), max(plan.sparsities)} if method.is_sparse else {None}
+        for sparsity in ends:
+            method().check(Cell(variant, sparsity, plan.seeds[0]).config(plan.config), start)
         for needed in method.needs:
             check(Variant(needed))
 
@@ -116,6 +118,7 @@ def open_folder(plan: Plan, folder: Path) -> Iterator[None]:
 def _compare(flags: Sequence[str], console: Console) -> int:
     options, plan = checked_plan(flags)
     from keras_switcher.compare.pool import Pool, read_result
+    from keras_switcher.compare.results import finished
 
     folder: Path = options.out
     # What ablations are for is to choose, which the test examples must not serve.
@@ -160,8 +163,9 @@ def _compare(flags: Sequence[str], console: Console) -> int:
             failed = Pool(plan, folder, options.processes, options.threads, show).run()
         finally:
             _write(plan, folder, with_pages=True)
-        _show_table(plan, folder, part, console)
-        console.print(f"Report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
+        if finished(folder):
+            _show_table(plan, folder, part, console)
+            console.print(f"Report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
     if failed:
         # What has diverged goes on from its last sound epoch, and would diverge again.
         may_help = not all(reason.startswith(DIVERGED) for reason in failed.values())

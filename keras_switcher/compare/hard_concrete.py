@@ -145,6 +145,7 @@ class HardConcreteModel(SwitchedModel):
             )
             density = sum(layer.expected_on() for layer in layers) / connections
             objective = self.optimizer.scale_loss(loss + state.multiplier * density)
+        self._build_metrics(y, y_pred)
         gradients = tape.gradient(objective, [*task, *gates])
         one = ops.ones(())
         rescaled = self.switcher_optimizer.scale_loss(one) / self.optimizer.scale_loss(one)

@@ -1,5 +1,6 @@
 """The picture of a comparison: test accuracy over sparsity, with error bars."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,17 +64,19 @@ def draw(groups: Sequence[Group], ink: str, grid: str) -> Figure:
     methods = list(dict.fromkeys(group.method for group in groups))
     targets = sorted({g.target_sparsity for g in groups if g.target_sparsity is not None})
     places = {target: float(index) for index, target in enumerate(targets)}
+    levels = itertools.cycle((":", "-.", "--"))
     for index, method in enumerate(methods):
         own = [group for group in groups if group.method == method]
         # The first method's colour is no other's.
         others = _COLOURS[1:]
         colour = _COLOURS[0] if index == 0 else others[(index - 1) % len(others)]
         if own[0].target_sparsity is None:
-            _level(axes, own[0], ink)
+            _level(axes, own[0], ink, next(levels))
             continue
         # Beside each other, so that error bars don't hide one another: as far as that takes on the
-        # paper, however many sparsities there are.
-        shift = 0.06 * len(targets) * (index / max(1, len(methods) - 1) - 0.5)
+        # paper, however many sparsities there are, but nearer to their own than to the next.
+        width = min(0.06 * len(targets), 0.7)
+        shift = width * (index / max(1, len(methods) - 1) - 0.5)
         means = [group.mean("test_accuracy") for group in own]
         axes.errorbar(
             [places[group.target_sparsity or 0.0] + shift for group in own],
@@ -93,11 +96,11 @@ def draw(groups: Sequence[Group], ink: str, grid: str) -> Figure:
     return figure
 
 
-def _level(axes: Axes, group: Group, colour: str) -> None:
+def _level(axes: Axes, group: Group, colour: str, line: str) -> None:
     """Draw a method that aims at no sparsity, as a level across the picture."""
     mean = group.mean("test_accuracy")
     error, deviation = 100 * (1 - mean.mean), 100 * (mean.deviation or 0.0)
-    axes.axhline(error, color=colour, linewidth=1.2, linestyle=":", label=group.title)
+    axes.axhline(error, color=colour, linewidth=1.2, linestyle=line, label=group.title)
     if deviation:
         axes.axhspan(error - deviation, error + deviation, color=colour, alpha=0.1, linewidth=0)
 

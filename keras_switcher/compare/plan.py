@@ -111,7 +111,8 @@ class Variant:
                 f"Give --{shared[0].replace('_', '-')} to the comparison. Received: {text}"
             )
         source = f"the method {text}"
-        check_values(from_values(options, source), source)
+        given = from_values(options, source)
+        check_values(given, source)
         if idle := [name for name in options if name not in influences(Config())]:
             raise ConfigError(
                 f"Expected options of a method that have an influence on its numbers. Received: "
@@ -122,7 +123,10 @@ class Variant:
                 f"Expected options that {method} reads: {', '.join(sorted(reads or ()))}. "
                 f"Received: {text}, whose {unread[0]} would change nothing"
             )
-        return cls(method, tuple(options.items()))
+        # However it was written, the same has the same name.
+        return cls(
+            method, tuple((name, v) for name, v in to_values(given).items() if name in options)
+        )
 
     def __str__(self) -> str:
         listed = ",".join(

@@ -7,6 +7,7 @@ import keras
 from keras_switcher.compare.method import Layers, Method, Work, dense_layers, register
 from keras_switcher.compare.plan import TRAINING
 from keras_switcher.config import Config
+from keras_switcher.copying import set_weights_like
 from keras_switcher.features import output_layers
 from keras_switcher.networks import Start, compiled_dense, dense_model
 from keras_switcher.runs import RunError
@@ -30,21 +31,29 @@ class SmallDense(Method):
 
     All hidden layers are narrowed by one factor, so that the network has, to within a unit, as many
     parameters as the sparse ones have left; no hidden layer but the first gets fewer units than
-    there are classes. The narrow layers have new weights of the same initialisation.
+    there are classes, which is where the common factor ends. The narrow layers have new weights of
+    the same initialisation.
     """
 
     title = "small dense"
     reads = TRAINING
 
     def check(self, config: Config, start: Start) -> None:
-        _hidden(start.learned)
+        target = config.switching.target_sparsity or 0.0
+        wanted = _remaining(start.learned, target)
+        least = _clone(start.learned, _units(start.learned, 0.0, _classes(start))).count_params()
+        if least > wanted:
+            raise RunError(
+                f"Expected a sparsity that leaves at least {least:,} parameters, with which the "
+                "dense hidden layers have as many units as there are classes. Received: "
+                f"{target:g}, which leaves {wanted:,.0f}"
+            )
 
     def model(self, work: Work) -> keras.Model:
         start = work.start()
         self._whole = {row["name"]: row for row in dense_layers(start.learned)}
-        connections = sum(row["connections"] for row in self._whole.values())
-        parameters = start.learned.count_params() - work.target_sparsity * connections
-        small = narrowed(start.learned, parameters, work.images.num_classes)
+        parameters = _remaining(start.learned, work.target_sparsity)
+        small = narrowed(start.learned, parameters, _classes(start))
         self._lost = start.learned.count_params() - small.count_params()
         return compiled_dense(work.config, work.data, start, small)
 
@@ -67,22 +76,37 @@ def narrowed(network: keras.Model, parameters: float, least_units: int) -> keras
     Raises:
         RunError: If it has no dense hidden layer.
     """
-    hidden = _hidden(network)
-
-    def with_factor(factor: float) -> dict[str, int]:
-        least = [1, *(min(least_units, layer.units) for layer in hidden[1:])]
-        return {
-            layer.name: max(fewest, round(factor * layer.units))
-            for layer, fewest in zip(hidden, least, strict=True)
-        }
-
     low, high = 0.0, 1.0
     # Enough to tell a single unit of the widest layer.
     for _ in range(16):
         middle = (low + high) / 2
-        fits = _clone(network, with_factor(middle)).count_params() <= parameters
+        fits = _clone(network, _units(network, middle, least_units)).count_params() <= parameters
         low, high = (middle, high) if fits else (low, middle)
-    return _clone(network, with_factor(low))
+    return _clone(network, _units(network, low, least_units))
+
+
+def _remaining(network: keras.Model, sparsity: float) -> float:
+    """Return how many parameters a network has left at a sparsity of its dense layers."""
+    connections = sum(row["connections"] for row in dense_layers(network))
+    return float(network.count_params() - sparsity * connections)
+
+
+def _classes(start: Start) -> int:
+    return int(start.learned.output_shape[-1])
+
+
+def _units(network: keras.Model, factor: float, least: int) -> dict[str, int]:
+    """Return the units of each dense hidden layer, narrowed by a factor.
+
+    Raises:
+        RunError: If there is none.
+    """
+    hidden = _hidden(network)
+    fewest = [1, *(min(least, layer.units) for layer in hidden[1:])]
+    return {
+        layer.name: max(few, round(factor * layer.units))
+        for layer, few in zip(hidden, fewest, strict=True)
+    }
 
 
 def _hidden(network: keras.Model) -> list[Any]:
@@ -116,5 +140,5 @@ def _clone(network: keras.Model, units: dict[str, int]) -> keras.Model:
     for old, new in zip(network.layers, copy.layers, strict=True):
         shapes = [[weight.shape for weight in layer.weights] for layer in (old, new)]
         if not isinstance(old, keras.layers.Dense) and shapes[0] == shapes[1]:
-            new.set_weights(old.get_weights())
+            set_weights_like(old, new)
     return copy

@@ -15,12 +15,13 @@ from keras_switcher.compare.method import (
     Method,
     Trained,
     Work,
-    dense_layers,
     fit_at_once,
     register,
 )
 from keras_switcher.compare.plan import COURSE, TRAINING
-from keras_switcher.networks import compiled_dense
+from keras_switcher.config import Config
+from keras_switcher.copying import set_weights_like
+from keras_switcher.networks import Start, compiled_dense
 from keras_switcher.objective import choose_on
 from keras_switcher.runs import RunError
 
@@ -35,18 +36,28 @@ class _Pquant(Method):
     name: ClassVar[str]
     reads = TRAINING | COURSE
 
-    def train(self, work: Work) -> Trained:
+    def check(self, config: Config, start: Start) -> None:
         if importlib.util.find_spec("pquant") is None:
             raise RunError("The method needs PQuantML: pip install 'keras-switcher[pquant]'")
-        if work.config.execution.precision != "float32":
+        if config.execution.precision != "float32":
             raise RunError(
                 "Expected --precision float32: PQuantML's sums overflow in half precision. "
-                f"Received: {work.config.execution.precision}"
+                f"Received: {config.execution.precision}"
             )
-        if not work.target_sparsity:
+        if not config.switching.target_sparsity:
             raise RunError(
                 "Expected a --sparsity above 0: PQuantML has nothing to prune. Received: 0"
             )
+        for layer in start.learned.layers:
+            if isinstance(layer, keras.layers.Dense) and (
+                layer.kernel_constraint or layer.bias_constraint
+            ):
+                raise RunError(
+                    "Expected dense layers without constraints, which PQuantML's do not have. "
+                    f"Received: '{layer.name}'. Leave pquant-* out of --methods."
+                )
+
+    def train(self, work: Work) -> Trained:
         import pquant
         from pquant.core.keras.train import PQuantCallback
 
@@ -75,14 +86,12 @@ class _Pquant(Method):
             own.set_weights([keras.ops.convert_to_numpy(weight) for weight in _weights(copy)])
         work.keep(start.learned)
         learned = compiled_dense(work.config, work.data, start, start.learned)
-        layers = dense_layers(learned)
         return Trained(
             validation_accuracy=work.accuracy(learned, "validation"),
             test_accuracy=work.accuracy(learned, "test"),
-            layers=layers,
+            layers=self.layers(learned),
             parameters=work.parameters,
-            remaining_parameters=work.parameters
-            - sum(row["connections"] - row["on"] for row in layers),
+            remaining_parameters=self.remaining(learned, work),
             seconds=seconds,
         )
 
@@ -242,11 +251,6 @@ def _with_layers_of_pquant(network: keras.Model, config: Any) -> tuple[keras.Mod
     def clone(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Dense):
             return type(layer).from_config(layer.get_config())
-        if layer.kernel_constraint or layer.bias_constraint:
-            raise RunError(
-                "Expected dense layers without constraints, which PQuantML's do not have. "
-                f"Received: '{layer.name}'. Leave pquant-* out of --methods."
-            )
         return ActivatedDense(
             layer.activation,
             units=layer.units,
@@ -264,7 +268,7 @@ def _with_layers_of_pquant(network: keras.Model, config: Any) -> tuple[keras.Mod
             if old.use_bias:
                 new._bias.assign(old.bias)
         else:
-            new.set_weights(old.get_weights())
+            set_weights_like(old, new)
     return copy, [layer for layer in copy.layers if isinstance(layer, PQDense)]
 
 

@@ -8,18 +8,20 @@ import importlib.util
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_switcher.compare.method import (
     Method,
     Trained,
     Work,
-    dense_layers,
     fit_at_once,
     register,
 )
 from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.compare.pruned import course
+from keras_switcher.config import Config
 from keras_switcher.features import producer
+from keras_switcher.networks import Start
 from keras_switcher.runs import RunError
 
 # Of a layer's configuration: what Keras 2 does not know, or what the weights make void.
@@ -50,15 +52,18 @@ class Tfmot(Method):
         """
         return [work.target_sparsity for _ in names]
 
-    def train(self, work: Work) -> Trained:
+    def check(self, config: Config, start: Start) -> None:
         for package in ("tensorflow_model_optimization", "tf_keras"):
             if importlib.util.find_spec(package) is None:
                 raise RunError(f"The method needs {package}: pip install 'keras-switcher[compare]'")
-        if work.config.execution.precision != "float32":
+        if config.execution.precision != "float32":
             raise RunError(
                 "Expected --precision float32: tfmot was not tried with another. "
-                f"Received: {work.config.execution.precision}"
+                f"Received: {config.execution.precision}"
             )
+        to_keras_2(start.learned)
+
+    def train(self, work: Work) -> Trained:
         import tensorflow_model_optimization as tfmot
         import tf_keras
 
@@ -93,14 +98,12 @@ class Tfmot(Method):
             if layer.weights:
                 layer.set_weights(stripped.get_layer(layer.name).get_weights())
         work.keep(start.learned)
-        layers = dense_layers(start.learned)
         return Trained(
             validation_accuracy=validation,
             test_accuracy=test,
-            layers=layers,
+            layers=self.layers(start.learned),
             parameters=work.parameters,
-            remaining_parameters=work.parameters
-            - sum(row["connections"] - row["on"] for row in layers),
+            remaining_parameters=self.remaining(start.learned, work),
             seconds=seconds,
         )
 
@@ -126,7 +129,8 @@ def to_keras_2(model: keras.Model) -> Any:
         model: A functional model with one input and one output.
 
     Raises:
-        RunError: If Keras 2 has no such layer, or a layer has a regulariser or a constraint.
+        RunError: If Keras 2 has no such layer or computes something else by it, or if a layer has a
+            regulariser or a constraint.
     """
     import tf_keras
 
@@ -151,7 +155,29 @@ def to_keras_2(model: keras.Model) -> Any:
     for layer in model.layers:
         if layer.weights:
             layers[id(layer)].set_weights(layer.get_weights())
+    _compare(model, copy)
     return copy
+
+
+def _compare(model: keras.Model, copy: Any) -> None:
+    """See that a network of Keras 2 computes what that of Keras 3 does.
+
+    Some names have another meaning in each, such as the activation `hard_sigmoid`.
+    """
+    shape = model.inputs[0].shape[1:]
+    random = np.random.default_rng(0)
+    # Small and large ones, as features and as pixels.
+    given = np.concatenate(
+        [random.normal(size=(4, *shape)), random.integers(0, 256, size=(4, *shape))]
+    ).astype(model.inputs[0].dtype)
+    own, other = (np.asarray(network(given, training=False)) for network in (model, copy))
+    # What rounding makes of a deep network, in another order of the sums.
+    if not np.allclose(other, own, rtol=1e-3, atol=1e-3 * float(np.abs(own).max())):
+        raise RunError(
+            "Expected a network that computes the same with the layers of Keras 2. Received: "
+            f"'{model.name}', whose outputs differ by up to {np.abs(other - own).max():.2g}. "
+            "Leave tfmot out of --methods."
+        )
 
 
 def _layer(layer: Any) -> Any:
@@ -174,7 +200,13 @@ def _layer(layer: Any) -> Any:
         for name, value in whole.items()
         if name not in _LEFT_OUT and not name.endswith(_LEFT_OUT_ENDS)
     }
-    return kind.from_config(config)
+    try:
+        return kind.from_config(config)
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"Expected a network whose layers Keras 2 can make. Received: '{layer.name}', a "
+            f"{type(layer).__name__}. Leave tfmot out of --methods. The error was: {error}"
+        ) from error
 
 
 def _optimizer(work: Work) -> Any:

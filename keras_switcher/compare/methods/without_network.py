@@ -7,15 +7,15 @@ import keras
 import numpy as np
 
 from keras_switcher.compare.method import Method, Work, check_granularity, register
-from keras_switcher.compare.plan import COURSE, TRAINING
-from keras_switcher.compare.pruned import NoSwitcher
+from keras_switcher.compare.plan import TRAINING
+from keras_switcher.compare.pruned import READS, NoSwitcher
 from keras_switcher.config import Config
 from keras_switcher.convert import switch
 from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import Start, compiled_switched
 from keras_switcher.switchers import FreeSwitcher, Switcher
 
-_READS = (TRAINING | COURSE | {"rate_exponent"}) | {
+_READS = READS | {
     *("granularity", "gate", "task_steps", "switcher_steps"),
     # With magnitudes, too: the layers' offsets are learned.
     *("switcher_optimizer", "switcher_learning_rate", "multiplier_rate"),
