@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from command import ROOT, SMALL, Process, offline
 
 from keras_switcher.callbacks import Diverged
 from keras_switcher.compare.arguments import checked_plan
-from keras_switcher.compare.cell import _reason, forget_peak, peak_mib
+from keras_switcher.compare.cell import _commit, _reason, forget_peak, peak_mib
 from keras_switcher.compare.command import _check_data, main
 from keras_switcher.compare.pool import Pool
 
@@ -145,6 +146,22 @@ def test_a_peak_can_be_forgotten():
     del large
     forget_peak()
     assert peak_mib() < before - 250
+
+
+def test_the_commit_of_a_checkout_is_known_and_whether_it_has_changes(tmp_path):
+    def git(*command):
+        identity = ("-c", "user.name=n", "-c", "user.email=e")
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True)
+
+    assert _commit(tmp_path) == ""
+    git("init", "--quiet")
+    (tmp_path / "file").write_text("one")
+    git("add", "file")
+    git("commit", "--quiet", "--message", "first")
+    clean = _commit(tmp_path)
+    assert re.fullmatch("[0-9a-f]{7,}", clean)
+    (tmp_path / "file").write_text("two")
+    assert _commit(tmp_path) == f"{clean}-dirty"
 
 
 def test_a_method_that_diverged_is_named(tmp_path):

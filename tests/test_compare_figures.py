@@ -36,6 +36,11 @@ def test_an_interval_around_zero_is_not_clear():
     assert not paired_difference([0.9, 0.8, 0.85], [0.8, 0.9, 0.85]).is_clear
 
 
+def test_two_seeds_that_happen_to_agree_are_not_clear():
+    assert not paired_difference([0.9, 0.8], [0.8, 0.7]).is_clear
+    assert paired_difference([0.9, 0.8, 0.7], [0.8, 0.71, 0.6]).is_clear
+
+
 def test_the_deviation_is_that_of_a_sample():
     assert Mean.of([1.0, 3.0]) == Mean(2.0, pytest.approx(2**0.5), 2)
     assert Mean.of([1.0]).deviation is None

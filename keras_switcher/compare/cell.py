@@ -8,10 +8,12 @@ import contextlib
 import dataclasses
 import json
 import os
+import platform
 import re
 import resource
 import runpy
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -105,6 +107,7 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
         "peak_mib": peak_mib(),
         "threads": os.environ.get("TF_NUM_INTRAOP_THREADS"),
         "versions": _versions(),
+        "processor": _processor(),
     }
 
 
@@ -115,7 +118,30 @@ def _versions() -> str:
     import keras_switcher
 
     ours = f"keras_switcher {keras_switcher.__version__}"
+    if commit := _commit(Path(keras_switcher.__file__).parents[1]):
+        ours += f" ({commit})"
     return f"{ours}, Keras {keras.__version__}, TensorFlow {tf.__version__}"
+
+
+def _commit(folder: Path) -> str:
+    """Return the commit of a checkout, `-dirty` if it has changes; nothing for another folder."""
+    if not (folder / ".git").exists():
+        return ""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    """Return the name of the processor, as far as the system tells."""
+    with contextlib.suppress(OSError):
+        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        if found := re.search(r"^model name\s*: (.+)$", facts, re.MULTILINE):
+            return found[1]
+    return platform.processor() or platform.machine()
 
 
 def forget_peak() -> None:

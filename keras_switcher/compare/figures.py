@@ -58,8 +58,10 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        """Whether the interval leaves out 0, of three seeds or more: two may agree by chance."""
+        if self.low is None or self.high is None or self.count < 3:
+            return False
+        return self.low > 0 or self.high < 0
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Difference:

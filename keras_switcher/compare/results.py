@@ -30,6 +30,7 @@ _COLUMNS = (
     "threads",
     "dataset_source",
     "versions",
+    "processor",
 )
 ACCURACIES = ("test_accuracy", "validation_accuracy")
 _FIGURES = (*ACCURACIES, "fc_sparsity", "seconds", "peak_mib")
