@@ -1,4 +1,4 @@
-"""Every command that README and docs show is understood by the program that it calls."""
+"""Every command that README, docs and `make bench` have is understood by what it calls."""
 
 import argparse
 import importlib
@@ -34,6 +34,9 @@ def shown() -> Iterator[str]:
             command = re.sub(r"\s+#.*", "", line).strip().removeprefix(".venv/bin/")
             if command and not command.startswith(SHELL):
                 yield " ".join(command.split())
+    for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines():
+        if line.startswith("\t$(BIN)/python benchmarks/"):
+            yield line.removeprefix("\t$(BIN)/")
 
 
 @pytest.fixture(autouse=True)
