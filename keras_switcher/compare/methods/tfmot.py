@@ -205,7 +205,8 @@ def _layer(layer: Any) -> Any:
     except (TypeError, ValueError) as error:
         raise RunError(
             f"Expected a network whose layers Keras 2 can make. Received: '{layer.name}', a "
-            f"{type(layer).__name__}. Leave tfmot out of --methods. The error was: {error}"
+            f"{type(layer).__name__}. Leave tfmot out of --methods. The error was: "
+            f"{' '.join(str(error).split())}"
         ) from error
 
 
