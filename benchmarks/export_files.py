@@ -21,11 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_switcher.compare.cell import CELL_FILE
-from keras_switcher.compare.plan import PLAN_FILE, RESULT_FILE
+from keras_switcher.compare.plan import MODEL_FILE, PLAN_FILE, RESULT_FILE
 from keras_switcher.runs import replacing
 
 ROOT = Path(__file__).parent.parent
-MODEL_FILE = "model.keras"
 
 
 def run(*command: str) -> None:
@@ -47,10 +46,8 @@ def trained(folder: Path, dataset: str, seed: int) -> Path:
 
 def is_whole(cell: Path) -> bool:
     """Return whether the network of a cell takes images: one above a frozen trunk may not."""
-    result, config = (
-        json.loads((cell / name).read_text(encoding="utf-8")) for name in (RESULT_FILE, CELL_FILE)
-    )
-    return result["method"] != "small-dense" or not config["config"]["freeze_trunk"]
+    order = json.loads((cell / CELL_FILE).read_text(encoding="utf-8"))
+    return order["method"] != "small-dense" or not order["config"]["freeze_trunk"]
 
 
 def files(cell: Path, dataset: str | None, folder: Path) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def block_steps(wanted: int, period: int, together: int = 1) -> tuple[int, int]:
 
     Args:
         wanted: Steps that are wanted.
-        period: After how many steps the cost of a step has been all that it can be.
+        period: Steps from one turn of the switcher, or from one choice of tfmot, to the next.
         together: Steps of one execution.
     """
     before = max(1, math.ceil(wanted / 5 / together)) * together

@@ -7,8 +7,9 @@ import pytest
 from compare_work import normalised, sparsity, work
 from keras import ops
 
-from keras_switcher.compare.method import MODEL_FILE, registry
+from keras_switcher.compare.method import registry
 from keras_switcher.compare.methods.pquant import _epochs, _odds, _with_layers_of_pquant
+from keras_switcher.compare.plan import MODEL_FILE
 from keras_switcher.networks import Start, compiled_dense
 from keras_switcher.runs import RunError
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from keras_switcher.batches import evaluation_batches, training_batches
 from keras_switcher.callbacks import Diverged
+from keras_switcher.compare.plan import MODEL_FILE
 from keras_switcher.config import Config
 from keras_switcher.convert import strip, switch
 from keras_switcher.copying import walk
@@ -32,7 +33,6 @@ registry: Registry[type["Method"]] = Registry("method", "@keras_switcher.compare
 register = registry.register
 
 HISTORY_FILE = "history.csv"
-MODEL_FILE = "model.keras"
 
 
 @dataclasses.dataclass

@@ -25,6 +25,7 @@ from keras_switcher.config import (
 PLAN_FILE = "compare.yaml"
 CELLS = "cells"
 RESULT_FILE = "result.json"
+MODEL_FILE = "model.keras"
 ERROR_FILE = "error.txt"
 LOG_FILE = "log.txt"
 # How the reason begins of a failure that is the training's own.

@@ -185,7 +185,8 @@ def _differences(groups: Sequence[Group], plan: Plan) -> str:
         return "<p>No other method has a result yet.</p>"
     note = (
         "Points of test accuracy, seed by seed: the mean, and its "
-        f"{100 * CONFIDENCE:g} % confidence interval by Student's t. Bold: it leaves out 0."
+        f"{100 * CONFIDENCE:g} % confidence interval by Student's t. Bold: it leaves out 0, of "
+        "three seeds or more."
     )
     return f'{shown}<p class="note">{escape(note)}</p>'
 

@@ -4,6 +4,7 @@ The package sets TF_USE_LEGACY_KERAS=1 when it is imported: only the process tha
 the comparison may import it, and so this module imports it where it is needed.
 """
 
+import functools
 import importlib.util
 from typing import Any
 
@@ -61,7 +62,7 @@ class Tfmot(Method):
                 "Expected --precision float32: tfmot was not tried with another. "
                 f"Received: {config.execution.precision}"
             )
-        to_keras_2(start.learned)
+        _has_keras_2(start.learned)
 
     def train(self, work: Work) -> Trained:
         import tensorflow_model_optimization as tfmot
@@ -120,6 +121,19 @@ class TfmotLayerwise(Tfmot):
         # A layer that the switcher leaves alone stays dense.
         densities = [found[n]["on"] / found[n]["connections"] if n in found else 1.0 for n in names]
         return [1 - density for density in densities]
+
+
+@functools.lru_cache(maxsize=1)
+def _has_keras_2(network: keras.Model) -> None:
+    """See that a network can be made in Keras 2, which takes seconds and is asked several times.
+
+    Args:
+        network: The network.
+
+    Raises:
+        RunError: If it can't.
+    """
+    to_keras_2(network)
 
 
 def to_keras_2(model: keras.Model) -> Any:
