@@ -28,9 +28,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
 PLAIN, SWITCHED = "plain", "switched"
 TFMOT = "tfmot"
 # It chooses anew once in so many steps, by default.
@@ -311,6 +308,7 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure, print the figures and write them as JSON."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="lenet300", help="a name of keras_switcher.models")
     parser.add_argument("--image", type=int, nargs=3, default=(28, 28, 1), help="its shape")

@@ -8,6 +8,9 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
 
+# What TensorFlow writes is what users see, whatever this shell would have of it.
+os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
+
 import keras
 import pytest
 from command import offline
