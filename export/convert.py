@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_switcher.copying import converted_functional, graph
 from keras_switcher.signals import Interrupted
 
 from .errors import ExportError
@@ -125,7 +126,7 @@ def output_names(model: keras.Model) -> list[str]:
 def as_functional(model: keras.Model) -> keras.Model:
     """Return a Sequential model as a graph with `input` and `output`; any other as it is."""
     if isinstance(model, keras.Sequential):
-        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+        return graph(model)
     return model
 
 
@@ -139,18 +140,15 @@ def in_float32(model: keras.Model) -> keras.Model:
     if policies <= {"float32"}:
         return model
 
-    def clone(layer: Any) -> Any:
-        config = layer.get_config()
-        if isinstance(layer, keras.layers.Layer):
-            config["dtype"] = "float32"
-        return type(layer).from_config(config)
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        if isinstance(layer, keras.layers.Lambda):
+            return None
+        copy: keras.layers.Layer = type(layer).from_config(
+            {**layer.get_config(), "dtype": "float32"}
+        )
+        return copy
 
-    plain = as_functional(model)
-    # A graph of its own: a model of another class would be made again by its own configuration.
-    plain = keras.Model(plain.input, plain.output, name=model.name)
-    copy = keras.models.clone_model(plain, clone_function=clone, recursive=True)
-    copy.set_weights([np.asarray(w, np.float32) for w in model.get_weights()])
-    return copy
+    return converted_functional(model, clone)
 
 
 def _set_precision(converter: Any, precision: Precision, representative: Examples | None) -> None:

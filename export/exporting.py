@@ -207,7 +207,7 @@ def _content(
 def _entry(artifact: Artifact, verdict: Verdict | str, source: Source) -> dict[str, Any]:
     """Return what `export.json` says of a file."""
     found = figures(artifact.content)
-    kernels = [np.asarray(w) for w in source.model.trainable_weights if len(w.shape) > 1]
+    kernels = [np.asarray(w) for w in source.model.weights if len(w.shape) > 1]
     others = parameters(source.model) - sum(kernel.size for kernel in kernels)
     known = verdict if isinstance(verdict, Verdict) else None
     return {

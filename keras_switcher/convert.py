@@ -1,5 +1,6 @@
 """`switch` makes the dense layers of a model switched ones; `strip` makes plain Keras again."""
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,10 +16,13 @@ from keras_switcher.copying import (
     walk,
 )
 from keras_switcher.features import output_layers
+from keras_switcher.functional import functional_base
 from keras_switcher.granularity import get as get_granularity
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.model import SwitchedModel
 from keras_switcher.switchers import PACKAGE
+
+logger = logging.getLogger(__name__)
 
 Choice = str | Iterable[str] | Callable[[Layer], bool] | None
 
@@ -35,7 +39,8 @@ def switch(
 
     Weights, layer names, inputs and outputs are kept, and all switches are on: the predictions are
     the same. The given model stays as it is. Shared layers stay shared; nested models, and layers
-    that hold layers in their attributes, are searched too.
+    that hold layers in their attributes, are searched too. What the class of the model has of its
+    own for training, such as `compute_loss`, is not kept: a warning names it.
 
     Args:
         model: A built Sequential, Functional or subclassed model. A subclassed one must be able to
@@ -65,6 +70,7 @@ def switch(
     _check_model(model, "switch")
     kept = output_layers(model) if get_granularity(granularity).size is None else []
     chosen = _chosen_layers(model, layers, kept)
+    _warn_of_own_code(model)
 
     def convert(layer: Layer) -> Layer | None:
         if id(layer) not in chosen:
@@ -96,7 +102,8 @@ def strip(model: keras.Model) -> keras.Model:
 
     Returns:
         A Functional model, or for a switched subclassed model one of its own class. It is not
-        compiled.
+        compiled. Of a subclass of `SwitchedModel` with a `call` of its own there is no plain model:
+        it is of that class again, and predicts, but can't be compiled.
 
     Raises:
         ValueError: If the model is not built or has no `SwitchedDense` layer.
@@ -201,6 +208,29 @@ def _check_model(model: Any, what: str) -> None:
 def _is_functional(model: keras.Model) -> bool:
     """Return whether the model is a graph of layers: Functional, or a built Sequential."""
     return bool(getattr(model, "inputs", None)) and bool(getattr(model, "outputs", None))
+
+
+def _warn_of_own_code(model: keras.Model) -> None:
+    """Say what of a model's class the switched model will not do."""
+    classes = (keras.Model, keras.Sequential, functional_base(), SwitchedModel)
+    names = ["train_step", "test_step", "predict_step", "compute_loss", "compute_metrics"]
+    remedy = "with SwitchedDense layers in it"
+    if _is_functional(model):
+        names.append("call")
+        remedy = "made of the inputs and outputs of what switch() returns"
+    own = [
+        name
+        for name in names
+        if all(getattr(type(model), name) is not getattr(cls, name) for cls in classes)
+    ]
+    if own:
+        logger.warning(
+            "The switched model does not use what %s has of its own: %s. Put it into a subclass of "
+            "keras_switcher.SwitchedModel, %s.",
+            type(model).__name__,
+            ", ".join(own),
+            remedy,
+        )
 
 
 def _chosen_layers(model: keras.Model, layers: Choice, kept: list[Layer]) -> set[int]:

@@ -1,6 +1,7 @@
 """Copies of models in which some layers are replaced by others, with their weights."""
 
 import functools
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -8,42 +9,66 @@ import keras
 from keras import ops
 from keras.layers import Layer
 
+from keras_switcher.features import ends
 from keras_switcher.layers import SwitchedDense
+from keras_switcher.model import SwitchedModel
 
 
 def converted_functional(
     model: keras.Model, convert: Callable[[Layer], Layer | None]
 ) -> keras.Model:
-    """Clone a graph of layers, with its weights, replacing the layers that `convert` replaces."""
-    # A plain graph over the same layers: a compiled or custom model would compile its clone.
-    if isinstance(model, keras.Sequential):
-        plain = keras.Model(model.inputs[0], model.outputs[0])
-    else:
-        plain = keras.Model(model.input, model.output)
+    """Clone a graph of layers, with its weights, replacing the layers that `convert` replaces.
+
+    Switched models inside it become plain ones.
+    """
+    clones: dict[int, Any] = {}
     pairs: list[tuple[Layer, Layer]] = []
     nested: list[tuple[Layer, Layer, dict[int, Layer]]] = []
 
-    def clone(layer: Layer) -> Layer:
-        if not isinstance(layer, Layer):
+    def clone(operation: Any) -> Any:
+        # Not by Keras's cache, which two nested models that share a layer would not share.
+        if id(operation) not in clones:
+            clones[id(operation)] = new_one(operation)
+        return clones[id(operation)]
+
+    def new_one(operation: Any) -> Any:
+        if not isinstance(operation, Layer):
             # An operation on tensors, such as `x * 2`: no layer, and without weights.
-            return type(layer).from_config(layer.get_config())
-        new = convert(layer)
-        if new is None and any(convert(inner) for _, inner in walk(layer)):
-            new, converted = converted_attributes(layer, convert)
-            nested.append((layer, new, converted))
+            return copied(operation)
+        if isinstance(operation, SwitchedModel) and _is_graph(operation):
+            return keras.models.clone_model(graph(operation), clone_function=clone)
+        if _is_graph(operation):
+            return keras.models.clone_model(operation, clone_function=clone)
+        new = convert(operation)
+        if new is None and any(convert(inner) for _, inner in walk(operation)):
+            new, converted = converted_attributes(operation, convert)
+            nested.append((operation, new, converted))
             return new
         if new is None:
-            new = type(layer).from_config(layer.get_config())
-        pairs.append((layer, new))
+            new = copied(operation)
+        pairs.append((operation, new))
         return new
 
-    copy = keras.models.clone_model(plain, clone_function=clone, recursive=True)
+    copy = keras.models.clone_model(graph(model), clone_function=clone)
     for old, new in pairs:
-        if new.built or not old.built:
+        if new is not old and (new.built or not old.built):
             _assign(old, new)
     for old, new, converted in nested:
         copy_weights(old, new, converted)
     return copy
+
+
+def graph(model: keras.Model) -> keras.Model:
+    """Return a plain model over the same layers: no compiled one, nor one of a class of its own."""
+    return keras.Model(*ends(model), name=model.name)
+
+
+def copied(operation: Any) -> Any:
+    """Make a layer, or an operation on tensors, anew by its configuration, without its weights."""
+    if isinstance(operation, keras.layers.Lambda) and not operation.weights:
+        # Its configuration has the bytes of its function, without the names that it refers to.
+        return operation
+    return type(operation).from_config(operation.get_config())
 
 
 def converted_attributes(
@@ -56,7 +81,7 @@ def converted_attributes(
         the original's identity.
     """
     try:
-        copy = type(layer).from_config(layer.get_config())
+        copy = copied(layer)
     except (NotImplementedError, TypeError) as error:
         raise ValueError(
             f"Can't copy '{layer.name}', a {type(layer).__name__}: it does not come back from its "
@@ -106,13 +131,24 @@ def _assign(old: Layer, new: Layer) -> None:
 
 
 def set_weights_like(old: Layer, new: Layer) -> None:
-    """Copy the weights of a layer to one of the same kind, and what it derives from them."""
-    new.set_weights(old.get_weights())
-    _derive(new)
+    """Give a layer all that one of the same kind has beside its configuration.
+
+    That is: the weights, what is derived from them, vocabularies, and which of the layers inside it
+    are frozen.
+    """
+    for source, target in zip(old.weights, new.weights, strict=True):
+        target.assign(ops.cast(source, target.dtype))
+    _set_rest_like(old, new)
+    for (_, source), (_, target) in zip(walk(old), walk(new), strict=True):
+        _set_rest_like(source, target)
 
 
 def copy_weights(old: Layer, new: Layer, converted: dict[int, Layer]) -> None:
-    """Copy all weights between two layers whose attributes correspond."""
+    """Do what `set_weights_like` does between two layers whose attributes correspond."""
+    for source, target in zip(_own_variables(old), _own_variables(new), strict=True):
+        target.assign(source)
+    _set_rest_like(old, new)
+    # Parents come before what is in them, as what freezes one freezes all of it.
     for _, original in walk(old):
         counterpart = converted.get(id(original))
         if counterpart is None or not original.built:
@@ -124,16 +160,20 @@ def copy_weights(old: Layer, new: Layer, converted: dict[int, Layer]) -> None:
             _own_variables(original), _own_variables(counterpart), strict=True
         ):
             target.assign(source)
-    for source, target in zip(_own_variables(old), _own_variables(new), strict=True):
-        target.assign(source)
-    _derive(new)
+        _set_rest_like(original, counterpart)
 
 
-def _derive(layer: Layer) -> None:
-    """Have every `Normalization` compute with the mean and the variance that were copied to it."""
-    for each in (layer, *(inner for _, inner in walk(layer))):
-        if isinstance(each, keras.layers.Normalization):
-            each.finalize_state()
+def _set_rest_like(old: Layer, new: Layer) -> None:
+    """Give a layer what another has beside its configuration, its weights and its layers."""
+    new.trainable = old.trainable
+    if isinstance(new, keras.layers.Normalization):
+        # It computes with what it has derived from the mean and the variance.
+        new.finalize_state()
+    if hasattr(old, "save_assets"):
+        # A vocabulary.
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
 
 
 @functools.cache

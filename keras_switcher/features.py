@@ -27,6 +27,16 @@ def nodes(operation: Any) -> list[Any]:
     return calls
 
 
+def ends(model: keras.Model) -> tuple[Any, Any]:
+    """Return a graph's inputs and outputs, in the structure that it was made with.
+
+    Such as a dictionary; that of a Sequential is one tensor, which only its lists tell.
+    """
+    if isinstance(model, keras.Sequential):
+        return model.inputs[0], model.outputs[0]
+    return model.input, model.output
+
+
 def producer(tensor: Any) -> tuple[Any, Any]:
     """Return the operation that makes a symbolic tensor, and the call in which it does."""
     # The graph of a functional model is reachable through this attribute alone.
@@ -101,12 +111,10 @@ def split(model: keras.Model, starts_head: Callable[[keras.layers.Layer], bool])
             stack.pop()
         return in_head[id(tensor)]
 
-    outputs = tree.flatten(model.outputs)
-    for output in outputs:
+    for output in model.outputs:
         if not comes_from_head(output):
             cut[id(output)] = output
-    inputs = {id(t) for t in model.inputs}
-    if not any(in_head.values()) or set(cut) <= inputs:
+    if not any(in_head.values()) or set(cut) <= {id(t) for t in model.inputs}:
         return None
     features = list(cut.values())
     if any(getattr(tensor, "_keras_mask", None) is not None for tensor in features):
@@ -115,14 +123,13 @@ def split(model: keras.Model, starts_head: Callable[[keras.layers.Layer], bool])
     if any(id(producer(tensor)[0]) in above for tensor in features):
         # Keras can't clone a graph in which one of the new inputs comes from a layer of the head.
         return None
-    sequential = isinstance(model, keras.Sequential)
+    inputs, outputs = ends(model)
     # No output of a model can be one of its inputs: what the trunk puts out by itself is renamed.
     head_outputs = tree.map_structure(
         lambda t: t if in_head[id(t)] else keras.layers.Identity(dtype=t.dtype)(t),
-        # The structure that the model was made with, such as a dictionary.
-        model.outputs[0] if sequential else model.output,
+        outputs,
     )
     return Split(
-        keras.Model(model.inputs[0] if sequential else model.input, features, name="trunk"),
+        keras.Model(inputs, features, name="trunk"),
         keras.Model(features, head_outputs, name="head"),
     )

@@ -8,7 +8,11 @@ import keras
 
 def is_functional_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Return whether `Model(*args, **kwargs)` names the inputs and outputs of a graph."""
-    return len(args) == 2 or "outputs" in kwargs and (len(args) == 1 or "inputs" in kwargs)
+    if not (len(args) == 2 or "outputs" in kwargs and (len(args) == 1 or "inputs" in kwargs)):
+        return False
+    # A subclass may have two arguments of its own.
+    inputs = keras.tree.flatten(args[0] if args else kwargs["inputs"])
+    return bool(inputs) and all(isinstance(tensor, keras.KerasTensor) for tensor in inputs)
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """`SwitchedModel`: a Keras model whose training step alternates between two networks."""
 
+import inspect
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,7 +20,7 @@ from keras_switcher.objective import check_target, choose_on, next_multiplier, n
 from keras_switcher.rates import scale_rates
 from keras_switcher.schedule import PhaseSchedule
 from keras_switcher.switchers import PACKAGE
-from keras_switcher.weights import holds_switched_layers, load_dense_weights
+from keras_switcher.weights import is_of_dense_layers, load_dense_weights
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ class SwitchedModel(keras.Model):
 
     Build it like any `keras.Model`, from inputs and outputs or by subclassing, with `SwitchedDense`
     layers in it; or make one from a model of `Dense` layers by `keras_switcher.switch`. `fit`,
-    `evaluate`, `predict`, `save` and all callbacks work as in Keras; `sparsity` is in the logs.
+    `evaluate`, `predict`, `save` and all callbacks work as in Keras; `sparsity` is in the logs, and
+    the last of what `evaluate` returns: take it by `return_dict=True`.
 
     A task step updates the weights of the task network, with the switches fixed. A switcher step
     updates those of the switcher networks by the gradient of the same loss, with the task network
@@ -86,6 +88,11 @@ class SwitchedModel(keras.Model):
         self.switcher_optimizer: Any = None
         self.target_sparsity: float | None = None
         self._switch_gradients: SwitchGradients | None = None
+
+    def __reduce__(self) -> Any:
+        """Pickle as `keras.Model` does, by what it saves, whatever class Keras has made of this."""
+        revive, state = super().__reduce__()
+        return getattr(keras.Model, revive.__name__), state
 
     def switched_layers(self) -> list[SwitchedDense]:
         """Return the `SwitchedDense` layers of the model, at any depth."""
@@ -146,7 +153,7 @@ class SwitchedModel(keras.Model):
 
         Raises:
             ValueError: If the target lies outside [0, 1), the rate outside (0, 1], the exponent
-                outside [0, 1], or the model has no switched layer.
+                outside [0, 1], both optimisers are one, or the model has no switched layer.
             TypeError: If `alternation` is not an `Alternation`.
         """
         target_sparsity = check_target(target_sparsity)
@@ -163,6 +170,11 @@ class SwitchedModel(keras.Model):
         if not 0 <= rate_exponent <= 1:
             raise ValueError(
                 f"Expected `rate_exponent` in [0, 1]. Received: rate_exponent={rate_exponent}"
+            )
+        if switcher_optimizer is optimizer and not isinstance(optimizer, str):
+            raise ValueError(
+                "Expected an optimiser of its own for the switchers, as it is built for their "
+                "weights. Received: the same instance for `optimizer` and `switcher_optimizer`"
             )
         self.target_sparsity = target_sparsity
         self.alternation = alternation
@@ -198,6 +210,12 @@ class SwitchedModel(keras.Model):
                 "Put one in, or make the model by keras_switcher.switch(model). Received: layers "
                 f"{[layer.name for layer in self.layers]}"
             )
+        unused = [layer.name for layer in self.switched_layers() if not layer.built]
+        if unused:
+            raise ValueError(
+                f"Expected `call` of '{self.name}' to use all of its SwitchedDense layers. "
+                f"Received: layers {unused} that are not built, although the model is"
+            )
         for optimizer, variables in (
             (self.optimizer, self.task_variables),
             (self.switcher_optimizer, self.switcher_variables),
@@ -216,7 +234,19 @@ class SwitchedModel(keras.Model):
     def _has_settled_at_target(self) -> bool:
         if self.phase != SETTLE:
             return False
-        return self.target_sparsity is None or abs(self.sparsity - self.target_sparsity) < 0.005
+        if self.target_sparsity is None:
+            return True
+        missed = abs(self.sparsity - self.target_sparsity)
+        if missed >= 0.005:
+            # Nor can it be brought nearer, where groups are large.
+            layers = self.switched_layers()
+            switches = [ops.convert_to_numpy(layer.switches) for layer in layers]
+            sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
+            chosen = choose_on(switches, sizes, self.target_sparsity)
+            on = sum(float(np.sum(c * s)) for c, s in zip(chosen, sizes, strict=True))
+            nearest = 1 - on / sum(layer.connections for layer in layers)
+            missed -= abs(nearest - self.target_sparsity)
+        return missed < 0.005
 
     def get_compile_config(self) -> dict[str, Any]:
         """Return what `compile` was called with, serialised."""
@@ -243,15 +273,19 @@ class SwitchedModel(keras.Model):
             filepath: As for `keras.Model.load_weights`.
             skip_mismatch: As for `keras.Model.load_weights`.
             **kwargs: As for `keras.Model.load_weights`.
+
+        Raises:
+            ValueError: If the file is of a model with plain `Dense` layers and this one is of a
+                subclass with a `call` of its own, which has no such counterpart.
         """
-        if str(filepath).endswith(".weights.h5") and not holds_switched_layers(filepath):
+        if is_of_dense_layers(filepath):
             load_dense_weights(self, filepath, skip_mismatch=skip_mismatch, **kwargs)
         else:
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
         # They are by other switches.
         self.forget_switch_gradients()
 
-    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `keras.Model.fit` does, through the phases that `alternation` sets.
 
         The phases are shares of `epochs`. A second `fit` goes on where the first stopped: once
@@ -259,15 +293,16 @@ class SwitchedModel(keras.Model):
 
         Args:
             *args: Of `keras.Model.fit`.
-            callbacks: As in `keras.Model.fit`; none is needed.
-            **kwargs: Of `keras.Model.fit`.
+            **kwargs: Of `keras.Model.fit`. No callback is needed.
 
         Returns:
             The `History`, as in Keras.
         """
+        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         # A `CallbackList` is a callback too, so that it needs no case of its own.
-        callbacks = [PhaseSchedule(), *(keras.tree.flatten(callbacks) if callbacks else [])]
-        history = super().fit(*args, callbacks=callbacks, **kwargs)
+        callbacks = given.get("callbacks") or []
+        given["callbacks"] = [PhaseSchedule(), *keras.tree.flatten(callbacks)]
+        history = super().fit(**given)
         # After all callbacks: EarlyStopping may have gone back to an epoch of another phase.
         if self.target_sparsity is not None and self.phase != SETTLE:
             logger.warning(

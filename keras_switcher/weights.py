@@ -1,17 +1,30 @@
 """Files of weights that were saved from a model with plain `Dense` layers."""
 
+import io
+import zipfile
 from typing import Any
 
 import h5py
 import keras
 
+from keras_switcher.functional import functional_base
 from keras_switcher.layers import switched_layers
 
 
-def holds_switched_layers(filepath: Any) -> bool:
-    """Return whether a `.weights.h5` file was saved from a model with switched layers."""
-    with h5py.File(filepath) as file:
-        return file.visit(lambda name: True if name.endswith("/switches") else None) is not None
+def is_of_dense_layers(filepath: Any) -> bool:
+    """Return whether a `.weights.h5` or `.keras` file was saved from a model without switches."""
+    name = str(filepath)
+    if name.endswith(".keras"):
+        with zipfile.ZipFile(filepath) as archive:
+            if "model.weights.h5" not in archive.namelist():
+                return False
+            file: Any = io.BytesIO(archive.read("model.weights.h5"))
+    elif name.endswith(".weights.h5"):
+        file = filepath
+    else:
+        return False
+    with h5py.File(file) as weights:
+        return weights.visit(lambda n: True if n.endswith("/switches") else None) is None
 
 
 def load_dense_weights(model: keras.Model, filepath: Any, **kwargs: Any) -> None:
@@ -19,15 +32,22 @@ def load_dense_weights(model: keras.Model, filepath: Any, **kwargs: Any) -> None
 
     Args:
         model: A built `SwitchedModel`; its switches and switchers stay as they are.
-        filepath: A `.weights.h5` file.
+        filepath: A `.weights.h5` or `.keras` file.
         **kwargs: Of `keras.Model.load_weights`.
 
     Raises:
-        ValueError: If the file is of another model.
+        ValueError: If the file is of another model, or there can be none of `Dense` layers that is
+            the same.
     """
     # Imported late: `convert` makes the model that calls this.
-    from keras_switcher.convert import strip
+    from keras_switcher.convert import SwitchedNetwork, strip
 
+    if not isinstance(model, (functional_base(), SwitchedNetwork)):
+        raise ValueError(
+            f"Can't load weights of Dense layers into '{model.name}', a {type(model).__name__}: it "
+            "makes its layers itself. Write the network as a keras.Model with Dense layers, load "
+            f"the weights there, and call keras_switcher.switch(model). Received: {filepath}"
+        )
     # Keras finds the weights of a layer by the name of its class. What `strip` returns has the
     # classes of the file's model, and its weights are in the order of this one's.
     plain = strip(model)

@@ -336,35 +336,3 @@ def test_predictions_do_not_change_by_switcher_steps_that_leave_the_switches_as_
     assert_identical(switches(model), before)
     np.testing.assert_array_equal(model.predict(X, verbose=0), predictions)
     assert model.evaluate(X, Y, verbose=0) == evaluation
-
-
-def test_weights_of_a_dense_model_load(tmp_path):
-    def layers(dense):
-        return [
-            keras.Input((6, 6, 1)),
-            keras.layers.Conv2D(3, 3),
-            keras.layers.BatchNormalization(),
-            keras.layers.Flatten(),
-            dense(8, activation="relu"),
-            dense(3),
-        ]
-
-    plain = keras.Sequential(layers(keras.layers.Dense))
-    plain.get_layer(index=1).moving_mean.assign([1.0, 2.0, 3.0])
-    plain.save_weights(tmp_path / "plain.weights.h5")
-    switched = switch(keras.Sequential(layers(keras.layers.Dense)))
-    x = np.random.default_rng(0).normal(size=(4, 6, 6, 1)).astype("float32")
-    assert not np.array_equal(switched.predict(x, verbose=0), plain.predict(x, verbose=0))
-    before = [v.numpy() for v in switched.switcher_variables]
-    switched.load_weights(tmp_path / "plain.weights.h5")
-    np.testing.assert_array_equal(switched.predict(x, verbose=0), plain.predict(x, verbose=0))
-    for old, new in zip(before, switched.switcher_variables, strict=True):
-        np.testing.assert_array_equal(old, new.numpy())
-
-
-def test_weights_of_another_model_are_refused(tmp_path):
-    other = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
-    other.save_weights(tmp_path / "other.weights.h5")
-    switched = switch(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))
-    with pytest.raises(ValueError):
-        switched.load_weights(tmp_path / "other.weights.h5")

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from keras import layers, ops, tree
 
-from keras_switcher.copying import walk
-from keras_switcher.features import producer
+from keras_switcher.copying import copied, set_weights_like
+from keras_switcher.features import ends, producer
 
 from ..errors import ExportError
 from .analysis import Analysis
@@ -56,16 +56,13 @@ def rebuild(model: keras.Model, analysis: Analysis) -> tuple[keras.Model, dict[i
             operations[id(operation)] = new
             if weights:
                 new.set_weights(weights)
-            elif part.rule is None and isinstance(operation, layers.Layer):
-                _copy_variables(operation, new)
+            elif part.rule is None and isinstance(operation, layers.Layer) and new is not operation:
+                set_weights_like(operation, new)
         for tensor, output in zip(call.output_tensors, outputs, strict=True):
             put(part, tensor, output)
-    # The structure that the model was made with, such as a dictionary.
-    sequential = isinstance(model, keras.Sequential)
-    ends = (model.inputs[0], model.outputs[0]) if sequential else (model.input, model.output)
     # What stands for an input inside the graph may be a gather of it.
     outside = tensors | given
-    inputs, outputs = tree.map_structure(lambda tensor: outside[id(tensor)], ends)
+    inputs, outputs = tree.map_structure(lambda tensor: outside[id(tensor)], ends(model))
     return keras.Model(inputs, outputs, name=model.name), operations
 
 
@@ -94,35 +91,14 @@ def _copy(operation: Any, config: dict[str, Any] | None = None) -> Any:
         operation: The one to copy.
         config: Its configuration, if not its own.
     """
-    has_weights = bool(getattr(operation, "weights", ()))
-    if isinstance(operation, layers.Lambda) and not has_weights:
-        # Its configuration has the bytes of its function, without the names that it refers to.
-        return operation
     try:
-        return type(operation).from_config(config or operation.get_config())
+        return copied(operation) if config is None else type(operation).from_config(config)
     except (NotImplementedError, TypeError, ValueError) as error:
-        if not has_weights and config is None:
+        if config is None and not getattr(operation, "weights", ()):
             return operation
         said = " ".join(str(error).split())
         reason = f"it does not come back from its own configuration ({said})"
         raise _uncopied(operation, reason) from error
-
-
-def _copy_variables(layer: layers.Layer, copy: layers.Layer) -> None:
-    """Copy what a layer, and any layer inside it, would write to a file."""
-    if copy is layer:
-        return
-    for old, new in zip(
-        (layer, *(inner for _, inner in walk(layer))),
-        (copy, *(inner for _, inner in walk(copy))),
-        strict=True,
-    ):
-        if hasattr(old, "save_assets"):
-            raise _uncopied(old, "it holds a vocabulary beside its weights")
-        variables: dict[str, Any] = {}
-        # Not `get_weights`: a `Normalization` would not learn that it has other ones now.
-        old.save_own_variables(variables)
-        new.load_own_variables({name: np.asarray(value) for name, value in variables.items()})
 
 
 def _uncopied(operation: Any, reason: str) -> ExportError:

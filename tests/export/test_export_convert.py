@@ -137,6 +137,23 @@ def test_nothing_of_the_converters_chatter_is_shown(lenet300, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_an_adapted_normalisation_is_not_lost_with_the_precision():
+    data = np.random.default_rng(0).normal(3, 5, (100, 6)).astype("float32")
+    normalize = keras.layers.Normalization(dtype="float32")
+    normalize.adapt(data)
+    for policy in ("mixed_bfloat16", "bfloat16"):
+        inner = keras.Sequential(
+            [keras.Input((6,)), normalize, keras.layers.Dense(8, "relu", dtype=policy)]
+        )
+        model = keras.Sequential([keras.Input((6,)), inner, keras.layers.Dense(3, dtype=policy)])
+        plain = in_float32(model)
+        assert {v.dtype for v in plain.trainable_variables} == {"float32"}
+        scale = np.abs(plain(data)).max()
+        np.testing.assert_allclose(
+            plain(data), keras.ops.cast(model(data), "float32"), atol=0.02 * scale
+        )
+
+
 def test_mixed_precision_is_left_behind():
     with_policy = keras.Sequential(
         [

@@ -1,0 +1,170 @@
+"""`SwitchedModel` does what users of `keras.Model` expect of one."""
+
+import copy
+import pickle
+
+import keras
+import numpy as np
+import pytest
+from small import (
+    CLASSES,
+    INPUTS,
+    are_identical,
+    arrays,
+    assert_identical,
+    compiled,
+    network,
+    separable,
+    switches,
+)
+
+from keras_switcher import SwitchedDense, SwitchedModel, switch
+
+X, Y = separable()
+
+
+class OwnCall(SwitchedModel):
+    """A subclass with two arguments of its own."""
+
+    def __init__(self, units, classes, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = SwitchedDense(units, "relu", name="hidden")
+        self.unused = SwitchedDense(3, name="unused")
+        self.last = keras.layers.Dense(classes)
+
+    def call(self, inputs):
+        return self.last(self.hidden(inputs))
+
+
+class Used(OwnCall):
+    """The same, without the layer that is not used."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.unused = None
+
+
+def test_subclass_may_have_two_arguments_of_its_own():
+    assert OwnCall(5, CLASSES)(X).shape == (len(X), CLASSES)
+    assert OwnCall(5, classes=CLASSES)(X).shape == (len(X), CLASSES)
+
+
+@pytest.mark.parametrize("is_built", [True, False])
+def test_a_switched_layer_that_the_call_leaves_out_is_named(is_built):
+    model = OwnCall(5, CLASSES)
+    if is_built:
+        model(X)
+    with pytest.raises(ValueError, match=r"`call` .* use all .*Received: layers \['unused'\]"):
+        compiled(model).fit(X, Y, verbose=0)
+
+
+def test_arguments_of_fit_may_be_given_by_position():
+    seen = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    model = compiled(network())
+    history = model.fit(X, Y, 64, 3, 0, [callback])
+    assert seen == history.epoch == [0, 1, 2]
+    assert model.phase == "settle"
+    with pytest.raises(TypeError, match="epoch"):
+        model.fit(X, Y, epoch=3)
+
+
+def test_one_optimizer_for_both_networks_is_refused():
+    optimizer = keras.optimizers.Adam()
+    with pytest.raises(ValueError, match="of its own for the switchers.*same instance"):
+        compiled(network(), optimizer=optimizer, switcher_optimizer=optimizer)
+    compiled(network(), optimizer="adam", switcher_optimizer="adam").train_on_batch(X, Y)
+
+
+@pytest.mark.parametrize("duplicate", [lambda m: pickle.loads(pickle.dumps(m)), copy.deepcopy])
+def test_a_functional_model_can_be_pickled_and_copied(duplicate):
+    class Named(SwitchedModel):
+        pass
+
+    keras.saving.register_keras_serializable("test_model_as_keras")(Named)
+    inputs = keras.Input((INPUTS,))
+    for model in (
+        network(),
+        Named(inputs, SwitchedDense(CLASSES)(inputs)),
+        switch(keras.Sequential([keras.Input((INPUTS,)), keras.layers.Dense(CLASSES)])),
+    ):
+        compiled(model).fit(X, Y, epochs=2, verbose=0)
+        other = duplicate(model)
+        assert type(other) is type(model)
+        assert_identical(arrays(other.weights), arrays(model.weights))
+        np.testing.assert_array_equal(other(X), model(X))
+
+
+@pytest.mark.parametrize(
+    ("granularity", "target"), [("unit", 0.5), ("unit", 0.8), ("unit", 0.9), ("connection", 0.9)]
+)
+def test_a_settled_model_that_is_compiled_again_stays_settled_at_its_target(granularity, target):
+    keras.utils.set_random_seed(0)
+    given = keras.Input((6,))
+    x = given
+    for units in (8, 5):
+        x = SwitchedDense(units, "relu", granularity=granularity)(x)
+    model = SwitchedModel(given, SwitchedDense(CLASSES, granularity=granularity)(x))
+    data = separable(inputs=6)
+    compiled(model, target_sparsity=target).fit(*data, epochs=3, verbose=0)
+    structure = switches(model)
+    # What rounding to groups leaves must be no reason to begin again.
+    assert granularity == "connection" or abs(model.sparsity - target) > 0.005
+
+    assert compiled(model, target_sparsity=target).phase == "settle"
+    model.fit(*data, epochs=2, verbose=0)
+    assert_identical(switches(model), structure)
+    assert compiled(model, target_sparsity=0.3).phase != "settle"
+
+
+def layers(dense):
+    return [
+        keras.Input((6, 6, 1)),
+        keras.layers.Conv2D(3, 3),
+        keras.layers.BatchNormalization(),
+        keras.layers.Flatten(),
+        dense(8, activation="relu"),
+        dense(3),
+    ]
+
+
+@pytest.mark.parametrize("name", ["plain.weights.h5", "plain.keras"])
+def test_weights_of_a_dense_model_load(tmp_path, name):
+    plain = keras.Sequential(layers(keras.layers.Dense))
+    plain.get_layer(index=1).moving_mean.assign([1.0, 2.0, 3.0])
+    (plain.save if name.endswith(".keras") else plain.save_weights)(tmp_path / name)
+    switched = switch(keras.Sequential(layers(keras.layers.Dense)))
+    x = np.random.default_rng(0).normal(size=(4, 6, 6, 1)).astype("float32")
+    assert not np.array_equal(switched.predict(x, verbose=0), plain.predict(x, verbose=0))
+    before = arrays(switched.switcher_variables)
+    switched.load_weights(tmp_path / name)
+    np.testing.assert_array_equal(switched.predict(x, verbose=0), plain.predict(x, verbose=0))
+    assert_identical(arrays(switched.switcher_variables), before)
+
+
+@pytest.mark.parametrize("name", ["own.weights.h5", "own.keras"])
+def test_weights_of_a_switched_model_load(tmp_path, name):
+    model, other = network(), network(seed=1)
+    compiled(model).fit(X, Y, epochs=2, verbose=0)
+    (model.save if name.endswith(".keras") else model.save_weights)(tmp_path / name)
+    assert not are_identical(arrays(other.weights), arrays(model.weights))
+    other.load_weights(tmp_path / name)
+    assert_identical(arrays(other.weights), arrays(model.weights))
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    other = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    other.save_weights(tmp_path / "other.weights.h5")
+    switched = switch(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))
+    with pytest.raises(ValueError):
+        switched.load_weights(tmp_path / "other.weights.h5")
+
+
+def test_a_model_that_makes_its_own_switched_layers_says_why_it_takes_no_dense_weights(tmp_path):
+    model = Used(5, CLASSES)
+    model(X)
+    keras.Sequential([keras.Input((INPUTS,)), keras.layers.Dense(3)]).save_weights(
+        tmp_path / "plain.weights.h5"
+    )
+    with pytest.raises(ValueError, match="'.*', a Used.*makes its layers itself.*switch"):
+        model.load_weights(tmp_path / "plain.weights.h5")
