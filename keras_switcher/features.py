@@ -124,12 +124,13 @@ def split(model: keras.Model, starts_head: Callable[[keras.layers.Layer], bool])
         # Keras can't clone a graph in which one of the new inputs comes from a layer of the head.
         return None
     inputs, outputs = ends(model)
+    between = features[0] if len(features) == 1 else features
     # No output of a model can be one of its inputs: what the trunk puts out by itself is renamed.
     head_outputs = tree.map_structure(
         lambda t: t if in_head[id(t)] else keras.layers.Identity(dtype=t.dtype)(t),
         outputs,
     )
     return Split(
-        keras.Model(inputs, features, name="trunk"),
-        keras.Model(features, head_outputs, name="head"),
+        keras.Model(inputs, between, name="trunk"),
+        keras.Model(between, head_outputs, name="head"),
     )

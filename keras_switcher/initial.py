@@ -203,8 +203,7 @@ class FrozenTrunk:
 
     def _computed(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         batches = evaluation_batches(images, labels, _BATCH).map(lambda x, _: x)
-        found = self.trunk.predict(batches, verbose=0)
-        return np.asarray(found[0] if isinstance(found, list) else found)
+        return np.asarray(self.trunk.predict(batches, verbose=0))
 
     def copy_head(self, head: SwitchedModel, whole: SwitchedModel) -> None:
         """Copy what a switched head has learned into the whole model, switched as well.

@@ -52,6 +52,9 @@ def test_convolutional_model_is_cut_below_its_first_dense_layer():
     ]
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1)).astype("uint8")
     assert_same(parts, model, images)
+    # One tensor, not a list of one, of which Keras would warn.
+    assert isinstance(parts.trunk.output, keras.KerasTensor)
+    assert isinstance(parts.head.input, keras.KerasTensor)
 
 
 def test_state_below_the_cut_is_shared_with_the_model():
