@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from . import flatbuffer, metadata
 from .compact import Compacted, compact
-from .convert import Precision, convert, output_names
+from .convert import Precision, as_given, convert, is_classifier, output_names
 from .csr import Storage, block_density
 from .errors import ExportError
 from .options import ExportOptions
@@ -159,7 +159,9 @@ class _Builder:
 
     def _written(self, model: Any) -> bytes:
         metadata.describe(model, facts(self.source))
-        content = metadata.with_labels(flatbuffer.write(model), labels(self.source))
+        content = flatbuffer.write(model)
+        if names := labels(self.source):
+            content = metadata.with_labels(content, names)
         # What the converter wrote is no stranger's; what was done to it since is checked.
         validate(content, trusted=flatbuffer.operators(model))
         return content
@@ -192,10 +194,10 @@ def calibration(source: Source, batch: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield batches of training examples, as `convert` wants them; none if there are none."""
     train = source.examples.train or {}
     count = min((len(values) for values in train.values()), default=0)
-    for start in range(0, min(count, _CALIBRATION) - batch + 1, batch):
-        yield {
-            name: values[start : start + batch].astype(np.float32) for name, values in train.items()
-        }
+    for start in range(0, min(count, max(_CALIBRATION, batch)) - batch + 1, batch):
+        yield as_given(
+            source.model, {name: values[start : start + batch] for name, values in train.items()}
+        )
 
 
 def facts(source: Source) -> dict[str, Any]:
@@ -206,19 +208,25 @@ def facts(source: Source) -> dict[str, Any]:
         "inputs": {
             tensor.name: {
                 "shape": list(tensor.shape[1:]),
+                "dtype": tensor.dtype,
                 "values": PREPROCESSING,
             }
             for tensor in source.model.inputs
         },
         "outputs": output_names(source.model),
-        "labels": metadata.LABELS_FILE,
+        **({"labels": metadata.LABELS_FILE} if labels(source) else {}),
         **{name: source.summary[name] for name in kept if name in source.summary},
     }
 
 
 def labels(source: Source) -> list[str]:
-    """Return the names of the classes: their numbers, where no names are known."""
-    classes = source.model.outputs[0].shape[-1] or 0
+    """Return the names of the classes: their numbers, where no names are known.
+
+    Empty if the model is no classifier.
+    """
+    if not is_classifier(source.model):
+        return []
+    classes = source.model.outputs[0].shape[-1]
     names = list(source.examples.class_names)
     return names if len(names) == classes else [str(number) for number in range(classes)]
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .display import change, megabytes, microseconds, percent
+from .convert import is_classifier
+from .display import change, megabytes, microseconds, percent, threads
 from .metadata import LABELS_FILE
 from .source import Source
 
@@ -97,9 +98,9 @@ def _notes(content: Mapping[str, Any]) -> str:
         machine = content["machine"]
         where = f"{machine['machine']}, {machine['system']}, {machine['cores']} cores"
         notes.append(
-            "Latency: median time of a call of "
-            f"batch {content['batch']}, one thread, with XNNPACK, on the machine that exported "
-            f"({where}), which is no phone. Memory: what a process grows by."
+            f"Latency: median time of a call of batch {content['batch']}, {threads(content)}, with "
+            f"XNNPACK, on the machine that exported ({where}), which is no phone. Memory: what a "
+            "process grows by."
         )
     return " ".join(notes)
 
@@ -119,16 +120,17 @@ def _use(source: Source, content: Mapping[str, Any]) -> str:
     for tensor in source.model.inputs:
         shape = ", ".join(str(size) for size in (content["batch"], *tensor.shape[1:]))
         lines.append(
-            f"- Input `{tensor.name}`: float32, ({shape}), the values that the Keras model takes; "
-            "for the models of keras_switcher pixels from 0 to 255, as they are."
+            f"- Input `{tensor.name}`: {tensor.dtype}, ({shape}), the values that the Keras model "
+            "takes; for the models of keras_switcher pixels from 0 to 255, as they are."
         )
     for name, tensor in zip(content["outputs"], source.model.outputs, strict=True):
         shape = ", ".join(str(size) for size in (content["batch"], *tensor.shape[1:]))
-        lines.append(f"- Output `{name}`: float32, ({shape}).")
-    lines.append(
-        f"- Names of the classes: in the file itself, as `{LABELS_FILE}` (`unzip -p "
-        f"model_sparse.tflite {LABELS_FILE}`)."
-    )
+        lines.append(f"- Output `{name}`: {tensor.dtype}, ({shape}).")
+    if is_classifier(source.model):
+        lines.append(
+            f"- Names of the classes: in the file itself, as `{LABELS_FILE}` (`unzip -p "
+            f"model_sparse.tflite {LABELS_FILE}`)."
+        )
     return "\n".join(lines)
 
 

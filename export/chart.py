@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .display import threads
+
 _INK = "#1f2937"
 _QUIET = "#6b7280"
 _BASELINE = "#9ca3af"
@@ -41,7 +43,11 @@ def write_chart(content: Mapping[str, Any], path: Path) -> None:
     ]
     panels: list[tuple[str, list[float], str]] = [
         ("Size of the file", [entry["bytes"] / 1000 for entry in entries], "kB"),
-        ("Latency, one thread", [entry["latency_us"]["default"] for entry in entries], "µs"),
+        (
+            f"Latency, {threads(content)}",
+            [entry["latency_us"]["default"] for entry in entries],
+            "µs",
+        ),
     ]
     if all(entry["heap_bytes"] is not None for entry in entries):
         memory = [entry["heap_bytes"] / 2**20 for entry in entries]

@@ -46,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 errors.print_exception()
             show_error(errors, str(error))
             return 2 if isinstance(error, ConfigError) else error.exit_status
+        except OSError as error:
+            if verbose:
+                errors.print_exception()
+            show_error(errors, f"{error}. What was finished before is as it was.")
+            return 1
     return 0
 
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_switcher.copying import converted_functional, graph
+from keras_switcher.copying import converted_functional, graph, walk
 from keras_switcher.signals import Interrupted
 
 from .errors import ExportError
@@ -26,7 +26,7 @@ Examples = Sequence[Mapping[str, np.ndarray]]
 
 
 class Precision(enum.StrEnum):
-    """In what numbers a file computes. Inputs and outputs are float32 in each."""
+    """In what numbers a file computes. Inputs and outputs have the Keras model's types in each."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"  # weights in float16, computed as float32 where the runtime unpacks them
@@ -87,7 +87,7 @@ def convert(
                     tf.lite.Optimize.EXPERIMENTAL_SPARSITY,
                 ]
             content: bytes = converter.convert()
-        except Interrupted:
+        except (Interrupted, OSError):
             raise
         except Exception as error:
             # The converter raises what its many passes raise, with pages of text.
@@ -130,22 +130,41 @@ def as_functional(model: keras.Model) -> keras.Model:
     return model
 
 
+def as_given(model: keras.Model, examples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return examples by input name in the types that the model takes."""
+    return {
+        tensor.name: examples[tensor.name].astype(tensor.dtype, copy=False)
+        for tensor in model.inputs
+    }
+
+
+def is_classifier(model: keras.Model) -> bool:
+    """Return whether a model's output is a score for each class."""
+    shape = model.outputs[0].shape
+    return len(model.outputs) == 1 and len(shape) == 2 and shape[1] > 1
+
+
 def in_float32(model: keras.Model) -> keras.Model:
     """Return a graph of layers that computes in float32; the model itself if it does already.
 
     A file holds float32 weights, or what they are quantised to; the types that training computed
     in have no place in it.
     """
+    return in_precision(model, "float32")
+
+
+def in_precision(model: keras.Model, dtype: str) -> keras.Model:
+    """Return a graph of layers that computes in a type; the model itself if it does already."""
     policies = {layer.compute_dtype for layer in model._flatten_layers(include_self=False)}
-    if policies <= {"float32"}:
+    if policies <= {dtype}:
         return model
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if isinstance(layer, keras.layers.Lambda):
             return None
-        copy: keras.layers.Layer = type(layer).from_config(
-            {**layer.get_config(), "dtype": "float32"}
-        )
+        copy: keras.layers.Layer = type(layer).from_config({**layer.get_config(), "dtype": dtype})
+        for _, inner in walk(copy):
+            inner.dtype_policy = dtype
         return copy
 
     return converted_functional(model, clone)

@@ -88,11 +88,14 @@ def encode(weights: np.ndarray, block: int = 1) -> SparseTensor:
 def decode(sparse: SparseTensor) -> np.ndarray:
     """Return the dense tensor that `encode` was given."""
     rows = math.prod(sparse.shape[:-1])
-    blocks = np.zeros((rows, sparse.shape[-1] // sparse.block, sparse.block), sparse.values.dtype)
+    columns = sparse.shape[-1]
+    # The converter's own blocks may stand over the end of a row.
+    count = -(-columns // sparse.block)
+    blocks = np.zeros((rows, count, sparse.block), sparse.values.dtype)
     segments = sparse.segments.astype(np.int64)
     row = np.repeat(np.arange(rows), segments[1:] - segments[:-1])
     blocks[row, sparse.indices] = sparse.values.reshape(-1, sparse.block)
-    return blocks.reshape(sparse.shape)
+    return blocks.reshape(rows, -1)[:, :columns].reshape(sparse.shape)
 
 
 def encoded_bytes(weights: np.ndarray, storage: Storage) -> int:

@@ -56,10 +56,16 @@ def show_artifacts(console: Console, content: Mapping[str, Any]) -> None:
     if content.get("keras_accuracy") is not None:
         console.print(
             f"Accuracy of the Keras model: {percent(content['keras_accuracy'])}. Latency: median "
-            "of a call on this machine, one thread.",
+            f"of a call on this machine, {threads(content)}.",
             soft_wrap=True,
             highlight=False,
         )
+
+
+def threads(content: Mapping[str, Any]) -> str:
+    """Return with how many threads the latencies were measured that stand for the files."""
+    count = content["threads"]
+    return "one thread" if count == 1 else f"{count} threads"
 
 
 def percent(share: float | None) -> str:

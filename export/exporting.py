@@ -9,9 +9,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from rich.console import Console
 
 from keras_switcher import __version__
+from keras_switcher.runs import writing
 
 from . import runtime
 from .artifacts import Artifact, artifacts, experimental_sparsity
@@ -19,7 +21,7 @@ from .benchmark import machine
 from .card import model_card
 from .chart import write_chart
 from .compact import Compacted
-from .convert import Precision, output_names, parameters
+from .convert import Precision, as_given, in_precision, output_names, parameters
 from .display import show_artifacts, show_compaction
 from .errors import ExportError, RuntimeFailure
 from .figures import figures, information_bound
@@ -35,6 +37,10 @@ logger = logging.getLogger("keras_switcher.export")
 
 # For every file, number of threads, and with and without XNNPACK.
 _PROCESSES, _SECONDS = 5, 0.2
+# Of the Keras model's inputs in a batch.
+_BATCH_BYTES = 2**25
+# Examples that are computed in float64, too.
+_FOR_ROUNDING = 256
 _VALUE_BYTES = {
     Precision.FLOAT32: 4,
     Precision.FLOAT16: 2,
@@ -108,8 +114,9 @@ def export_model(
                 content["peers"] = _measured(content, made, scratch, source, reference, options)
         passed = [artifact.file for artifact in made if not _problems(verdicts[artifact.file])]
         names = [*passed, EXPORT_FILE, CARD_FILE, PAGE_FILE]
-        if options.measure and passed:
-            write_chart(content, scratch / CHART_FILE)
+        if any(entry["latency_us"] for entry in content["artifacts"]):
+            with writing(out):
+                write_chart(content, scratch / CHART_FILE)
             names.append(CHART_FILE)
         write(scratch / EXPORT_FILE, json.dumps(content, indent=2) + "\n")
         write(scratch / CARD_FILE, model_card(source, content))
@@ -128,14 +135,41 @@ def export_model(
 
 def _reference(source: Source) -> Reference:
     """Run the Keras model on the examples."""
-    given = source.examples.test
-    inputs = {name: values.astype(np.float32) for name, values in given.items()}
-    arrays = list(inputs.values())
-    found = source.model.predict(
-        arrays[0] if len(arrays) == 1 else arrays, batch_size=256, verbose=0
+    inputs = as_given(source.model, source.examples.test)
+    outputs = _outputs(source.model, inputs)
+    first = {name: values[:_FOR_ROUNDING] for name, values in inputs.items()}
+    return Reference(
+        inputs,
+        outputs,
+        accuracy(outputs, source.examples.labels),
+        _rounding(source.model, first, outputs),
     )
-    outputs = dict(zip(output_names(source.model), keras.tree.flatten(found), strict=True))
-    return Reference(outputs, accuracy(outputs, source.examples.labels))
+
+
+def _outputs(model: keras.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    arrays = [inputs[tensor.name] for tensor in model.inputs]
+    # As much at a time as some images of the size that a phone's networks take.
+    size = sum(array[0].nbytes for array in arrays)
+    batch = max(1, min(256, _BATCH_BYTES // max(1, size)))
+    given = keras.tree.pack_sequence_as(model.input, arrays)
+    found = keras.tree.flatten(model.predict(given, batch_size=batch, verbose=0))
+    return dict(zip(output_names(model), found, strict=True))
+
+
+def _rounding(
+    model: keras.Model, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+) -> float:
+    """Return how far the model's own float32 outputs are from those in float64."""
+    try:
+        exact = _outputs(in_precision(model, "float64"), inputs)
+    except (TypeError, ValueError, tf.errors.OpError) as error:
+        # Not every layer computes in float64.
+        logger.debug("No outputs in float64: %s", error)
+        return 0.0
+    return max(
+        float(np.abs(exact[name] - values[: len(exact[name])]).max())
+        for name, values in outputs.items()
+    )
 
 
 def _verdict(
@@ -182,6 +216,7 @@ def _content(
         "keras_switcher": __version__,
         "model": source.name,
         "batch": options.batch,
+        "threads": options.threads[0],
         "optimize": options.optimize,
         "outputs": output_names(source.model),
         "machine": machine(),
@@ -243,29 +278,39 @@ def _measured(
 ) -> list[dict[str, Any]]:
     """Measure the files that passed, and what the converter makes of the same model.
 
-    The figures are written into the entries of `content`; the entry of the other is returned.
+    The figures are written into the entries of `content`; the entry of the other is returned, if it
+    could be made. What fails here takes nothing from the files, which are proven.
     """
-    peer = experimental_sparsity(source, options)
-    path = scratch / "experimental_sparsity.tflite"
-    write(path, peer.content)
-    peer_entry = _entry(peer, _verdict(path, peer, source, reference, options), source)
     entries = {
         scratch / entry["file"]: entry for entry in content["artifacts"] if not entry["problems"]
     }
-    # A wrong file has a speed too; one that does not run has none.
-    if peer_entry["max_difference"] is not None:
-        entries[path] = peer_entry
+    peers = []
+    try:
+        peer = experimental_sparsity(source, options)
+        path = scratch / "experimental_sparsity.tflite"
+        write(path, peer.content)
+        peers.append(_entry(peer, _verdict(path, peer, source, reference, options), source))
+        # A wrong file has a speed too; one that does not run has none.
+        if peers[0]["max_difference"] is not None:
+            entries[path] = peers[0]
+    except (ExportError, ValueError) as error:
+        # What it writes is not always right, and none of the files that are left is made by it.
+        logger.warning("Nothing to compare with: EXPERIMENTAL_SPARSITY failed: %s", error)
     configurations = [(n, delegate) for n in options.threads for delegate in (True, False)]
-    measured = runtime.measure(
-        list(entries),
-        configurations=configurations,
-        processes=_PROCESSES,
-        seconds=_SECONDS,
-        timeout=options.timeout,
-    )
+    try:
+        measured = runtime.measure(
+            list(entries),
+            configurations=configurations,
+            processes=_PROCESSES,
+            seconds=_SECONDS,
+            timeout=options.timeout,
+        )
+    except RuntimeFailure as failure:
+        logger.warning("The files are proven, but could not be measured: %s", failure)
+        return peers
     for file, entry in entries.items():
         entry.update(measured_figures(measured[file]))
-    return [peer_entry]
+    return peers
 
 
 def measured_figures(measurements: Sequence[runtime.Measurement]) -> dict[str, Any]:

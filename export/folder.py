@@ -18,7 +18,13 @@ CARD_FILE = "model_card.md"
 PAGE_FILE = "page.json"
 _SCRATCH = ".unproven-"
 # What an export may leave; a file of an earlier export that this one did not make is stale.
-_OWN = ("model_*.tflite", EXPORT_FILE, CHART_FILE, CARD_FILE, PAGE_FILE)
+_OWN = (
+    *(f"model_{kind}.tflite" for kind in ("dense", "sparse", "compact", "int8", "float16")),
+    EXPORT_FILE,
+    CHART_FILE,
+    CARD_FILE,
+    PAGE_FILE,
+)
 
 
 @contextlib.contextmanager
@@ -31,7 +37,8 @@ def exclusive(out: Path) -> Iterator[Path]:
         out: The folder; it is made if it is not there.
 
     Raises:
-        ExportError: If another export writes into it, or it can't be a folder.
+        ExportError: If another export writes into it, it can't be a folder, or files in it that are
+            no export's have the names of one's.
         WriteError: If it can't be written.
     """
     if out.exists() and not out.is_dir():
@@ -49,6 +56,12 @@ def exclusive(out: Path) -> Iterator[Path]:
                 f"Another export is writing into {out}: wait for it, or choose another --out."
             ) from None
         _clean(out)
+        foreign = [name for name in _OWN if (out / name).exists()]
+        if foreign and EXPORT_FILE not in foreign:
+            raise ExportError(
+                "Expected --out to be a new folder, or that of an earlier export. Received: "
+                f"{out}, where {', '.join(foreign)} would be lost: choose another --out."
+            )
         with writing(out):
             scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=out))
         try:
@@ -75,12 +88,11 @@ def publish(out: Path, scratch: Path, names: Iterable[str]) -> None:
     """
     names = list(names)
     with writing(out):
-        for name in names:
+        # First the one that says whose the others are.
+        for name in sorted(names, key=lambda name: name != EXPORT_FILE):
             os.replace(scratch / name, out / name)
-        for pattern in _OWN:
-            for path in out.glob(pattern):
-                if path.name not in names:
-                    path.unlink()
+        for name in set(_OWN) - set(names):
+            (out / name).unlink(missing_ok=True)
 
 
 def write(path: Path, content: bytes | str) -> None:

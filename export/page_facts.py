@@ -37,9 +37,6 @@ def page_facts(source: Source) -> dict[str, Any]:
     Args:
         source: What is exported.
     """
-    outputs = source.model.outputs
-    score: tuple[int, ...] = tuple(outputs[0].shape[1:]) if len(outputs) == 1 else ()
-    is_classifier = len(score) == 1 and score[0] > 1
     return {
         "model": source.name,
         "dataset": source.summary.get("dataset"),
@@ -47,7 +44,7 @@ def page_facts(source: Source) -> dict[str, Any]:
         "inputs": [
             {"name": one.name, "shape": list(fixed_shape(one))} for one in source.model.inputs
         ],
-        "labels": labels(source) if is_classifier else None,
+        "labels": labels(source) or None,
         "live_inputs": live_inputs(source.model),
         "examples": example_images(source.examples),
     }

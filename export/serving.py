@@ -65,6 +65,10 @@ class PageServer(http.server.ThreadingHTTPServer):
             super().__init__((str(address[0]), int(address[1])), _PageRequest)
         except OSError as error:
             raise ExportError(_why_not(error, host, port)) from error
+        except UnicodeError as error:
+            raise ExportError(
+                f"Expected a name or an address as --host. Received: {host}"
+            ) from error
 
     def server_bind(self) -> None:
         """Bind the socket, without asking name servers what this machine is called."""

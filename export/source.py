@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,14 +18,16 @@ from keras_switcher.data import load
 from keras_switcher.layers import switched_layers
 from keras_switcher.runs import CONFIG_FILE, STRIPPED_FILE, SUMMARY_FILE, RunFolder
 
-from .convert import as_functional, fixed_shape, in_float32
+from .convert import as_functional, fixed_shape, in_float32, is_classifier
 from .errors import ExportError
 from .options import ExportOptions
 
 logger = logging.getLogger("keras_switcher.export")
 
 # Made-up inputs, where no data is at hand.
-_MADE = 200
+_MADE, _MADE_BYTES = 200, 2**25
+# Of inputs.
+_TYPES = ("float32", "uint8", "int8", "int32")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,6 +145,12 @@ def _plain(model: keras.Model, path: Path) -> keras.Model:
         )
     for tensor in model.inputs:
         fixed_shape(tensor)
+        if tensor.dtype not in _TYPES:
+            raise ExportError(
+                f"Expected inputs of the types {', '.join(_TYPES)}, which a phone's runtime takes. "
+                f"Received: '{tensor.name}' of {tensor.dtype} in {path}: build the model with an "
+                "Input of one of them"
+            )
     return as_functional(in_float32(model))
 
 
@@ -182,8 +191,13 @@ def _examples(
 
 
 def made_examples(model: keras.Model, examples: int = _MADE) -> Examples:
-    """Make inputs up: images of pixels, uniform in 0 to 255; standard normal numbers otherwise."""
+    """Make inputs up: images of pixels, uniform in 0 to 255; standard normal numbers otherwise.
+
+    Fewer than `examples` where they would take more than 32 MiB.
+    """
     rng = np.random.default_rng(0)
+    size = sum(4 * math.prod(fixed_shape(tensor)) for tensor in model.inputs)
+    examples = max(4, min(examples, _MADE_BYTES // max(1, size)))
 
     def numbers(shape: tuple[int, ...]) -> np.ndarray:
         return rng.uniform(0, 255, shape) if len(shape) == 4 else rng.normal(size=shape)
@@ -197,7 +211,13 @@ def made_examples(model: keras.Model, examples: int = _MADE) -> Examples:
 
 def _from_file(model: keras.Model, path: Path) -> Examples:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ExportError(
+                f"Expected the examples in an .npz file with x_test, made by "
+                f"np.savez(path, x_test=...). Received: {path}, one array of shape {archive.shape}"
+            )
+        with archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ExportError(f"Can't read the examples in {path}: {error}") from error
@@ -224,9 +244,7 @@ def _from_file(model: keras.Model, path: Path) -> Examples:
 
 def _labels(model: keras.Model, labels: np.ndarray) -> np.ndarray | None:
     """Return the labels if the model's output is a score per class."""
-    shape = model.outputs[0].shape
-    is_classifier = len(model.outputs) == 1 and len(shape) == 2 and shape[1] > 1
-    return labels if is_classifier else None
+    return labels if is_classifier(model) else None
 
 
 def _as_input(model: keras.Model, array: np.ndarray, where: str) -> dict[str, np.ndarray]:

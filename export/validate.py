@@ -23,15 +23,19 @@ _ACTIVE_METADATA = b"model_control_dependencies"
 
 _MISSING = -1
 
+# What `sparsify` gives sparse tensors to.
+_REWRITTEN = (schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.DENSIFY)
+
 
 def validate(content: bytes, *, trusted: Collection[int] = ()) -> None:
     """Check a TFLite file.
 
     Args:
         content: The file. What follows the model in it, such as a ZIP of labels, is not read.
-        trusted: Further operators, of `schema.BuiltinOperator`, whose options and shapes are taken
-            for right, such as those that the converter has just written. That they read and write
-            tensors that are there, and no sparse ones, is checked of them too.
+        trusted: Operators, of `schema.BuiltinOperator`, whose options and shapes are taken
+            for right, such as those that the converter has just written, but for those that sparse
+            tensors change. That they read and write tensors that are there, and no sparse ones, is
+            checked of them too.
 
     Raises:
         InvalidFile: If the file is no model of known operators, or a runtime could read out of
@@ -96,7 +100,7 @@ def _check_graph(
     ready = {*inputs, *(n for n, tensor in enumerate(tensors) if tensor.data is not None)}
     for number, operator in enumerate(graph.operators):
         _check_operator(model, f"Operator {number}", operator, tensors, ready, trusted)
-    for place in _places(f"{where}, outputs", graph.outputs, tensors):
+    for place in set(_places(f"{where}, outputs", graph.outputs, tensors, once=False)):
         is_made = place in ready and tensors[place].data is None
         require(is_made, f"{where}, outputs", "what operators make", tensors[place].where)
 
@@ -106,12 +110,12 @@ def _check_memory(where: str, tensors: list[Tensor]) -> None:
     require(total <= MAX_BYTES, where, f"activations of at most {MAX_BYTES} bytes", total)
 
 
-def _places(where: str, numbers: Any, tensors: list[Tensor]) -> list[int]:
+def _places(where: str, numbers: Any, tensors: list[Tensor], once: bool = True) -> list[int]:
     """Return the inputs or outputs of a graph, after checking that they are."""
     places = integers(numbers)
     fits = all(0 <= place < len(tensors) for place in places)
     require(places and fits, where, f"some of {len(tensors)} tensors", places)
-    require(len(set(places)) == len(places), where, "each tensor once", places)
+    require(not once or len(set(places)) == len(places), where, "each tensor once", places)
     return places
 
 
@@ -132,7 +136,9 @@ def _check_operator(
     where = f"{where} ({name})"
     known_operators = f"one of the operators {', '.join(RULES)}"
     require(name in RULES or number in trusted, where, known_operators, name)
-    rule, version = RULES.get(name), model.operatorCodes[index].version
+    # What the converter wrote may have more axes, say, than the rules know to be right.
+    is_checked = number not in trusted or number in _REWRITTEN
+    rule, version = RULES.get(name) if is_checked else None, model.operatorCodes[index].version
     require(version >= 1, where, "a version of 1 or more", version)
     places, outputs = integers(operator.inputs), integers(operator.outputs)
     if rule is not None:

@@ -33,7 +33,6 @@ class Weight:
     Args:
         name: Of its tensor.
         tensor: Index of its tensor in the subgraph.
-        subgraph: Index of the subgraph.
         kind: What reads it.
         hybrid: Whether int8 weights meet float32 activations (dynamic-range quantisation).
         storage: How the file holds it.
@@ -43,7 +42,6 @@ class Weight:
 
     name: str
     tensor: int
-    subgraph: int
     kind: Kind
     hybrid: bool
     storage: Storage
@@ -91,18 +89,12 @@ def weights(model: schema.ModelT) -> list[Weight]:
             found[number, index] = Weight(
                 name=(tensor.name or b"").decode(errors="replace"),
                 tensor=index,
-                subgraph=number,
                 kind=kind,
                 hybrid=types == _HYBRID or (before is not None and before.hybrid),
                 storage=_storage(tensor, is_densified=read in densified),
                 array=_dense_values(model, tensor),
             )
     return list(found.values())
-
-
-def dense_weights(model: schema.ModelT) -> dict[int, np.ndarray]:
-    """Return the dense values of every weight by the index of its tensor, whatever its storage."""
-    return {weight.tensor: weight.array for weight in weights(model)}
 
 
 def _storage(tensor: schema.TensorT, is_densified: bool) -> Storage:

@@ -35,6 +35,15 @@ class Connection:
             for start in range(0, len(body), 2**20):
                 self._socket.sendall(body[start : start + 2**20])
 
+    def send_if_free(self, kind: bytes) -> None:
+        """Send a message without content, unless one is under way, which says as much."""
+        body = json.dumps(None).encode()
+        if self._sending.acquire(blocking=False):
+            try:
+                self._socket.sendall(_HEADER.pack(_MAGIC, kind, len(body)) + body)
+            finally:
+                self._sending.release()
+
     def receive(self, timeout: float) -> tuple[bytes, Any]:
         self._socket.settimeout(timeout)
         magic, kind, length = _HEADER.unpack(self._read(_HEADER.size))

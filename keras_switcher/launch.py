@@ -22,7 +22,7 @@ from types import FrameType
 from typing import TextIO
 
 from keras_switcher.cluster import TF_CONFIG, Cluster, to_tf_config
-from keras_switcher.workers import GRACE, LAUNCHER, WorkerLost
+from keras_switcher.workers import GRACE, LAUNCHER, LAUNCHER_FLAGS, WorkerLost
 
 # What the others are given to end by themselves when one has failed, and then after SIGTERM.
 _TO_END = GRACE + 5.0
@@ -137,6 +137,8 @@ class Launch:
     def _start(self) -> None:
         addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(self.count))
         environment = {**os.environ, LAUNCHER: str(os.getpid())}
+        if self.gpus:
+            environment[LAUNCHER_FLAGS] = f"--gpus-per-worker {len(self.gpus[0])} "
         if THREADS not in os.environ:
             # Without it each worker would take every core for itself.
             environment[THREADS] = str(max(1, cores() // self.count))

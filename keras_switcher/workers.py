@@ -36,8 +36,10 @@ from keras_switcher.runs import RunError
 
 logger = logging.getLogger(__name__)
 
-# The process id of the launcher, in the environment of its workers.
+# The process id of the launcher, in the environment of its workers; and which of its flags they are
+# to be started with again.
 LAUNCHER = "KERAS_SWITCHER_LAUNCHER"
+LAUNCHER_FLAGS = "KERAS_SWITCHER_LAUNCHER_FLAGS"
 # What TensorFlow is given to notice by itself that a worker is lost.
 GRACE = 10.0
 
@@ -136,8 +138,8 @@ def how_to_resume(path: Path, workers: Workers) -> str:
     program = sys.argv[0]
     if LAUNCHER in os.environ:
         script = f"{shlex.quote(program)} " if program.endswith(".py") else ""
-        launcher = f"python -m keras_switcher.launch --workers {workers.count}"
-        return f"Go on with: {launcher} {script}{flags}"
+        launcher = f"python -m keras_switcher.launch --workers {workers.count} "
+        return f"Go on with: {launcher}{os.environ.get(LAUNCHER_FLAGS, '')}{script}{flags}"
     if workers.count > 1:
         return f"Go on with the same command and {flags}, on every worker."
     # An installed package has no train.py.
@@ -277,7 +279,8 @@ class ConnectedWorkers(Workers):
         while not self._has_left.wait(ALIVE_EVERY):
             for connection in self._connections.values():
                 with suppress(OSError):
-                    connection.send(ALIVE)
+                    # One that is slow to take a checkpoint must not keep the others waiting.
+                    connection.send_if_free(ALIVE)
             if launcher and os.getppid() != launcher:
                 launcher = 0
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -187,10 +187,16 @@ def test_each_worker_sees_gpus_of_its_own(launched, tmp_path, monkeypatch):
     script = (
         "import os, pathlib, json\n"
         "index = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
-        "pathlib.Path(f'gpus-{index}').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
+        "from keras_switcher.workers import Workers, how_to_resume\n"
+        "workers = Workers()\n"
+        "workers.count = 2\n"
+        "advice = how_to_resume(pathlib.Path('run'), workers)\n"
+        "pathlib.Path(f'gpus-{index}').write_text(os.environ['CUDA_VISIBLE_DEVICES'] + advice)\n"
     )
     assert launched(script, gpus=[["5"], ["4"]])[0] == 0
-    assert [(tmp_path / f"gpus-{index}").read_text() for index in range(2)] == ["5", "4"]
+    told = [(tmp_path / f"gpus-{index}").read_text() for index in range(2)]
+    assert [text[0] for text in told] == ["5", "4"]
+    assert all("--workers 2 --gpus-per-worker 1 " in text for text in told)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ def fragile(tmp_path_factory):
 
 def test_a_file_that_fails_is_not_left_and_the_others_are(fragile, command, tmp_path):
     (tmp_path / "model_int8.tflite").write_bytes(b"of an earlier export")
+    (tmp_path / "export.json").write_bytes(b"of an earlier export")
     flags = ("--examples", fragile / "x.npz", "--out", tmp_path, "--no-measure")
     status, written = command(fragile / "fragile.keras", *flags)
     assert status == 1

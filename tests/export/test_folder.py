@@ -26,12 +26,29 @@ def test_only_what_is_published_stays(tmp_path):
     assert (out / "model_dense.tflite").read_bytes() == b"good"
 
 
+def test_files_that_are_no_export_s_are_not_lost(tmp_path):
+    (tmp_path / "model_mobilenet_v2.tflite").write_text("another's")
+    with exclusive(tmp_path) as scratch:
+        write(scratch / "export.json", b"{}")
+        publish(tmp_path, scratch, ["export.json"])
+    assert names(tmp_path) == ["export.json", "model_mobilenet_v2.tflite"]
+    (tmp_path / "export.json").unlink()
+    (tmp_path / "model_card.md").write_text("another's")
+    with (
+        pytest.raises(ExportError, match="where model_card.md would be lost: choose another --out"),
+        exclusive(tmp_path),
+    ):
+        pass
+    assert (tmp_path / "model_card.md").read_text() == "another's"
+
+
 def test_a_failure_leaves_what_was_there(tmp_path):
     (tmp_path / "model_dense.tflite").write_bytes(b"earlier")
+    (tmp_path / "export.json").write_bytes(b"{}")
     with pytest.raises(RuntimeError), exclusive(tmp_path) as scratch:
         write(scratch / "model_dense.tflite", b"new")
         raise RuntimeError("converting failed")
-    assert names(tmp_path) == ["model_dense.tflite"]
+    assert names(tmp_path) == ["export.json", "model_dense.tflite"]
     assert (tmp_path / "model_dense.tflite").read_bytes() == b"earlier"
 
 
@@ -42,12 +59,14 @@ def test_a_failure_leaves_no_folder_that_was_not_there(tmp_path):
 
 
 def test_stale_files_of_an_earlier_export_go_and_others_stay(tmp_path):
-    for name in ("model_float16.tflite", "export.png", "notes.txt", "mine.tflite"):
+    for name in ("model_float16.tflite", "export.png", "export.json", "notes.txt", "mine.tflite"):
         (tmp_path / name).write_text("earlier")
     with exclusive(tmp_path) as scratch:
         write(scratch / "model_dense.tflite", b"new")
-        publish(tmp_path, scratch, ["model_dense.tflite"])
-    assert names(tmp_path) == ["mine.tflite", "model_dense.tflite", "notes.txt"]
+        write(scratch / "export.json", b"new")
+        publish(tmp_path, scratch, ["model_dense.tflite", "export.json"])
+    assert names(tmp_path) == ["export.json", "mine.tflite", "model_dense.tflite", "notes.txt"]
+    assert (tmp_path / "export.json").read_bytes() == b"new"
 
 
 def test_what_a_killed_export_left_is_removed(tmp_path):

@@ -10,7 +10,7 @@ from export.errors import ExportError
 from export.flatbuffer import builtin, read, write
 from export.sparsify import store
 from export.validate import validate
-from export.weights import dense_weights, weights
+from export.weights import weights
 
 FLOAT = [Storage.CSR, Storage.BLOCK4, Storage.DENSIFY]
 
@@ -36,8 +36,8 @@ def check_float(array, storage):
         # Rounding grows with what is summed, not with the sum.
         size = np.abs(image) @ np.abs(array).T + np.abs(bias)
         assert np.all(np.abs(actual - exact) <= 1e-5 * size)
-    ((_, decoded),) = dense_weights(read(sparse)).items()
-    np.testing.assert_array_equal(decoded, array)
+    (weight,) = weights(read(sparse))
+    np.testing.assert_array_equal(weight.array, array)
     return sparse
 
 

@@ -9,7 +9,7 @@ from export.weights import Weight
 
 
 def weight(array, kind="fully_connected", hybrid=False):
-    return Weight("kernel", 7, 0, kind, hybrid, Storage.DENSE, array)
+    return Weight("kernel", 7, kind, hybrid, Storage.DENSE, array)
 
 
 def random(sparsity, shape=(64, 128), block=1, dtype="float32", seed=0):

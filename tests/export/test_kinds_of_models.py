@@ -1,0 +1,168 @@
+"""Models of one's own, of many kinds, by the whole command."""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from export.command import main
+from export.exporting import export
+from export.options import ExportOptions
+
+
+def bytes_as_input():
+    given = keras.Input((6, 6, 1), dtype="uint8", name="image")
+    x = layers.Flatten()(layers.Rescaling(1 / 255)(given))
+    return keras.Model(given, layers.Dense(4)(layers.Dense(16, "relu")(x)))
+
+
+def dictionary_of_inputs():
+    # Not in the order of the alphabet.
+    given = {"image": keras.Input((6,), name="image"), "age": keras.Input((2,), name="age")}
+    x = layers.Concatenate()([layers.Dense(8, "relu")(given["image"]), given["age"]])
+    return keras.Model(given, layers.Dense(3)(x))
+
+
+def embedding():
+    given = keras.Input((4,), dtype="int32", name="words")
+    x = layers.Flatten()(layers.Embedding(9, 5)(given))
+    return keras.Model(given, layers.Dense(3)(layers.Dense(8, "relu")(x)))
+
+
+def convolution_in_three_dimensions():
+    given = keras.Input((4, 6, 6, 1), name="film")
+    x = layers.BatchNormalization()(layers.Conv3D(3, 3, padding="same")(given))
+    x = layers.Flatten()(x)
+    return keras.Model(given, layers.Dense(3)(x))
+
+
+def groups():
+    given = keras.Input((6, 6, 4), name="image")
+    x = layers.Flatten()(layers.GroupNormalization(2)(given))
+    return keras.Model(given, layers.Dense(3)(x))
+
+
+def one_output_twice():
+    given = keras.Input((6,), name="x")
+    y = layers.Dense(3)(given)
+    return keras.Model(given, [y, y])
+
+
+def probabilities_of_large_logits():
+    given = keras.Input((12, 12, 1), name="image")
+    x = layers.Flatten()(layers.Conv2D(16, 3, activation="relu")(given))
+    return keras.Model(given, layers.Dense(10, "softmax")(layers.Dense(64, "relu")(x)))
+
+
+def a_number():
+    given = keras.Input((6,), name="x")
+    return keras.Model(given, layers.Dense(1)(layers.Dense(8, "relu")(given)))
+
+
+def few_live_inputs():
+    """For which the converter's own sparsity takes blocks of 4 in rows of 30."""
+    model = keras.Sequential([keras.Input((48,)), layers.Dense(40, "relu"), layers.Dense(4)])
+    kernel = model.layers[0].kernel
+    on = np.ones((48, 40), "float32")
+    on[:18] = 0
+    on[18:, 4:] = np.random.default_rng(0).random((30, 36)) < 0.1
+    kernel.assign(kernel * on)
+    return model
+
+
+KINDS = (
+    bytes_as_input,
+    dictionary_of_inputs,
+    embedding,
+    convolution_in_three_dimensions,
+    groups,
+    one_output_twice,
+    probabilities_of_large_logits,
+    a_number,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS, ids=[kind.__name__ for kind in KINDS])
+def test_every_file_of_it_is_proven(kind, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = kind()
+    model.save(tmp_path / "mine.keras")
+    content = export(ExportOptions(tmp_path / "mine.keras", measure=False))
+    assert [entry["problems"] for entry in content["artifacts"]] == [[]] * 4
+    card = (tmp_path / "mine-export" / "model_card.md").read_text()
+    for tensor in model.inputs:
+        assert f"Input `{tensor.name}`: {tensor.dtype}, (1, " in card
+    # Names of classes are a classifier's alone.
+    is_classifier = len(model.outputs) == 1 and model.outputs[0].shape[1] > 1
+    assert ("labels.txt" in card) is is_classifier
+    file = tmp_path / "mine-export" / "model_sparse.tflite"
+    assert zipfile.is_zipfile(file) is is_classifier
+
+
+@pytest.mark.slow
+def test_what_fails_beside_the_files_takes_nothing_from_them(tmp_path, caplog, monkeypatch):
+    keras.utils.set_random_seed(0)
+    few_live_inputs().save(tmp_path / "mine.keras")
+    options = ExportOptions(tmp_path / "mine.keras", threads=(2,))
+    content = export(options)
+    assert all(entry["latency_us"] for entry in content["artifacts"])
+    assert content["threads"] == 2
+    assert "2 threads, with XNNPACK" in (tmp_path / "mine-export" / "model_card.md").read_text()
+
+    def broken(*_):
+        raise ValueError("no such blocks")
+
+    monkeypatch.setattr("export.exporting.experimental_sparsity", broken)
+    options = ExportOptions(tmp_path / "mine.keras", threads=(1,), timeout=0.001)
+    monkeypatch.setattr("export.exporting._verdict", lambda *_: content_verdict())
+    content = export(options)
+    assert "EXPERIMENTAL_SPARSITY failed: no such blocks" in caplog.text
+    assert "could not be measured" in caplog.text
+    assert [entry["latency_us"] for entry in content["artifacts"]] == [None] * 4
+    files = {path.name for path in (tmp_path / "mine-export").iterdir()}
+    assert "model_sparse.tflite" in files and "export.png" not in files
+    saved = json.loads((tmp_path / "mine-export" / "export.json").read_text())
+    assert saved["peers"] == []
+
+
+def content_verdict():
+    from export.verify import Verdict
+
+    return Verdict(4, 0.0, 1.0, None, ())
+
+
+def said_by(capsys, *flags):
+    capsys.readouterr()
+    assert main([str(flag) for flag in flags]) == 1
+    written = "".join(capsys.readouterr())
+    assert "Traceback" not in written
+    return " ".join(written.split())
+
+
+def test_inputs_and_examples_that_do_not_do_are_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    given = keras.Input((6,), dtype="float64", name="x")
+    keras.Model(given, layers.Dense(3)(given)).save(tmp_path / "double.keras")
+    said = said_by(capsys, tmp_path / "double.keras")
+    assert "Expected inputs of the types float32, uint8" in said
+    assert "Received: 'x' of float64" in said
+
+    a_number().save(tmp_path / "mine.keras")
+    np.save(tmp_path / "x.npy", np.zeros((3, 6)))
+    said = said_by(capsys, tmp_path / "mine.keras", "--examples", tmp_path / "x.npy")
+    assert "Expected the examples in an .npz file" in said
+    assert "x.npy, one array of shape (3, 6)" in said
+
+
+def test_large_inputs_are_made_up_in_small_numbers():
+    from export.source import made_examples
+
+    model = keras.Sequential([keras.Input((512, 512, 3), name="image"), layers.Flatten()])
+    (images,) = made_examples(model).test.values()
+    assert images.shape == (10, 512, 512, 3)
+    small = keras.Sequential([keras.Input((28, 28, 1), name="image"), layers.Flatten()])
+    assert len(made_examples(small).test["image"]) == 200
