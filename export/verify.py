@@ -12,8 +12,8 @@ from .convert import Precision
 from .source import Examples
 
 # A float file adds the same numbers in another order: as a share of the largest output, and as a
-# multiple of what rounding makes of the Keras model's own outputs.
-_FLOAT, _ROUNDINGS = 1e-5, 16
+# multiple of what rounding makes of the Keras model's own outputs, up to a larger share.
+_FLOAT, _ROUNDINGS, _MOST = 1e-5, 16, 1e-3
 # How far float16 and int8 may be from the model where there are no labels to count with, as a
 # share of the largest output.
 _ROUNDED = {Precision.FLOAT16: 0.01, Precision.DYNAMIC: 0.1, Precision.INT8: 0.2}
@@ -43,9 +43,10 @@ class Reference:
 
         With outputs of 100 and more, one step of float32 is 1e-5 already. Or 16 times what rounding
         makes of the model's own outputs, where that is more, as with a softmax of large logits: a
-        runtime adds one by one what Keras adds in blocks.
+        runtime adds one by one what Keras adds in blocks. Never more than 1e-3 of the largest.
         """
-        return max(_FLOAT * max(1.0, self.largest), _ROUNDINGS * self.rounding)
+        own = min(_ROUNDINGS * self.rounding, _MOST * self.largest)
+        return max(_FLOAT * max(1.0, self.largest), own)
 
     @property
     def largest(self) -> float:
