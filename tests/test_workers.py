@@ -14,7 +14,6 @@ from command import ROOT
 from keras_switcher import workers as workers_module
 from keras_switcher.checks import ConfigError
 from keras_switcher.cluster import Cluster
-from keras_switcher.connection import ALIVE, DATA, Connection
 from keras_switcher.launch import free_ports
 from keras_switcher.meeting import joined
 from keras_switcher.runs import RunError
@@ -361,32 +360,6 @@ def test_silence_of_a_worker_is_noticed_in_time(monkeypatch):
     finally:
         other.process.kill()
         other.end()
-
-
-def test_a_worker_that_takes_long_to_receive_keeps_no_other_waiting():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        here = socket.create_connection(server.getsockname())
-        there, _ = server.accept()
-    sender, receiver = Connection(here), FakeConnection(there)
-    with ThreadPoolExecutor(1) as pool:
-        content = bytes(2**24)  # more than a socket holds
-        sending = pool.submit(sender.send, DATA, content)
-        receiver.wait_for_some()
-        sender.send_if_free(ALIVE)  # else this would wait for ever
-        assert not sending.done()
-        assert receiver.receive(60.0) == (DATA, content)
-        sending.result(timeout=60)
-        sender.send_if_free(ALIVE)
-        assert receiver.receive(60.0) == (ALIVE, None)
-    sender.close()
-    receiver.close()
-
-
-class FakeConnection(Connection):
-    """One that can wait until something has come, without taking it."""
-
-    def wait_for_some(self):
-        assert self._socket.recv(1, socket.MSG_PEEK)
 
 
 def test_worker_whose_main_thread_hangs_is_ended_with_a_message():
