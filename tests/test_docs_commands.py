@@ -139,8 +139,12 @@ def test_commands_are_understood(command, monkeypatch):
         make(words)
     elif program == "benchmarks/arm_check.sh":
         assert (ROOT / program).stat().st_mode & 0o100
+    elif program == "pip":
+        assert words == ["install", "path/to/this/checkout"]
     elif program == "keras-switcher-launch":
         launched(words)
+    elif program == "keras-switcher-export":
+        exported(words)
     else:
         assert program == "python"
         if words[0].startswith("benchmarks/"):
