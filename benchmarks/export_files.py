@@ -115,7 +115,8 @@ def main() -> None:
             here / "comparison", args.dataset or "mnist5k", args.seed
         )
         cells = sorted(comparison.glob(f"cells/*-seed{args.seed}"))
-        kept = [cell for cell in cells if (cell / MODEL_FILE).exists() and is_whole(cell)]
+        ended = [cell for cell in cells if (cell / RESULT_FILE).exists()]
+        kept = [cell for cell in ended if (cell / MODEL_FILE).exists() and is_whole(cell)]
         if not kept:
             raise SystemExit(
                 "Expected a comparison whose networks were kept by --keep-models. "

@@ -18,7 +18,8 @@ from typing import Any
 
 from step_time import block_seconds
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 EXAMPLES = 20_000
 

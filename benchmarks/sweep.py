@@ -2,7 +2,8 @@
 
 The test examples are left alone unless `--test` asks for them: choose by the validation accuracy,
 then read the test accuracy of the choice, once. A sweep that was stopped goes on: combinations
-that are in the file already are not trained again.
+that are in the file already are not trained again. What all of them share stands in a YAML file
+beside it, and with other flags the sweep is refused.
 
     python benchmarks/sweep.py --model lenet300 --dataset mnist --epochs 20 \
         --vary target_sparsity=0.9,0.95 --vary seed=0,1,2 --out sweep.csv
@@ -17,7 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import yaml
@@ -25,12 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_switcher.batches import evaluation_batches, training_batches
-from keras_switcher.config import Config, from_values, to_values, validate
+from keras_switcher.config import Config, from_values, influences, to_values, validate
 from keras_switcher.data import ImageData, load
 from keras_switcher.fitting import execution
 from keras_switcher.flags import resolve
 from keras_switcher.metrics import layer_table
 from keras_switcher.networks import dense_model, new_start, switched_model
+from keras_switcher.plan_folder import read_plan, write_plan
 
 
 def combinations(varied: list[str]) -> list[dict[str, Any]]:
@@ -43,6 +46,27 @@ def combinations(varied: list[str]) -> list[dict[str, Any]]:
         names.append(name.replace("-", "_"))
         values.append([yaml.safe_load(value) for value in listed.split(",")])
     return [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+
+def plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options as YAML reads them again."""
+    return {n: list(value) if isinstance(value, tuple) else value for n, value in options.items()}
+
+
+def check_shared(out: Path, shared: dict[str, Any]) -> None:
+    """See that a file of results, if there is one, is of this sweep; say so beside a new one."""
+    beside = out.with_suffix(".yaml")
+    if not out.absolute().parent.is_dir():
+        raise SystemExit(f"Expected --out in a folder that exists. Received: {out}")
+    if out.exists():
+        earlier = read_plan(beside) if beside.exists() else {}
+        changed = [name for name in {**earlier, **shared} if earlier.get(name) != shared.get(name)]
+        if changed:
+            raise SystemExit(
+                f"Expected the options of the sweep in {out}. Received: others, or unknown ones "
+                f"({', '.join(changed)}). Choose another --out."
+            )
+    write_plan(beside, shared)
 
 
 def train(config: Config, data: ImageData, network: str, with_test: bool) -> dict[str, Any]:
@@ -126,6 +150,9 @@ def main() -> None:
             rows = list(csv.DictReader(file))
     varied = combinations(args.vary)
     names = list(varied[0])
+    common = influences(validate(resolve(flags)))
+    shared = {name: value for name, value in common.items() if name not in names}
+    check_shared(args.out, {"varied": names, "with_test": args.test, **plain(shared)})
     loaded: dict[Any, ImageData] = {}
     for chosen, network in itertools.product(varied, args.networks):
         values = {key: str(value) for key, value in chosen.items()} | {"network": network}

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import TextIO
 
 from keras_switcher.cluster import TF_CONFIG, Cluster, to_tf_config
+from keras_switcher.signals import stopping
 from keras_switcher.workers import GRACE, LAUNCHER, LAUNCHER_FLAGS, WorkerLost
 
 # What the others are given to end by themselves when one has failed, and then after SIGTERM.
@@ -117,9 +118,7 @@ class Launch:
 
     def run(self) -> int:
         """Run the workers to their end; return the exit status."""
-        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        for number in before:
-            signal.signal(number, self._forward)
+        before = {number: signal.signal(number, self._forward) for number in stopping()}
         try:
             self._start()
             return self._wait()
@@ -179,7 +178,6 @@ class Launch:
                 print(f"[{worker.index}] {line}", end="", file=self.output, flush=True)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        # A terminal that closes is as good as a request to stop.
         self._signal = signal.SIGTERM if number == signal.SIGHUP else number
         for worker in self._workers:
             worker.process.send_signal(self._signal)

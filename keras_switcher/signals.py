@@ -20,6 +20,17 @@ class Interrupted(RunError):
         self.exit_status = 128 + signal_number
 
 
+def stopping() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask a command to stop, and the processes that it has started.
+
+    A terminal that closes is as good as a request to stop, unless `nohup` has this process ignore
+    it.
+    """
+    asked = (signal.SIGINT, signal.SIGTERM)
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return asked if is_ignored else (*asked, signal.SIGHUP)
+
+
 class StopSignals:
     """Turns the two signals into `Interrupted`: at once, or while a `fit` lasts, between batches.
 

@@ -14,12 +14,23 @@ from unittest import mock
 import pytest
 import yaml
 from command import ROOT, SMALL, Process, offline
+from rich.console import Console
 
 from keras_switcher.callbacks import Diverged
+from keras_switcher.checks import ConfigError
 from keras_switcher.compare.arguments import checked_plan
-from keras_switcher.compare.cell import _commit, _reason, forget_peak, peak_mib
+from keras_switcher.compare.cell import (
+    _commit,
+    _reason,
+    _versions,
+    forget_peak,
+    peak_mib,
+    train_cell,
+)
 from keras_switcher.compare.command import _check_data, main
 from keras_switcher.compare.pool import Pool
+from keras_switcher.runs import RunError
+from keras_switcher.signals import StopSignals
 
 # A method of a user's own: quick, and it leaves a trace of each training.
 OWN = """
@@ -164,6 +175,51 @@ def test_the_commit_of_a_checkout_is_known_and_whether_it_has_changes(tmp_path):
     assert _commit(tmp_path) == f"{clean}-dirty"
 
 
+def test_a_cell_that_goes_on_by_another_version_names_both(tmp_path, monkeypatch):
+    names = iter(["one", "two", "two", "three"])
+    monkeypatch.setattr("keras_switcher.compare.cell._version", lambda: next(names))
+    assert _versions(tmp_path) == ["one"]
+    (tmp_path / "checkpoints").mkdir()
+    assert _versions(tmp_path) == _versions(tmp_path) == ["one", "two"]
+    (tmp_path / "checkpoints").rmdir()
+    # From the beginning.
+    assert _versions(tmp_path) == ["three"]
+
+
+def test_a_cell_trains_on_the_data_of_the_comparison_or_not_at_all(tmp_path, monkeypatch):
+    flags = [*SMALL, "--out", str(tmp_path / "out"), "--methods", "dense", "--seeds", "1"]
+    _, plan = checked_plan(flags)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "keras_switcher.compare.pool.subprocess.Popen",
+            lambda *a, **k: mock.Mock(poll=lambda: 1),
+        )
+        # As if these had been there when it began.
+        Pool(plan, tmp_path / "out", "tfds mnist", 1, 1, lambda cell, reason: None).run()
+    with pytest.raises(RunError, match="the data of the comparison: tfds mnist"):
+        train_cell(tmp_path / "out" / "cells" / "dense-seed0", StopSignals(), Console(quiet=True))
+
+
+def test_a_method_without_a_target_can_not_need_the_results_of_one_with(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        OWN.replace('needs = ("dense",)', 'needs = ("switcher",)\n    is_sparse = False').replace(
+            'register("own")', 'register("no-target")'
+        )
+    )
+    flags = [*SMALL, "--out", str(tmp_path / "out"), "--load", str(own)]
+    with pytest.raises(ConfigError, match=r"needs the results of 'switcher'.*'no-target'"):
+        checked_plan([*flags, "--methods", "no-target"])
+
+
+def test_the_dropout_of_a_file_is_no_option_of_a_method(tmp_path):
+    (tmp_path / "net.keras").touch()
+    flags = [*SMALL, "--out", str(tmp_path / "out"), "--methods", "dense", "dense:dropout=0.5"]
+    assert len(checked_plan(flags)[1].variants) == 2
+    with pytest.raises(ConfigError, match=r"Expected no dropout.*dense:dropout=0.5"):
+        checked_plan([*flags, "--init-from", str(tmp_path / "net.keras")])
+
+
 def test_a_method_that_diverged_is_named(tmp_path):
     for method, advised in (
         ("l0", "--methods l0:learning_rate=0.0005,"),
@@ -214,7 +270,7 @@ def test_a_cell_that_began_by_other_code_begins_anew(tmp_path, monkeypatch):
 
     def start():
         _, plan = checked_plan([*flags, "--seeds", "1"])
-        Pool(plan, tmp_path / "out", 1, 1, lambda cell, reason: None).run()
+        Pool(plan, tmp_path / "out", "made", 1, 1, lambda cell, reason: None).run()
 
     start()
     checkpoints.mkdir()

@@ -190,6 +190,14 @@ def test_every_ablation_changes_something_that_exists():
             assert changed or name in ("free", "magnitude-switcher"), name
 
 
+def test_an_ablation_that_does_not_go_with_the_flags_is_left_out_and_named(caplog):
+    config = from_values({"model": "lenet300", "settle": 0.75, "warmup": 0.05})
+    assert ablated(["warmup"], config) == [
+        *("switcher", "switcher:warmup=0.0", "switcher:warmup=0.1", "switcher:warmup=0.2")
+    ]
+    assert "Without switcher:warmup=0.3." in caplog.text
+
+
 def test_ablations_are_chosen_by_part_and_a_wrong_part_names_the_right_ones():
     config = Config()
     assert ablated(["gate"], config) == ["switcher", "switcher:gate=relu_tanh"]

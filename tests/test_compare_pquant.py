@@ -38,6 +38,14 @@ def test_a_layer_with_a_constraint_is_refused(tmp_path):
         registry.get("pquant-dst")().check(config, Start(network, True, None))
 
 
+def test_a_dense_layer_inside_a_model_of_the_network_is_refused(tmp_path):
+    config = work(tmp_path).config
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)], name="inner")
+    network = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(2)])
+    with pytest.raises(RunError, match=r"layers of the network itself.*'inner/"):
+        registry.get("pquant-dst")().check(config, Start(network, True, None))
+
+
 def test_a_normalisation_computes_as_it_did():
     network = normalised()
     copy, _ = _with_layers_of_pquant(network, pquant.dst_config())

@@ -154,6 +154,16 @@ def test_the_page_counts_the_seeds_of_earlier_commands_and_names_several_version
     assert "by keras_switcher 0.1.0; by keras_switcher 0.2.0" in html
 
 
+def test_the_page_says_that_networks_were_trained_on_several_processors(comparison):
+    chosen, _, found, _ = comparison
+    here, there = (
+        {**result("dense", None, seed, 0.98), "processor": f"Make {seed}"} for seed in (7, 8)
+    )
+    assert "Of several" not in page(chosen, grouped([*found, here]))
+    html = page(chosen, grouped([*found, here, there]))
+    assert "Of several processors" in html and "by Make 7; by Make 8" in html
+
+
 def test_two_methods_without_a_target_are_told_apart_in_the_picture():
     groups = grouped(
         [result(name, None, 0, 0.9) for name in ("dense", "dense:dropout=0.0")]

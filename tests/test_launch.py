@@ -12,6 +12,7 @@ from command import ROOT
 
 from keras_switcher import launch
 from keras_switcher.launch import Launch, command_of, free_ports, shared_gpus
+from keras_switcher.signals import stopping
 
 # Neither needs TensorFlow: any script can be launched.
 TELLS = """
@@ -149,6 +150,8 @@ sys.exit(128 + got[0])
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # The tests themselves may be run by nohup.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     lines = []
     # The chief writes by itself: its line may be cut by another one.
@@ -164,6 +167,16 @@ sys.exit(128 + got[0])
     assert process.returncode == 128 + sent, lines
     assert len(re.findall(rf"got {int(sent)}(?! \d)", "".join(lines))) == 3, lines
     assert not any("was killed" in line or "ended with" in line for line in lines)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_terminal_that_closes_stops_what_it_started_unless_nohup_did(handler):
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        assert (signal.SIGHUP in stopping()) == (handler is signal.SIG_DFL)
+        assert {signal.SIGINT, signal.SIGTERM} < {*stopping(), None}
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_flags_alone_are_those_of_the_training():

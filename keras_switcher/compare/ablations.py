@@ -1,8 +1,12 @@
 """What `--ablations` compares: the method with one of its parts changed at a time."""
 
+import logging
+
 from keras_switcher.checks import ConfigError, nearest
 from keras_switcher.compare.plan import Variant
-from keras_switcher.config import Config, to_values
+from keras_switcher.config import Config, from_values, to_values, validate
+
+logger = logging.getLogger(__name__)
 
 REFERENCE = "switcher"
 
@@ -72,5 +76,14 @@ def ablated(parts: list[str], config: Config) -> list[str]:
             return False  # It has no network.
         return variant.method != REFERENCE or bool(changed)
 
+    def fits(name: str) -> bool:
+        own = dict(Variant.parse(name).options)
+        try:
+            validate(from_values({**values, **own}))
+        except ConfigError as error:
+            logger.warning("Without %s. %s", name, error)
+            return False
+        return True
+
     names = (name for part in parts or ABLATIONS for name in ABLATIONS[part])
-    return [REFERENCE, *filter(differs, names)]
+    return [REFERENCE, *(name for name in names if differs(name) and fits(name))]

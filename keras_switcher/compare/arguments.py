@@ -161,6 +161,12 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
             for text, variant in given.items()
         )
     )
+    for variant in variants:
+        if config.network.init_from is not None and "dropout" in dict(variant.options):
+            raise ConfigError(
+                "Expected no dropout among the options of a method with --init-from, whose network "
+                f"has its own. Received: {variant}"
+            )
     facts: dict[str, Any] = {"threads": options.threads}
     if config.network.init_from is not None and Path(config.network.init_from).is_file():
         facts["init_from_digest"] = file_digest(config.network.init_from)
@@ -202,6 +208,11 @@ def _check_method(name: str, needed_by: tuple[str, ...] = ()) -> None:
         raise ConfigError(f"{error}{wanted}") from None
     for other in needs:
         _check_method(other, (*needed_by, name))
+        if registry.get(other).is_sparse and not registry.get(name).is_sparse:
+            raise ConfigError(
+                f"Expected a method that aims at a sparsity, as it needs the results of {other!r}, "
+                f"which does. Received: {name!r}, whose is_sparse is False"
+            )
 
 
 def checked_plan(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:

@@ -33,6 +33,7 @@ from keras_switcher.training import load_data
 
 CELL_FILE = "cell.json"
 FEATURES = "features"
+_VERSIONS_FILE = "versions.json"
 
 
 def load_methods(paths: list[str]) -> None:
@@ -80,8 +81,14 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
     from keras_switcher.networks import new_start
 
     method = registry.get(order["method"])()
+    versions = _versions(folder)
     with execution(config) as scope, scope():
         images = data = load_data(config)
+        if images.source != order["source"]:
+            raise RunError(
+                f"Expected the data of the comparison: {order['source']}. Received: "
+                f"{images.source}. Are the folder of the data and the network still there?"
+            )
         if config.network.freeze_trunk:
             cache = folder.parent.parent / FEATURES
             cache.mkdir(exist_ok=True)
@@ -106,12 +113,26 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
         "dataset_source": images.source,
         "peak_mib": peak_mib(),
         "threads": os.environ.get("TF_NUM_INTRAOP_THREADS"),
-        "versions": _versions(),
+        "versions": "; ".join(versions),
         "processor": _processor(),
     }
 
 
-def _versions() -> str:
+def _versions(folder: Path) -> list[str]:
+    """Return by which versions the cell in a folder is trained: several, if it goes on by others.
+
+    They are those when its process starts, whatever becomes of the checkout while it trains.
+    """
+    path = folder / _VERSIONS_FILE
+    goes_on = path.exists() and (folder / CHECKPOINTS).exists()
+    before = json.loads(path.read_text(encoding="utf-8")) if goes_on else []
+    versions = list(dict.fromkeys([*before, _version()]))
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(versions) + "\n", encoding="utf-8")
+    return versions
+
+
+def _version() -> str:
     import keras
     import tensorflow as tf
 

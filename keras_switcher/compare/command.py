@@ -160,7 +160,7 @@ def _compare(flags: Sequence[str], console: Console) -> int:
             )
 
         try:
-            failed = Pool(plan, folder, options.processes, options.threads, show).run()
+            failed = Pool(plan, folder, source, options.processes, options.threads, show).run()
         finally:
             _write(plan, folder, with_pages=True)
         if finished(folder):

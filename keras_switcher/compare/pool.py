@@ -19,7 +19,7 @@ from keras_switcher.config import Config, influences, to_values
 from keras_switcher.initial import file_digest
 from keras_switcher.launch import THREADS
 from keras_switcher.runs import CHECKPOINTS, RunFolder, replacing
-from keras_switcher.signals import Interrupted
+from keras_switcher.signals import Interrupted, stopping
 
 _TO_END = 30.0
 _OTHER_THREADS = ("TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
@@ -33,6 +33,7 @@ class Pool:
     Args:
         plan: The comparison.
         folder: Its folder.
+        source: Where its data come from.
         processes: How many cells are trained at a time.
         threads: Threads of TensorFlow in each.
         ended: Called with a cell, and with why it failed if it did, whenever one has ended.
@@ -42,12 +43,14 @@ class Pool:
         self,
         plan: Plan,
         folder: Path,
+        source: str,
         processes: int,
         threads: int,
         ended: Callable[[Cell, str | None], None],
     ):
         self.plan = plan
         self.folder = folder
+        self.source = source
         self.processes = processes
         self.threads = threads
         self.ended = ended
@@ -112,6 +115,7 @@ class Pool:
             "code": [file_digest(path) for path in self.plan.load if Path(path).is_file()],
             "keeps_models": self.plan.keeps_models,
             "config": to_values(cell.config(self.plan.config), only_saved=True),
+            "source": self.source,
             "found": {
                 needed.variant.method: read_result(cell_folder(self.folder, needed))
                 for needed in self.plan.needed(cell)
@@ -123,6 +127,8 @@ class Pool:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(order, indent=2) + "\n", encoding="utf-8")
         environment = {
+            # Else the first of those that share a GPU takes all of its memory.
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             **os.environ,
             **dict.fromkeys((THREADS, *_OTHER_THREADS), str(self.threads)),
         }
@@ -175,8 +181,7 @@ class Pool:
                     process.kill()
             self._signal = signal.SIGTERM if number == signal.SIGHUP else number
 
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, note) for number in numbers}
+        before = {number: signal.signal(number, note) for number in stopping()}
         try:
             yield
         finally:

@@ -60,12 +60,14 @@ def page(plan: Plan, groups: Sequence[Group]) -> str:
             f"{counted(missing, 'network')} of {len(plan.cells())} missing: under way, stopped or "
             "failed.</p>\n"
         )
-    versions = {str(r["versions"]) for g in groups for r in g.results if "versions" in r}
-    if len(versions) > 1:
-        notice += (
-            '<p class="notice" role="note"><strong>Of several versions.</strong> The networks were '
-            f"trained by {escape('; by '.join(sorted(versions)))}.</p>\n"
-        )
+    for fact, kind in (("versions", "versions"), ("processor", "processors")):
+        several = sorted({str(r[fact]) for g in groups for r in g.results if fact in r})
+        if len(several) > 1:
+            # Other sums, in another order: the same seed may end with other digits.
+            notice += (
+                f'<p class="notice" role="note"><strong>Of several {kind}.</strong> The networks '
+                f"were trained by {escape('; by '.join(several))}.</p>\n"
+            )
     first = str(plan.variants[0])
     reference = escape(next((g.title for g in groups if g.method == first), first))
     alt = (

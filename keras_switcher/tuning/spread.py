@@ -16,6 +16,7 @@ from typing import TextIO
 from keras_switcher.checks import ConfigError
 from keras_switcher.cluster import without_proxy
 from keras_switcher.launch import THREADS, cores, free_ports
+from keras_switcher.signals import stopping
 
 # What Keras Tuner reads.
 _ID, _IP, _PORT = "KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
@@ -139,9 +140,7 @@ class Spread:
 
     def run(self) -> int:
         """Run the processes to their end; return the exit status."""
-        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        for number in before:
-            signal.signal(number, self._forward)
+        before = {number: signal.signal(number, self._forward) for number in stopping()}
         try:
             return self._run()
         finally:
@@ -151,6 +150,8 @@ class Spread:
 
     def _run(self) -> int:
         self._environment = {
+            # Else the first of those that share a GPU takes all of its memory.
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             **os.environ,
             _IP: "127.0.0.1",
             _PORT: str(free_ports(1)[0]),
@@ -210,7 +211,6 @@ class Spread:
             self._processes[name].send_signal(self._signal)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        # A terminal that closes is as good as a request to stop.
         self._signal = signal.SIGTERM if number == signal.SIGHUP else number
         for process in list(self._processes.values()):
             process.send_signal(self._signal)

@@ -20,7 +20,7 @@ from keras_switcher.compare.method import (
 )
 from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.config import Config
-from keras_switcher.copying import set_weights_like
+from keras_switcher.copying import set_weights_like, walk
 from keras_switcher.networks import Start, compiled_dense
 from keras_switcher.objective import choose_on
 from keras_switcher.runs import RunError
@@ -48,10 +48,16 @@ class _Pquant(Method):
             raise RunError(
                 "Expected a --sparsity above 0: PQuantML has nothing to prune. Received: 0"
             )
-        for layer in start.learned.layers:
-            if isinstance(layer, keras.layers.Dense) and (
-                layer.kernel_constraint or layer.bias_constraint
-            ):
+        for path, layer in walk(start.learned):
+            if not isinstance(layer, keras.layers.Dense):
+                continue
+            if layer not in start.learned.layers:
+                raise RunError(
+                    "Expected all dense layers to be layers of the network itself, as PQuantML "
+                    f"has it. Received: '{path}', in a layer or a model inside it. Leave pquant-* "
+                    "out of --methods."
+                )
+            if layer.kernel_constraint or layer.bias_constraint:
                 raise RunError(
                     "Expected dense layers without constraints, which PQuantML's do not have. "
                     f"Received: '{layer.name}'. Leave pquant-* out of --methods."
