@@ -5,8 +5,6 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-
 # The classes must be known to Keras before a saved model is loaded, so all is imported at once.
 # Only `train.py` asks for less: it answers --help and wrong flags before TensorFlow loads. And the
 # launcher, which needs nothing of it: its workers do. The search and the comparison do as
@@ -24,6 +22,17 @@ _flags_first = (
         for name in sys.orig_argv[1:2]
     )
 )
+if _flags_first:
+    # A command: nothing else in its process has a say in it.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+_backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+if "keras" in sys.modules:
+    _backend = sys.modules["keras"].config.backend()
+if _backend != "tensorflow":
+    raise ImportError(
+        "Expected the TensorFlow backend of Keras, as the training step is TensorFlow's. Received: "
+        f"{_backend}. Set KERAS_BACKEND=tensorflow before Keras is imported."
+    )
 if TYPE_CHECKING or not _flags_first:
     from keras_switcher import models
     from keras_switcher.alternation import Alternation

@@ -251,6 +251,13 @@ class Run:
     """Log more, and show the traceback of an error."""
 
 
+OF_SWITCHING = frozenset(
+    {*vars(Switching()), *vars(AlternationOptions())}
+    | {"switcher_optimizer", "switcher_learning_rate", "multiplier_rate", "rate_exponent"}
+)
+"""Options that say how a network is switched, by name."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that a training run depends on.
@@ -266,6 +273,9 @@ class Config:
     optimisation: Optimisation = dataclasses.field(default_factory=Optimisation)
     execution: Execution = dataclasses.field(default_factory=Execution)
     run: Run = dataclasses.field(default_factory=Run)
+
+
+_PATHS = ("init_from", "data_dir", "config", "run_dir")
 
 
 def _fields() -> list[tuple[str, dataclasses.Field[Any]]]:
@@ -345,6 +355,8 @@ def from_values(values: Mapping[str, Any], source: str = "the configuration") ->
 def _from_yaml(name: str, value: Any) -> Any:
     """Return a value as its option holds it: YAML has no tuples, and reads 1e-3 as text."""
     default = to_values(Config())[name]
+    if name in _PATHS and isinstance(value, str) and value.lower() != "none":
+        return os.path.expanduser(value)
     if isinstance(default, tuple) and value is not None:
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if isinstance(value, str) and value.lower() == "none":
@@ -386,7 +398,7 @@ def validate(config: Config) -> Config:
             "Expected --strategy none with --freeze-trunk: dense layers on ready features learn in "
             f"minutes on one device. Received: {config.execution.strategy}"
         )
-    for name, default in (("width", 1.0), ("fc_units", None)):
+    for name, default in (("width", 1.0), ("dropout", 0.1), ("fc_units", None)):
         value = getattr(config.network, name)
         if config.network.init_from is not None and value != default:
             flag = "--" + name.replace("_", "-")

@@ -241,7 +241,7 @@ class TfdsImages:
             if not _answers(self.download_url, PROBE_SECONDS):
                 return self._without_data(data_dir, Path(builder.data_dir))
             logger.info("Downloading %s into %s", builder.info.full_name, builder.data_dir)
-            builder.download_and_prepare()
+            self._download(builder)
         try:
             x_train, y_train = _decoded(builder, "train")
             x_test, y_test = _decoded(builder, "test")
@@ -260,6 +260,21 @@ class TfdsImages:
             num_classes=classes.num_classes,
             class_names=tuple(classes.names),
         )
+
+    def _download(self, builder: Any) -> None:
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+        from tensorflow_datasets.core.download.extractor import ExtractError
+
+        try:
+            builder.download_and_prepare()
+        except (tfds.download.DownloadError, NonMatchingChecksumError, ExtractError) as error:
+            reason = " ".join(str(error).split())
+            raise OSError(
+                f"Can't download the data set {self.dataset!r}: {reason[:300]} Does a proxy or a "
+                "login page answer in the place of its host? Try again, or name a folder that "
+                "TensorFlow Datasets prepared by --data-dir or TFDS_DATA_DIR."
+            ) from error
 
     def _without_data(self, data_dir: StrPath | None, looked_in: Path) -> Examples:
         host = urlsplit(self.download_url).hostname

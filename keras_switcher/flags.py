@@ -99,6 +99,9 @@ def _recipe_of(config: Config) -> dict[str, Any]:
     if config.network.init_from or config.switching.switcher != suited.switching.switcher:
         for name in _OF_ONE_SWITCHER:
             base.pop(name, None)
+    if config.network.init_from:
+        # The file has its own.
+        base.pop("dropout", None)
     return base
 
 

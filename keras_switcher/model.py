@@ -88,6 +88,10 @@ class SwitchedModel(keras.Model):
         self.switcher_optimizer: Any = None
         self.target_sparsity: float | None = None
         self._switch_gradients: SwitchGradients | None = None
+        parameters = inspect.signature(self.compute_loss).parameters
+        self._loss_takes_training = "training" in parameters or any(
+            each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()
+        )
 
     def __reduce__(self) -> Any:
         """Pickle as `keras.Model` does, by what it saves, whatever class Keras has made of this."""
@@ -302,6 +306,7 @@ class SwitchedModel(keras.Model):
         # A `CallbackList` is a callback too, so that it needs no case of its own.
         callbacks = given.get("callbacks") or []
         given["callbacks"] = [PhaseSchedule(), *keras.tree.flatten(callbacks)]
+        self._warn_of_dense_bests(given["callbacks"])
         history = super().fit(**given)
         # After all callbacks: EarlyStopping may have gone back to an epoch of another phase.
         if self.target_sparsity is not None and self.phase != SETTLE:
@@ -315,6 +320,23 @@ class SwitchedModel(keras.Model):
                 self.target_sparsity,
             )
         return history
+
+    def _warn_of_dense_bests(self, callbacks: list[Any]) -> None:
+        """Say so where a file of the best epoch may hold a network that is not sparse yet."""
+        if self.target_sparsity is None or self.phase == SETTLE:
+            return
+        for callback in callbacks:
+            if (
+                isinstance(callback, keras.callbacks.ModelCheckpoint)
+                and callback.save_best_only
+                and not callback.monitor.endswith("sparsity")
+            ):
+                logger.warning(
+                    "ModelCheckpoint(save_best_only=True) may keep an epoch of before the "
+                    "structure settles, whose network is dense or half sparse, in %s. Take it out, "
+                    "and `fit` once more with it afterwards: a settled model stays sparse.",
+                    callback.filepath,
+                )
 
     def make_train_function(self, force: bool = False) -> Any:
         """Return what `keras.Model.make_train_function` returns, after building both optimisers."""
@@ -345,9 +367,9 @@ class SwitchedModel(keras.Model):
         with tf.GradientTape() as tape:
             tape.watch(switches)
             y_pred = self(x, training=True)
-            loss = self.compute_loss(
-                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
-            )
+            # One of a subclass may be of before Keras 3.3, without it.
+            named = {"training": True} if self._loss_takes_training else {}
+            loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **named)
             scaled = self.optimizer.scale_loss(loss)
         self._build_metrics(y, y_pred)
         variables = self.task_variables

@@ -28,6 +28,7 @@ STRIPPED_FILE = "stripped.keras"
 DENSE_FILE = "dense.keras"
 HISTORY_FILE = "history.csv"
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 
 _GONE = ".finished"
 _FORMAT = b"keras_switcher checkpoint 1 "
@@ -189,6 +190,13 @@ class RunFolder:
         Raises:
             RunError: If it can't be written.
         """
+        self._make()
+        # The configuration first: with nothing else, a run can go on.
+        self.write_text(CONFIG_FILE, config)
+        with writing(self.path):
+            (self.path / CHECKPOINTS).mkdir(exist_ok=True)
+
+    def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (NotADirectoryError, FileExistsError):
@@ -197,16 +205,31 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise RunError(f"Can't write the folder {self.path}: {error.strerror}.") from error
-        # The configuration first: with nothing else, a run can go on.
-        self.write_text(CONFIG_FILE, config)
-        with writing(self.path):
-            (self.path / CHECKPOINTS).mkdir(exist_ok=True)
+
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Keep other processes from going on with the run as long as the block lasts.
+
+        Raises:
+            RunError: If another one is at it, or the folder can't be made.
+        """
+        self._make()
+        with locked(
+            self.path / LOCK,
+            f"The run in {self.path} is under way in another process. Wait for it, or name "
+            "another one by --run-dir.",
+        ):
+            try:
+                yield
+            finally:
+                (self.path / LOCK).unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Take back what `start` did, for a run that could not begin."""
         with contextlib.suppress(OSError):
             (self.path / CONFIG_FILE).unlink()
             (self.path / CHECKPOINTS).rmdir()
+            (self.path / LOCK).unlink(missing_ok=True)
             self.path.rmdir()
 
     def write_text(self, name: str, text: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_switcher.alternation import SETTLE
+from keras_switcher.alternation import NEVER, SETTLE
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,8 @@ class PhaseSchedule(keras.callbacks.Callback):
     """Plans the phases from the length of training, and settles the model when its time comes.
 
     `SwitchedModel.fit` adds it. Where Keras does not know the number of steps of an epoch (a
-    generator without a length), the first epoch is warm-up, and the plan follows after it.
+    generator without a length), the first epoch is warm-up, and the plan follows after it; a model
+    that goes on has its plan.
     """
 
     def __init__(self) -> None:
@@ -34,17 +35,25 @@ class PhaseSchedule(keras.callbacks.Callback):
         self._step = int(ops.convert_to_numpy(state.step))
         # An epoch depends on nothing that a checkpoint does not hold.
         self.model.forget_switch_gradients()
-        if self._first_epoch is None:
-            self._first_epoch, self._first_step = epoch, self._step
         steps = self.params.get("steps")
+        if self._first_epoch is None:
+            # Where the steps must be counted, one that goes on counts those before, too, so that it
+            # ends as if it had not been stopped.
+            goes_on = steps is None and epoch and self._step
+            self._first_epoch, self._first_step = (0, 0) if goes_on else (epoch, self._step)
         if steps is None and epoch > self._first_epoch:
             steps = (self._step - self._first_step) // (epoch - self._first_epoch)
-        epochs = self.params["epochs"]
-        # Unknown yet: as if training had no end, so that nothing but warm-up happens.
-        begin, ramp_end, settle = (
-            self.model.alternation.plan(steps * epochs) if steps else (2**30, 2**30, 2**30)
-        )
-        state.plan.assign((begin, ramp_end, settle))
+        if steps:
+            # With `initial_epoch`, a new model has fewer epochs; one that goes on has done these.
+            left = self.params["epochs"] - self._first_epoch
+            plan = self.model.alternation.plan(self._first_step + steps * left)
+        else:
+            plan = tuple(int(each) for each in ops.convert_to_numpy(state.plan))
+            if plan[2] == NEVER:
+                # Unknown yet: as if training had no end, so that nothing but warm-up happens.
+                plan = (2**30, 2**30, 2**30)
+        begin, _, settle = plan
+        state.plan.assign(plan)
         if steps and self._settle_step is None:
             self._warn_of_few_turns(settle - begin)
         self._settle_step = settle

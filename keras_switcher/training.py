@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,10 +77,24 @@ def train(
 
 
 def _train(config: Config, console: Console, stop: StopSignals, workers: Workers) -> dict[str, Any]:
-    folder, resumed, summary = _start(config, workers)
-    if summary is not None:
-        console.print(f"The run in {folder.path} is finished: nothing to resume.", soft_wrap=True)
-        return summary
+    with ExitStack() as held:
+        folder, resumed, summary = _start(config, workers, held)
+        if summary is not None:
+            console.print(
+                f"The run in {folder.path} is finished: nothing to resume.", soft_wrap=True
+            )
+            return summary
+        return _trained(config, console, stop, workers, folder, resumed)
+
+
+def _trained(
+    config: Config,
+    console: Console,
+    stop: StopSignals,
+    workers: Workers,
+    folder: RunFolder,
+    resumed: bool,
+) -> dict[str, Any]:
     show_config(console, config, folder.path)
     if workers.count > 1:
         show_workers(console, workers)
@@ -192,14 +206,17 @@ def _train(config: Config, console: Console, stop: StopSignals, workers: Workers
     return summary
 
 
-def _start(config: Config, workers: Workers) -> tuple[RunFolder, bool, dict[str, Any] | None]:
+def _start(
+    config: Config, workers: Workers, held: ExitStack
+) -> tuple[RunFolder, bool, dict[str, Any] | None]:
     """Return the run's folder, whether the run there goes on, and its summary if it is finished.
 
-    The chief opens it; the others may not even see it.
+    The chief opens it, and holds it against other processes; the others may not even see it.
     """
 
     def start() -> bytes:
         folder, resumed = _open_folder(config)
+        held.enter_context(folder.under_way())
         summary = None
         if resumed and folder.is_finished:
             folder.tidy()

@@ -15,7 +15,7 @@ from command import SMALL, run
 
 from keras_switcher import SwitchedDense, switch
 from keras_switcher.data import DATASETS, mnist5k
-from keras_switcher.runs import Checkpoint, Checkpoints
+from keras_switcher.runs import Checkpoint, Checkpoints, RunFolder
 
 QUICK = (*SMALL, "--no-dense-baseline")
 
@@ -373,3 +373,11 @@ def test_verbose_shows_the_traceback(tmp_path):
     assert status == 2
     assert "Traceback" in written
     assert "Expected --epochs to be an integer >= 1. Received: 0" in written
+
+
+def test_a_folder_in_which_a_run_is_under_way_is_refused(train_here, tmp_path):
+    folder = RunFolder(tmp_path / "r")
+    with folder.under_way():
+        status, written = train_here(*SMALL, "--run-dir", folder.path)
+    assert status == 2
+    assert "is under way in another process" in written

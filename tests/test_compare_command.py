@@ -214,7 +214,8 @@ def test_a_method_without_a_target_can_not_need_the_results_of_one_with(tmp_path
 
 def test_the_dropout_of_a_file_is_no_option_of_a_method(tmp_path):
     (tmp_path / "net.keras").touch()
-    flags = [*SMALL, "--out", str(tmp_path / "out"), "--methods", "dense", "dense:dropout=0.5"]
+    flags = ["--dataset", "mnist5k", "--out", str(tmp_path / "out")]
+    flags += ["--methods", "dense", "dense:dropout=0.5"]
     assert len(checked_plan(flags)[1].variants) == 2
     with pytest.raises(ConfigError, match=r"Expected no dropout.*dense:dropout=0.5"):
         checked_plan([*flags, "--init-from", str(tmp_path / "net.keras")])

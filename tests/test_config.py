@@ -76,7 +76,8 @@ def test_values_round_trip():
     assert to_values(config) == OTHER
     assert all(OTHER[name] != default for name, default in to_values(Config()).items())
     # Some do not go together with --init-from and --freeze-trunk.
-    apart = {"strategy": "none", "precision": "float32", "width": 1.0, "fc_units": None}
+    apart = {"strategy": "none", "precision": "float32"}
+    apart |= {name: to_values(Config())[name] for name in ("width", "dropout", "fc_units")}
     config = from_values({**OTHER, **apart})
     assert validate(config) is config
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from made_images import made, numbers
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
 from keras_switcher import data
 
@@ -291,6 +292,21 @@ def test_missing_data_set_is_made_where_the_host_answers(registered, tmp_path, h
     assert (folder / "ks_tiny_digits" / "1.0.0" / "dataset_info.json").is_file()
     assert len(data.load("tiny", data_dir=folder).y_test) == 20
     assert asked == ["/file"]  # the second time it was there
+
+
+@pytest.mark.parametrize(
+    "error",
+    [tfds.download.DownloadError("HTTP code: 511"), NonMatchingChecksumError("file", "url")],
+)
+def test_a_download_that_fails_is_told(registered, tmp_path, host, monkeypatch, error):
+    def fail(self):
+        raise error
+
+    address, _ = host
+    registered("tiny")(tiny(f"{address}/file"))
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    with pytest.raises(OSError, match="Can't download the data set 'ks_tiny_digits'.*--data-dir"):
+        data.load("tiny", data_dir=tmp_path)
 
 
 def test_damaged_data_set_is_named(registered, prepared, tmp_path, no_network):

@@ -70,6 +70,17 @@ def test_switcher_of_the_recipe_is_for_its_kind_and_its_network_alone(recipes):
         assert [got[name] for name in names] == expected, more
 
 
+def test_the_dropout_of_a_file_is_not_that_of_the_recipe(recipes):
+    (flags.RECIPES / "lenet300_mnist.yaml").write_text("epochs: 3\ndropout: 0.5\n")
+    Path("mine.keras").touch()
+    run = ["--model", "lenet300", "--dataset", "mnist"]
+    assert options(*run)["dropout"] == 0.5
+    own = options(*run, "--init-from", "mine.keras")
+    assert (own["epochs"], own["dropout"]) == (3, to_values(Config())["dropout"])
+    with pytest.raises(ConfigError, match="Expected no --dropout with --init-from"):
+        options(*run, "--init-from", "mine.keras", "--dropout", "0.3")
+
+
 def test_flag_with_the_value_of_the_default_outdoes_a_file(tmp_path):
     (tmp_path / "my.yaml").write_text("target_sparsity: none\njit: true\nseed: 4\n")
     config = ["--config", "my.yaml"]
@@ -108,6 +119,9 @@ def test_home_folder_is_understood(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
 
     assert options("--run-dir=~/r")["run_dir"] == str(tmp_path / "r")
+    (tmp_path / "my.yaml").write_text("run_dir: ~/r\ndata_dir: none\n")
+    read = options("--config", "my.yaml")
+    assert (read["run_dir"], read["data_dir"]) == (str(tmp_path / "r"), None)
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)

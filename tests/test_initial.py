@@ -15,7 +15,7 @@ from keras_switcher import data, models, switch
 from keras_switcher.initial import FrozenTrunk, load_initial, returns_logits
 
 SHAPE, CLASSES = (20, 20, 1), 4
-CNN = ("--dataset", "made", "--epochs", "3", "-b", "20", "--lr", "0.01", "--dropout", "0")
+CNN = ("--dataset", "made", "--epochs", "3", "-b", "20", "--lr", "0.01")
 
 
 def examples(count=200, seed=0):

@@ -69,6 +69,20 @@ def test_arguments_of_fit_may_be_given_by_position():
         model.fit(X, Y, epoch=3)
 
 
+def test_a_loss_of_a_subclass_may_be_without_the_argument_training():
+    class Own(SwitchedModel):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+            return 2 * super().compute_loss(x, y, y_pred, sample_weight)
+
+    inputs = keras.Input((INPUTS,))
+    losses = []
+    for kind in (SwitchedModel, Own):
+        keras.utils.set_random_seed(0)
+        model = compiled(kind(inputs, SwitchedDense(CLASSES)(inputs)))
+        losses.append(model.fit(X, Y, verbose=0).history["loss"][0])
+    assert losses[1] > 1.5 * losses[0]
+
+
 def test_one_optimizer_for_both_networks_is_refused():
     optimizer = keras.optimizers.Adam()
     with pytest.raises(ValueError, match="of its own for the switchers.*same instance"):

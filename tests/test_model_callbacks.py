@@ -195,6 +195,25 @@ def test_checkpoint_of_weights_holds_the_switches(tmp_path):
     np.testing.assert_array_equal(fresh.predict(X, verbose=0), model.predict(X, verbose=0))
 
 
+def test_a_best_checkpoint_of_a_training_that_is_not_sparse_yet_is_warned_of(tmp_path, caplog):
+    model = compiled(network())
+    path = str(tmp_path / "best.keras")
+
+    def fit(monitor):
+        best = keras.callbacks.ModelCheckpoint(path, monitor, mode="max", save_best_only=True)
+        caplog.clear()
+        model.fit(validation_data=(X, Y), epochs=5, callbacks=[best], **FIT)
+        return [record.getMessage() for record in caplog.records if "Checkpoint" in record.msg]
+
+    (said,) = fit("val_accuracy")
+    assert path in said and "dense or half sparse" in said
+    # What it says to do.
+    assert fit("val_accuracy") == []
+    assert keras.models.load_model(path).sparsity == pytest.approx(0.5, abs=0.005)
+    compiled(model, target_sparsity=0.8)
+    assert fit("sparsity") == []
+
+
 def test_best_checkpoint_may_follow_the_sparsity(tmp_path):
     path = tmp_path / "best.keras"
     checkpoint = keras.callbacks.ModelCheckpoint(

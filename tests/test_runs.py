@@ -224,6 +224,21 @@ def test_discard_takes_back_start_and_nothing_else(tmp_path):
     assert files(folder.path) == ["notes.txt"]
 
 
+def test_a_run_that_is_under_way_is_left_to_its_process(tmp_path):
+    folder = RunFolder(tmp_path / "r")
+    with (
+        folder.under_way(),
+        pytest.raises(RunError, match=r"r is under way in another process.*--run-dir"),
+        folder.under_way(),
+    ):
+        pass
+    assert files(folder.path) == []
+    with folder.under_way():
+        folder.start("")
+        folder.discard()
+    assert files(tmp_path) == []
+
+
 def test_folder_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
 

@@ -58,6 +58,17 @@ def generator(batches=4):
             yield X[part], Y[part]
 
 
+def unknown_length():
+    """Batches whose number Keras finds out when an epoch has ended."""
+    return tf.data.Dataset.from_generator(
+        lambda: itertools.islice(generator(), 4),
+        output_signature=(
+            tf.TensorSpec((None, X.shape[1]), tf.float32),
+            tf.TensorSpec((None,), tf.int32),
+        ),
+    )
+
+
 def test_phases_follow_the_plan_step_by_step():
     record = Record()
     model = compiled(network(), alternation=Alternation(task_steps=1, warmup=0.25, settle=0.4))
@@ -219,19 +230,43 @@ def test_settle_by_hand_brings_a_model_to_its_target_and_freezes_it():
 
 
 def test_generator_of_unknown_length_is_planned_after_the_first_epoch():
-    data = tf.data.Dataset.from_generator(
-        lambda: itertools.islice(generator(), 4),
-        output_signature=(
-            tf.TensorSpec((None, X.shape[1]), tf.float32),
-            tf.TensorSpec((None,), tf.int32),
-        ),
-    )
     record = Record()
     model = compiled(network(), alternation=EACH_STEP)
-    model.fit(data, epochs=5, callbacks=[record], verbose=0)
+    model.fit(unknown_length(), epochs=5, callbacks=[record], verbose=0)
     # The plan of 20 steps would let 2 warm up; the first epoch is all warm-up.
     assert record.phases == ["warmup"] * 4 + ["alternate"] * 8 + ["settle"] * 8
     assert model.sparsity == pytest.approx(0.5, abs=0.005)
+
+
+@pytest.mark.parametrize("stopped", [0, 1, 2])
+def test_training_of_unknown_length_in_two_calls_equals_training_in_one(stopped):
+    whole, parts = (compiled(network(), alternation=EACH_STEP) for _ in range(2))
+    whole.fit(unknown_length(), epochs=5, verbose=0)
+    parts.fit(unknown_length(), epochs=5, callbacks=[StopAfter(stopped)], verbose=0)
+    parts.fit(unknown_length(), epochs=5, initial_epoch=stopped + 1, verbose=0)
+    assert_identical(everything(parts), everything(whole))
+
+
+@pytest.mark.parametrize("data", [lambda: (X, Y), lambda: (unknown_length(),)])
+def test_a_new_model_that_begins_at_a_later_epoch_has_all_phases(data):
+    record = Record()
+    model = compiled(network(), alternation=EACH_STEP)
+    given = {"verbose": 0} if len(data()) == 1 else FIT
+    model.fit(*data(), initial_epoch=10, epochs=15, callbacks=[record], **given)
+    begun = 4 if len(data()) == 1 else 2
+    phases = ["warmup"] * begun + ["alternate"] * (12 - begun) + ["settle"] * 8
+    assert record.phases == phases
+    assert model.sparsity == pytest.approx(0.5, abs=0.005)
+
+
+def test_a_second_fit_of_a_model_that_has_not_settled_goes_on_in_its_phase():
+    model = compiled(network(), alternation=EACH_STEP)
+    model.fit(unknown_length(), epochs=5, callbacks=[StopAfter(1)], verbose=0)
+    assert model.phase == "alternate"
+    record = Record()
+    model.fit(unknown_length(), epochs=5, callbacks=[record], verbose=0)
+    assert record.phases[0] == "alternate" and "warmup" not in record.phases
+    assert model.phase == "settle"
 
 
 def test_endless_generator_with_steps_per_epoch_is_planned_at_once():

@@ -59,6 +59,7 @@ def test_help_names_the_flags_of_both(capsys):
         (["--cost_weight", "3"], "Unknown option --cost_weight. Did you mean '--cost-weight'?"),
         (["--no-stop-hopless"], "Unknown option --no-stop-hopless. Did you mean '--no-stop-"),
         (["--model", "lenet301"], "Did you mean 'lenet300'?"),
+        (["--settle", "0.8"], "Expected the greatest warmup and settle of the search space"),
         (["--space", "none.yaml"], "Can't read the search space none.yaml"),
     ],
 )

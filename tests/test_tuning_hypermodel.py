@@ -170,6 +170,24 @@ def test_a_switcher_of_ones_own_is_searched_over():
     assert not any(name.startswith(("unit_", "connection_", "switcher_act")) for name in names)
 
 
+def test_a_loss_and_a_metric_of_ones_own_need_no_registration():
+    def loss(y, y_pred):
+        return keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
+
+    class Own(keras.metrics.SparseCategoricalAccuracy):
+        pass
+
+    def own(hp):
+        model = build(hp)
+        model.compile("adam", loss=loss, metrics=[Own(name="accuracy")], run_eagerly=True)
+        return model
+
+    hypermodel = SwitcherHyperModel(own, target_sparsity=0.5)
+    hp = keras_tuner.HyperParameters()
+    history = hypermodel.fit(hp, hypermodel.build(hp), **DATA, epochs=2).history
+    assert {"accuracy", "val_accuracy", NAME} <= set(history)
+
+
 def test_a_hypermodel_may_train_the_model():
     class Own(keras_tuner.HyperModel):
         def build(self, hp):
@@ -196,7 +214,12 @@ def test_a_hypermodel_may_give_the_model():
     ("options", "message"),
     [
         ({"target_sparsity": 95}, "Expected --target-sparsity to be a share"),
-        ({"granularty": "unit"}, "Unknown option 'granularty'"),
+        ({"granularty": "unit"}, "Received: granularty Did you mean 'granularity'"),
+        # Those of the model itself.
+        ({"learning_rate": 0.1}, "Expected options of the switching.*Received: learning_rate"),
+        ({"switcher": "connection"}, "Expected `switcher` to be a function.*'connection'"),
+        ({"switcher": UnitSwitcher()}, "Expected `switcher` to be a function"),
+        ({"settle": 0.8}, "Expected the greatest warmup and settle.*'settle': 0.8"),
         ({"space": {"gat": ["step"]}}, "Unknown hyperparameter 'gat'"),
         ({"cost": "seconds"}, "Expected `cost` and a `cost_weight` above 0 together"),
         ({"cost": "time"}, "Expected `cost` to be"),

@@ -11,11 +11,10 @@ import yaml
 
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import (
-    AlternationOptions,
+    OF_SWITCHING,
     Config,
     Data,
     Network,
-    Switching,
     check_values,
     from_values,
     influences,
@@ -35,13 +34,8 @@ DIVERGED = "Training has diverged."
 _SET_BY_CELLS = ("seed", "target_sparsity", "dense_baseline")
 # What all methods share, so that one can be held against another.
 _SHARED = {*vars(Network()), *vars(Data()), "epochs", "batch_size", "strategy"} - {"dropout"}
-# Options of the switching among those of the optimisation.
-_OTHERS_OF_SWITCHING = (
-    *("switcher_optimizer", "switcher_learning_rate", "multiplier_rate", "rate_exponent"),
-)
-_OF_SWITCHING = {*vars(Switching()), *vars(AlternationOptions()), *_OTHERS_OF_SWITCHING}
 # What methods may read, beside what they share: how any network learns, and how its target rises.
-TRAINING = frozenset(influences(Config())) - _OF_SWITCHING - _SHARED - {*_SET_BY_CELLS}
+TRAINING = frozenset(influences(Config())) - OF_SWITCHING - _SHARED - {*_SET_BY_CELLS}
 COURSE = frozenset({"warmup", "settle", "ramp"})
 # File systems have names of at most 255 bytes.
 _LONGEST_NAME = 150
@@ -147,7 +141,7 @@ def _switching_of(path: Path) -> dict[str, Any]:
     from keras_switcher.flags import read_yaml
 
     given = read_yaml(path)
-    names = _OF_SWITCHING & {*given}
+    names = OF_SWITCHING & {*given}
     values = to_values(from_values(given))
     return {name: values[name] for name in values if name in names and name not in _SET_BY_CELLS}
 

@@ -6,7 +6,8 @@ from typing import Any
 import keras
 import keras_tuner
 
-from keras_switcher.config import Config, from_values, to_values, validate
+from keras_switcher.checks import nearest
+from keras_switcher.config import OF_SWITCHING, Config, from_values, to_values, validate
 from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import switched_as_configured
 from keras_switcher.switchers import Switcher
@@ -69,6 +70,18 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
         **options: Any,
     ):
         super().__init__()
+        if switcher is not None and (isinstance(switcher, Switcher) or not callable(switcher)):
+            raise ValueError(
+                "Expected `switcher` to be a function that takes the HyperParameters and returns a "
+                f"Switcher. Received: {switcher!r}. To fix its kind, "
+                'space={"switcher": "connection"}'
+            )
+        if others := [name for name in options if name not in OF_SWITCHING]:
+            raise ValueError(
+                "Expected options of the switching, as the model is compiled and trained by its "
+                f"own: {', '.join(sorted(OF_SWITCHING))}. Received: {others[0]}"
+                f"{nearest(others[0], OF_SWITCHING)}"
+            )
         self.model = model
         self.switcher = switcher
         self.terms = Terms(metric, penalty, cost, cost_weight)
@@ -93,7 +106,9 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
             raise ValueError(
                 f"Expected `model` to give a compiled keras.Model. Received: {dense!r}"
             )
-        compiled = keras.saving.deserialize_keras_object(dense.get_compile_config())
+        # What `compile` was called with. The public `get_compile_config` serialises it, and a loss
+        # or a metric that is a plain function would have to be registered to come back from that.
+        compiled = dense._compile_config.config
         return switched_as_configured(
             self.configured(hp),
             dense,

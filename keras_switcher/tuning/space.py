@@ -207,6 +207,9 @@ class Space:
         Args:
             options: Options that are given, by name; names that are none of the space's don't
                 matter.
+
+        Raises:
+            ConfigError: If what they fix leaves too little for what is searched.
         """
         fixed = {name for option in options for name in _FIXES.get(option, ())}
         if options.get("target_sparsity", 0.0) is None:
@@ -214,6 +217,8 @@ class Space:
         ranges = {name: r for name, r in self.ranges.items() if name not in fixed}
         # On these depends what else is searched.
         parents = {n: Range(values=(options[n],)) for n in _PARENTS if n in options}
+        phases = {n: Range(values=(options[n],)) for n in _PHASES if n in options}
+        Space({**ranges, **phases})._check_phases()
         return Space({**parents, **ranges})._pruned()
 
     def _pruned(self) -> "Space":
@@ -247,11 +252,15 @@ class Space:
                         f"Expected a range for {kind}_width_{index} in the search space: "
                         f"{kind}_depth goes up to {depth}. Received: none"
                     )
+        self._check_phases()
+
+    def _check_phases(self) -> None:
         longest = {n: max(r.check_examples()) for n, r in self.ranges.items() if n in _PHASES}
         if sum(longest.get(name, 0) for name in _PHASES) >= 1:
             raise ConfigError(
-                "Expected the greatest warmup and settle of the search space to leave time to "
-                f"alternate: less than 1 together. Received: {longest}"
+                "Expected the greatest warmup and settle of the search space, or what is given for "
+                f"them, to leave time to alternate: less than 1 together. Received: {longest}. "
+                "Narrow a range, or give both"
             )
 
     def to_yaml(self) -> dict[str, Any]:
