@@ -141,8 +141,11 @@ def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
 
     Raises:
         RunError: With the refusal.
+        WriteError: If the file can't be made.
     """
-    with open(path, "w", encoding="utf-8") as file:
+    with writing(path):
+        file = open(path, "w", encoding="utf-8")  # noqa: SIM115
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if refusal is None else fcntl.LOCK_NB))
         except BlockingIOError:
