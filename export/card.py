@@ -29,11 +29,14 @@ def model_card(source: Source, content: Mapping[str, Any]) -> str:
     """
     parts = [
         f"# {source.name}",
-        "A sparse network of keras_switcher: a switcher network turned connections off while the "
-        "network learned, and they are gone from the files here."
-        if source.summary
-        else "Exported from a Keras file by keras_switcher: weights that are zero are gone from "
-        "the files here.",
+        (
+            "A sparse network of keras_switcher: a switcher network turned connections off while "
+            "the network learned."
+            if source.summary
+            else "Exported from a Keras file by keras_switcher."
+        )
+        + " `model_sparse.tflite` stores the weights that are not zero, or blocks with one; what "
+        "the other files are for, the table says.",
         _facts(source, content),
         "## Files",
         _files(content),
