@@ -55,7 +55,7 @@ def plain(options: dict[str, Any]) -> dict[str, Any]:
 
 def check_shared(out: Path, shared: dict[str, Any]) -> None:
     """See that a file of results, if there is one, is of this sweep; say so beside a new one."""
-    beside = out.with_suffix(".yaml")
+    beside = out.with_name(f"{out.name}.plan.yaml")
     if not out.absolute().parent.is_dir():
         raise SystemExit(f"Expected --out in a folder that exists. Received: {out}")
     if out.exists():

@@ -22,7 +22,11 @@ _flags_first = (
         for name in sys.orig_argv[1:2]
     )
 )
-if _flags_first:
+if (
+    _flags_first
+    or sys.orig_argv[1:3] in (["-m", "export"], ["-m", "keras_switcher.export"])
+    or any("/keras-switcher-" in name for name in sys.orig_argv[1:2])
+):
     # A command: nothing else in its process has a say in it.
     os.environ["KERAS_BACKEND"] = "tensorflow"
 _backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")

@@ -10,7 +10,7 @@ from keras_switcher.checks import is_integer, is_number
 from keras_switcher.switchers import PACKAGE
 
 WARMUP, ALTERNATE, SETTLE = "warmup", "alternate", "settle"
-NEVER = 2**31 - 1
+_NEVER = 2**31 - 1
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -122,7 +122,7 @@ class AlternationState(keras.layers.Layer):
     def restart(self) -> None:
         """Go back to the beginning of training."""
         self.step.assign(0)
-        self.plan.assign((0, 0, NEVER))
+        self.plan.assign((0, 0, _NEVER))
         self.settled.assign(0)
         self.offset.assign(0.0)
         self.multiplier.assign(0.0)

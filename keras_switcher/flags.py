@@ -47,6 +47,8 @@ def resolve(arguments: Sequence[str]) -> Config:
         found = newest_run(wanted.network.model, wanted.data.dataset)
         file = file if found is None else {**file, "run_dir": str(found)}
         named = _parse(without_help, from_values(file))
+    if named.network.init_from is not None:
+        file = {name: value for name, value in file.items() if name != "dropout"}
     base = _earlier(named)
     if base is None:
         base = _recipe_of(named)
@@ -167,6 +169,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"Received: a {type(values).__name__}"
         )
     values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    if values.get("init_from") not in (None, "none"):
+        # It has no influence there; earlier versions wrote down that of the recipe.
+        values.pop("dropout", None)
     check_values(from_values(values, str(path)), str(path))
     return values
 

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -132,25 +132,51 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
+def locked(path: Path, refusal: str | None = None, *, is_transient: bool = False) -> Iterator[None]:
     """Hold a lock on a file as long as the block lasts.
 
     Args:
         path: The file, which is made if it is not there.
         refusal: What to say if another process has the lock; `None` waits for it.
+        is_transient: Whether the file goes when the block ends.
 
     Raises:
         RunError: With the refusal.
         WriteError: If the file can't be made.
     """
-    with writing(path):
-        file = open(path, "w", encoding="utf-8")  # noqa: SIM115
-    with file:
+    with _opened_and_locked(path, refusal) as file:
+        try:
+            yield
+        finally:
+            if is_transient:
+                with contextlib.suppress(OSError):
+                    if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                        path.unlink()
+
+
+def _opened_and_locked(path: Path, refusal: str | None) -> IO[str]:
+    while True:
+        with writing(path):
+            file = open(path, "w", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if refusal is None else fcntl.LOCK_NB))
         except BlockingIOError:
+            file.close()
             raise RunError(refusal) from None
-        yield
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                file.close()
+                raise WriteError(path, error) from error
+            logger.warning(
+                "The file system of %s locks no files: see yourself that no other process works "
+                "in it.",
+                path.parent,
+            )
+            return file
+        # Whoever had it may have removed it since it was opened here.
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -221,11 +247,9 @@ class RunFolder:
             self.path / LOCK,
             f"The run in {self.path} is under way in another process. Wait for it, or name "
             "another one by --run-dir.",
+            is_transient=True,
         ):
-            try:
-                yield
-            finally:
-                (self.path / LOCK).unlink(missing_ok=True)
+            yield
 
     def discard(self) -> None:
         """Take back what `start` did, for a run that could not begin."""

@@ -6,12 +6,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_switcher.alternation import NEVER, SETTLE
+from keras_switcher.alternation import SETTLE
 
 logger = logging.getLogger(__name__)
 
 # The offset alone takes about as many to go from a dense layer to a sparse one.
 _ENOUGH_TURNS = 20
+# Or further off than any training goes.
+_UNKNOWN = 2**30
 
 
 class PhaseSchedule(keras.callbacks.Callback):
@@ -35,25 +37,31 @@ class PhaseSchedule(keras.callbacks.Callback):
         self._step = int(ops.convert_to_numpy(state.step))
         # An epoch depends on nothing that a checkpoint does not hold.
         self.model.forget_switch_gradients()
-        steps = self.params.get("steps")
         if self._first_epoch is None:
-            # Where the steps must be counted, one that goes on counts those before, too, so that it
-            # ends as if it had not been stopped.
-            goes_on = steps is None and epoch and self._step
-            self._first_epoch, self._first_step = (0, 0) if goes_on else (epoch, self._step)
+            self._first_epoch, self._first_step = epoch, self._step
+        begin, ramp_end, settle = (int(each) for each in ops.convert_to_numpy(state.plan))
+        goes_on = settle <= _UNKNOWN and begin <= self._step
+        steps = self.params.get("steps")
         if steps is None and epoch > self._first_epoch:
             steps = (self._step - self._first_step) // (epoch - self._first_epoch)
+        elif steps is None and epoch and not goes_on:
+            # It goes on after the epoch whose end would have told.
+            steps = self._step // epoch
         if steps:
             # With `initial_epoch`, a new model has fewer epochs; one that goes on has done these.
             left = self.params["epochs"] - self._first_epoch
-            plan = self.model.alternation.plan(self._first_step + steps * left)
+            before = begin
+            begin, ramp_end, settle = self.model.alternation.plan(self._first_step + steps * left)
+            if goes_on:
+                # Now that it alternates, a longer training does not take it back to warm-up.
+                begin = min(begin, before)
+        elif goes_on:
+            # As planned, but a training that begins is not settled by the plan of the last one.
+            settle = settle if epoch else _UNKNOWN
         else:
-            plan = tuple(int(each) for each in ops.convert_to_numpy(state.plan))
-            if plan[2] == NEVER:
-                # Unknown yet: as if training had no end, so that nothing but warm-up happens.
-                plan = (2**30, 2**30, 2**30)
-        begin, _, settle = plan
-        state.plan.assign(plan)
+            # As if training had no end, so that nothing but warm-up happens.
+            begin = ramp_end = settle = _UNKNOWN
+        state.plan.assign((begin, ramp_end, settle))
         if steps and self._settle_step is None:
             self._warn_of_few_turns(settle - begin)
         self._settle_step = settle

@@ -216,8 +216,10 @@ def _start(
 
     def start() -> bytes:
         folder, resumed = _open_folder(config)
-        held.enter_context(folder.under_way())
         summary = None
+        if not (resumed and folder.is_finished):
+            held.enter_context(folder.under_way())
+        # Who was at it may have ended meanwhile.
         if resumed and folder.is_finished:
             folder.tidy()
             summary = json.loads((folder.path / SUMMARY_FILE).read_text())

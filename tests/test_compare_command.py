@@ -176,14 +176,17 @@ def test_the_commit_of_a_checkout_is_known_and_whether_it_has_changes(tmp_path):
 
 
 def test_a_cell_that_goes_on_by_another_version_names_both(tmp_path, monkeypatch):
-    names = iter(["one", "two", "two", "three"])
+    names = iter(["one", "two", "two", "three", "four"])
     monkeypatch.setattr("keras_switcher.compare.cell._version", lambda: next(names))
     assert _versions(tmp_path) == ["one"]
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "switched-00001.checkpoint").touch()
     assert _versions(tmp_path) == _versions(tmp_path) == ["one", "two"]
-    (tmp_path / "checkpoints").rmdir()
+    (tmp_path / "versions.json").unlink()
+    assert _versions(tmp_path) == ["an earlier version", "three"]
+    (tmp_path / "checkpoints" / "switched-00001.checkpoint").unlink()
     # From the beginning.
-    assert _versions(tmp_path) == ["three"]
+    assert _versions(tmp_path) == ["four"]
 
 
 def test_a_cell_trains_on_the_data_of_the_comparison_or_not_at_all(tmp_path, monkeypatch):

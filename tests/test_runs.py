@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from keras_switcher.runs import (
     RunError,
     RunFolder,
     WriteError,
+    locked,
     new_run,
     newest_run,
     replacing,
@@ -237,6 +239,42 @@ def test_a_run_that_is_under_way_is_left_to_its_process(tmp_path):
         folder.start("")
         folder.discard()
     assert files(tmp_path) == []
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
+    number = errno.ENOSYS
+
+    def fail(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("keras_switcher.runs.fcntl.flock", fail)
+    with RunFolder(tmp_path).under_way():
+        assert files(tmp_path) == [".lock"]
+    assert "locks no files" in caplog.text
+    number = errno.EIO
+    with (
+        pytest.raises(WriteError, match=r"Could not write .*\.lock"),
+        RunFolder(tmp_path).under_way(),
+    ):
+        pass
+
+
+def test_a_lock_that_went_while_another_waited_for_it_is_taken_anew(tmp_path):
+    path = tmp_path / ".lock"
+    entered, order = threading.Event(), []
+
+    def wait():
+        with locked(path):
+            order.append(path.exists())
+
+    with locked(path, is_transient=True):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        entered.wait(0.2)
+        assert order == []
+    waiting.join(10)
+    # Not the file that was removed, which a third one could not see.
+    assert order == [True]
 
 
 def test_folder_below_a_file(tmp_path):

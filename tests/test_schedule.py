@@ -58,6 +58,15 @@ def generator(batches=4):
             yield X[part], Y[part]
 
 
+def known_length():
+    return X, Y
+
+
+def options(data):
+    """How to fit to what the function gives."""
+    return FIT if data is known_length else {"verbose": 0}
+
+
 def unknown_length():
     """Batches whose number Keras finds out when an epoch has ended."""
     return tf.data.Dataset.from_generator(
@@ -247,26 +256,45 @@ def test_training_of_unknown_length_in_two_calls_equals_training_in_one(stopped)
     assert_identical(everything(parts), everything(whole))
 
 
-@pytest.mark.parametrize("data", [lambda: (X, Y), lambda: (unknown_length(),)])
+@pytest.mark.parametrize("data", [known_length, lambda: (unknown_length(),)])
 def test_a_new_model_that_begins_at_a_later_epoch_has_all_phases(data):
     record = Record()
     model = compiled(network(), alternation=EACH_STEP)
-    given = {"verbose": 0} if len(data()) == 1 else FIT
-    model.fit(*data(), initial_epoch=10, epochs=15, callbacks=[record], **given)
+    model.fit(*data(), initial_epoch=10, epochs=15, callbacks=[record], **options(data))
     begun = 4 if len(data()) == 1 else 2
     phases = ["warmup"] * begun + ["alternate"] * (12 - begun) + ["settle"] * 8
     assert record.phases == phases
     assert model.sparsity == pytest.approx(0.5, abs=0.005)
 
 
-def test_a_second_fit_of_a_model_that_has_not_settled_goes_on_in_its_phase():
+@pytest.mark.parametrize("data", [known_length, lambda: (unknown_length(),)])
+def test_a_second_fit_of_a_model_that_has_not_settled_goes_on_in_its_phase(data):
+    # 8 steps of 20 are done; of the 28 in all, 11 are to settle.
     model = compiled(network(), alternation=EACH_STEP)
-    model.fit(unknown_length(), epochs=5, callbacks=[StopAfter(1)], verbose=0)
+    model.fit(*data(), epochs=5, callbacks=[StopAfter(1)], **options(data))
     assert model.phase == "alternate"
     record = Record()
-    model.fit(unknown_length(), epochs=5, callbacks=[record], verbose=0)
-    assert record.phases[0] == "alternate" and "warmup" not in record.phases
-    assert model.phase == "settle"
+    model.fit(*data(), epochs=5, callbacks=[record], **options(data))
+    assert record.phases == ["alternate"] * 9 + ["settle"] * 11
+
+
+@pytest.mark.parametrize("data", [known_length, lambda: (unknown_length(),)])
+def test_a_longer_training_does_not_take_a_model_that_alternates_back_to_warmup(data):
+    model = compiled(network(), alternation=EACH_STEP)
+    model.fit(*data(), epochs=5, callbacks=[StopAfter(1)], **options(data))
+    record = Record()
+    # A tenth of its steps is more than have been taken.
+    model.fit(*data(), epochs=30, callbacks=[record, StopAfter(2)], **options(data))
+    assert record.phases == ["alternate"] * 12
+
+
+def test_a_training_of_unknown_length_that_begins_at_a_later_epoch_goes_on_by_its_plan():
+    whole, parts = (compiled(network(), alternation=EACH_STEP) for _ in range(2))
+    later = {"epochs": 15, "verbose": 0}
+    whole.fit(unknown_length(), initial_epoch=10, **later)
+    parts.fit(unknown_length(), initial_epoch=10, callbacks=[StopAfter(11)], **later)
+    parts.fit(unknown_length(), initial_epoch=12, **later)
+    assert_identical(everything(parts), everything(whole))
 
 
 def test_endless_generator_with_steps_per_epoch_is_planned_at_once():

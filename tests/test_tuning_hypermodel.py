@@ -188,6 +188,22 @@ def test_a_loss_and_a_metric_of_ones_own_need_no_registration():
     assert {"accuracy", "val_accuracy", NAME} <= set(history)
 
 
+def test_a_function_may_load_a_model_or_give_the_same_one_to_every_trial(tmp_path):
+    model = build(keras_tuner.HyperParameters())
+    x, y, *_ = DATA.values()
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "mine.keras")
+    rate = model.optimizer.learning_rate
+    for own in (lambda hp: model, lambda hp: keras.models.load_model(tmp_path / "mine.keras")):
+        hypermodel = SwitcherHyperModel(own, target_sparsity=0.5)
+        hp = keras_tuner.HyperParameters()
+        for _ in range(2):
+            trial = hypermodel.build(hp)
+            assert trial.optimizer is not model.optimizer
+            assert float(trial.optimizer.learning_rate) == float(rate)
+            assert NAME in hypermodel.fit(hp, trial, **DATA, epochs=1).history
+
+
 def test_a_hypermodel_may_train_the_model():
     class Own(keras_tuner.HyperModel):
         def build(self, hp):

@@ -81,7 +81,6 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
     from keras_switcher.networks import new_start
 
     method = registry.get(order["method"])()
-    versions = _versions(folder)
     with execution(config) as scope, scope():
         images = data = load_data(config)
         if images.source != order["source"]:
@@ -97,6 +96,7 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
                 data = images if trunk is None else trunk.features(images, cache, with_test=True)
             # The first cell has made them for all; what it took is no cost of its method.
             forget_peak()
+        versions = _versions(folder)
         work = Work(
             config, data, images, folder, order["found"], stop, console, order["keeps_models"]
         )
@@ -124,8 +124,10 @@ def _versions(folder: Path) -> list[str]:
     They are those when its process starts, whatever becomes of the checkout while it trains.
     """
     path = folder / _VERSIONS_FILE
-    goes_on = path.exists() and (folder / CHECKPOINTS).exists()
-    before = json.loads(path.read_text(encoding="utf-8")) if goes_on else []
+    before: list[str] = []
+    if any((folder / CHECKPOINTS).glob("*")):
+        known = path.exists()
+        before = json.loads(path.read_text(encoding="utf-8")) if known else ["an earlier version"]
     versions = list(dict.fromkeys([*before, _version()]))
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(versions) + "\n", encoding="utf-8")

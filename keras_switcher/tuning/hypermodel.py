@@ -108,7 +108,11 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
             )
         # What `compile` was called with. The public `get_compile_config` serialises it, and a loss
         # or a metric that is a plain function would have to be registered to come back from that.
-        compiled = dense._compile_config.config
+        compiled = dict(dense._compile_config.config)
+        optimizer = keras.optimizers.get(compiled["optimizer"])
+        # Of its own: that of a loaded model is built for other variables, and one instance may
+        # serve all trials.
+        compiled["optimizer"] = type(optimizer).from_config(optimizer.get_config())
         return switched_as_configured(
             self.configured(hp),
             dense,
