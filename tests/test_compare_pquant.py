@@ -40,9 +40,9 @@ def test_a_layer_with_a_constraint_is_refused(tmp_path):
 
 def test_a_dense_layer_inside_a_model_of_the_network_is_refused(tmp_path):
     config = work(tmp_path).config
-    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)], name="inner")
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="deep")])
     network = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(2)])
-    with pytest.raises(RunError, match=r"layers of the network itself.*'inner/"):
+    with pytest.raises(RunError, match=r"layers of the network itself.*'deep'"):
         registry.get("pquant-dst")().check(config, Start(network, True, None))
 
 

@@ -80,6 +80,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 import pytest
+from keras_switcher.config import Config, to_values
 from keras_switcher.training import train
 from run_folders import Killed, config_for, dies_at, same
 
@@ -94,7 +95,9 @@ with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
 train(config_for(here / "torn", resume=True, **options))
 same(here / "torn", here / "whole")
 
-start = {"init_from": str(here / "whole" / "dense.keras"), "width": 1.0, "dense_baseline": False}
+start = {"init_from": str(here / "whole" / "dense.keras"), "dense_baseline": False}
+# The network of the file has its own.
+start |= {name: to_values(Config())[name] for name in ("width", "dropout")}
 summary = train(config_for(here / "from_file", **options, **start))
 assert abs(summary["fc_sparsity"] - 0.95) < 0.005, summary
 """

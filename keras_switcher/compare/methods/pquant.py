@@ -48,14 +48,14 @@ class _Pquant(Method):
             raise RunError(
                 "Expected a --sparsity above 0: PQuantML has nothing to prune. Received: 0"
             )
-        for path, layer in walk(start.learned):
+        for _, layer in walk(start.learned):
             if not isinstance(layer, keras.layers.Dense):
                 continue
             if layer not in start.learned.layers:
                 raise RunError(
                     "Expected all dense layers to be layers of the network itself, as PQuantML "
-                    f"has it. Received: '{path}', in a layer or a model inside it. Leave pquant-* "
-                    "out of --methods."
+                    f"has it. Received: '{layer.name}', in a layer or a model inside it. Leave "
+                    "pquant-* out of --methods."
                 )
             if layer.kernel_constraint or layer.bias_constraint:
                 raise RunError(
