@@ -261,7 +261,7 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
 
 def test_a_lock_that_went_while_another_waited_for_it_is_taken_anew(tmp_path):
     path = tmp_path / ".lock"
-    entered, order = threading.Event(), []
+    order = []
 
     def wait():
         with locked(path):
@@ -270,7 +270,7 @@ def test_a_lock_that_went_while_another_waited_for_it_is_taken_anew(tmp_path):
     with locked(path, is_transient=True):
         waiting = threading.Thread(target=wait)
         waiting.start()
-        entered.wait(0.2)
+        waiting.join(0.2)
         assert order == []
     waiting.join(10)
     # Not the file that was removed, which a third one could not see.
