@@ -1,0 +1,127 @@
+"""The figures of the pages of methods compared, worked out again from their CSV files."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from keras_switcher.compare.figures import Difference, Mean, paired_difference
+
+ROOT = Path(__file__).parent.parent
+COMPARED = "docs/results/compare.md"
+DETAILS = "docs/results/compare-details.md"
+TEST, VALIDATION = "test_accuracy", "validation_accuracy"
+
+# How a row begins, without bold type, and the method that it is of; the first that fits counts.
+METHODS = {
+    "switcher network": "switcher",
+    "this method, without the rate": "switcher:rate_exponent=0.0",
+    "without the rate of a sparse kernel: this method": "switcher:rate_exponent=0.0",
+    "without it: magnitude, global": "magnitude-global:rate_exponent=0.0",
+    "magnitude, global, without the rate": "magnitude-global:rate_exponent=0.0",
+    "free logits": "free",
+    "magnitude, global": "magnitude-global",
+    "magnitude pruning, global": "magnitude-global",
+    "magnitude, uniform": "magnitude-uniform",
+    "magnitudes in the network's place": "magnitude-switcher",
+    "random mask": "random",
+    "tfmot, each layer": "tfmot-layerwise",
+    "tfmot, with the switcher's sparsities": "tfmot-layerwise",
+    "tfmot, switcher's sparsities": "tfmot-layerwise",
+    "tfmot": "tfmot",
+    "L0": "l0",
+    "PQuantML, trained thresholds": "pquant-dst",
+    "PQuantML, a soft mask": "pquant-pdp",
+    "small dense network": "small-dense",
+    "dense": "dense",
+}
+# Of each table with sparsities as columns: page, heading, its place under it, CSV file, figure.
+TABLES = [
+    ("README.md", "Results", 0, "lenet300", TEST),
+    (COMPARED, "LeNet-300-100", 0, "lenet300", TEST),
+    (COMPARED, "VGG16's classifier", 0, "vgg16-cifar100", TEST),
+    (DETAILS, "LeNet-300-100", 0, "lenet300", TEST),
+    (DETAILS, "LeNet-300-100", 1, "lenet300", TEST),
+    (DETAILS, "VGG16's classifier", 0, "vgg16-cifar10", TEST),
+    (DETAILS, "CIFAR-100", 0, "vgg16-cifar100", TEST),
+    (DETAILS, "CIFAR-100", 1, "vgg16-cifar100", TEST),
+    (DETAILS, "CIFAR-100", 2, "vgg16-cifar100", VALIDATION),
+]
+
+
+def rows_of(page, heading, place):
+    """Return the sparsities that head a table, and its rows as cells."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.M | re.S)
+    tables = [
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        for table in re.findall(r"(?:^\|.*\n)+", section, re.M)
+    ]
+    head, _, *rows = [table for table in tables if re.search(r"\d %", table[0][-1])][place]
+    return [float(re.match(r"[\d.]+", cell)[0]) / 100 for cell in head[1:]], rows
+
+
+def accuracies(file, figure):
+    """Return the figure of each network in percent, by method, sparsity and seed."""
+    path = ROOT / "docs" / "results" / "compare" / f"{file}.csv"
+    found = {}
+    with path.open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            target = float(row["target_sparsity"]) if row["target_sparsity"] else None
+            group = found.setdefault((row["method"], target), {})
+            group[int(row["seed"])] = 100 * float(row[figure])
+    return found
+
+
+def method_of(label, file):
+    plain = re.sub(r"\*\*|\[|\]\([^)]*\)", "", label)
+    method = next(name for start, name in METHODS.items() if plain.startswith(start))
+    without_dropout = method == "small-dense" and file == "lenet300"
+    return f"{method}:dropout=0.0" if without_dropout else method
+
+
+def shown_mean(mean: Mean, cell):
+    """Return a mean in the form of a cell: as many decimals, a deviation and a unit or none."""
+    decimals = len(re.search(r"\.(\d+)", cell)[1])
+    deviation = f" ± {mean.deviation:.{decimals}f}" if "±" in cell else ""
+    return f"{mean.mean:.{decimals}f}{deviation}{' %' if '%' in cell else ''}"
+
+
+def shown_difference(difference: Difference, cell):
+    decimals = len(re.search(r"\.(\d+)", cell)[1])
+    mean, low, high = (
+        f"{value:+.{decimals}f}" for value in (difference.mean, difference.low, difference.high)
+    )
+    mean = f"**{mean}**" if difference.is_clear else mean
+    return f"{mean} ({low} to {high})" if "(" in cell else mean
+
+
+@pytest.mark.parametrize(("page", "heading", "place", "file", "figure"), TABLES)
+def test_a_table_has_the_figures_of_its_csv_file(page, heading, place, file, figure):
+    sparsities, rows = rows_of(page, heading, place)
+    found = accuracies(file, figure)
+    own = {sparsity: found["switcher", sparsity] for sparsity in sparsities}
+    checked = 0
+    for label, *cells in rows:
+        method = method_of(label, file)
+        for sparsity, cell in zip(sparsities, cells, strict=True):
+            if not cell:
+                continue
+            others = found[method, None if method == "dense" else sparsity]
+            if cell.lstrip("*")[0] in "+-":
+                seeds = sorted(set(own[sparsity]) & set(others))
+                expected = shown_difference(
+                    paired_difference(
+                        [own[sparsity][seed] for seed in seeds], [others[seed] for seed in seeds]
+                    ),
+                    cell,
+                )
+                assert cell == expected, (label, sparsity)
+            else:
+                # Bold type says what it is better than, which the text above a table tells.
+                plain = cell.replace("**", "")
+                mean = Mean.of([others[seed] for seed in sorted(others)])
+                assert plain == shown_mean(mean, plain), (label, sparsity)
+            checked += 1
+    assert checked >= len(rows)
