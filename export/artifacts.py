@@ -184,7 +184,7 @@ def has_idle_gather(model: Any) -> bool:
     gathered = [
         operator.outputs[0]
         for operator in graph.operators
-        if flatbuffer.builtin(model, operator) == schema.BuiltinOperator.GATHER
+        if flatbuffer.operator_of(model, operator) == schema.BuiltinOperator.GATHER
     ]
     readers = [op for op in graph.operators if set(gathered) & set(op.inputs)]
     return bool(gathered) and all(sparse & set(reader.inputs) for reader in readers)

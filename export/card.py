@@ -8,7 +8,7 @@ from .display import change, megabytes, microseconds, percent, threads
 from .metadata import LABELS_FILE
 from .source import Source
 
-# As in `keras_switcher.display`, for a summary that came with a run.
+# Of a summary that came with a run.
 _FACTS = {
     "dataset": "Data set",
     "dataset_source": "Data",

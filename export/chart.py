@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from .display import threads
 
 _INK = "#1f2937"
-_QUIET = "#6b7280"
 _BASELINE = "#9ca3af"
 _BAR = "#2563eb"
 _PEER = "#d1d5db"

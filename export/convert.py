@@ -1,7 +1,6 @@
 """From a Keras model to a TFLite model of dense tensors, as bytes."""
 
 import enum
-import math
 import os
 import sys
 import tempfile
@@ -216,8 +215,3 @@ def _quiet() -> Iterator[Path]:
             for number, descriptor in enumerate(kept, start=1):
                 os.dup2(descriptor, number)
                 os.close(descriptor)
-
-
-def parameters(model: keras.Model) -> int:
-    """Return the number of weights of a model."""
-    return sum(math.prod(weight.shape) for weight in model.weights)

@@ -21,7 +21,7 @@ from .benchmark import machine
 from .card import model_card
 from .chart import write_chart
 from .compact import Compacted
-from .convert import Precision, as_given, in_precision, output_names, parameters
+from .convert import Precision, as_given, in_precision, output_names
 from .display import show_artifacts, show_compaction
 from .errors import ExportError, RuntimeFailure
 from .figures import figures, information_bound
@@ -221,7 +221,7 @@ def _content(
         "optimize": options.optimize,
         "outputs": output_names(source.model),
         "machine": machine(),
-        "parameters": parameters(source.model),
+        "parameters": source.model.count_params(),
         "examples": {
             "source": source.examples.source,
             "count": len(next(iter(source.examples.test.values()))),
@@ -244,7 +244,7 @@ def _entry(artifact: Artifact, verdict: Verdict | str, source: Source) -> dict[s
     """Return what `export.json` says of a file."""
     found = figures(artifact.content)
     kernels = [np.asarray(w) for w in source.model.weights if len(w.shape) > 1]
-    others = parameters(source.model) - sum(kernel.size for kernel in kernels)
+    others = source.model.count_params() - sum(kernel.size for kernel in kernels)
     known = verdict if isinstance(verdict, Verdict) else None
     return {
         "file": artifact.file,

@@ -84,14 +84,16 @@ def write(model: schema.ModelT) -> bytes:
 
 def operators(model: schema.ModelT) -> frozenset[int]:
     """Return which operators of `schema.BuiltinOperator` a model has."""
-    return frozenset(
-        max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes or ()
-    )
+    return frozenset(builtin(code) for code in model.operatorCodes or ())
 
 
-def builtin(model: schema.ModelT, operator: schema.OperatorT) -> int:
+def operator_of(model: schema.ModelT, operator: schema.OperatorT) -> int:
     """Return which operator of `schema.BuiltinOperator` this is."""
-    code = model.operatorCodes[operator.opcodeIndex]
+    return builtin(model.operatorCodes[operator.opcodeIndex])
+
+
+def builtin(code: schema.OperatorCodeT) -> int:
+    """Return the operator of `schema.BuiltinOperator` that an operator code stands for."""
     # Old files have the number, if it is below 128, in another field only.
     return max(code.builtinCode, code.deprecatedBuiltinCode)
 

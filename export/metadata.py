@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from .errors import InvalidFile
+from .flatbuffer import builtin
 
 ENTRY = "keras_switcher"
 LABELS_FILE = "labels.txt"
@@ -41,8 +41,7 @@ def runtime_needed(model: Any) -> str:
     """Return the oldest runtime that has every operator of a model, such as "2.3.0"."""
     versions = [_version(_entry(model, MINIMUM_RUNTIME) or b"")]
     for code in model.operatorCodes:
-        builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
-        versions.append(_FIRST_RUNTIME.get((builtin, code.version), (0, 0, 0)))
+        versions.append(_FIRST_RUNTIME.get((builtin(code), code.version), (0, 0, 0)))
     return ".".join(map(str, max(versions)))
 
 
@@ -59,24 +58,6 @@ def with_labels(content: bytes, labels: Sequence[str]) -> bytes:
         entry = zipfile.ZipInfo(LABELS_FILE, date_time=(1980, 1, 1, 0, 0, 0))
         archive.writestr(entry, "\n".join(labels) + "\n")
     return stream.getvalue()
-
-
-def facts(model: Any) -> dict[str, Any]:
-    """Return what `describe` wrote into a model; empty if nothing was.
-
-    Raises:
-        InvalidFile: If the entry is no JSON object.
-    """
-    content = _entry(model, ENTRY)
-    if content is None:
-        return {}
-    try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise InvalidFile(f"The metadata entry {ENTRY!r} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise InvalidFile(f"Expected a JSON object as {ENTRY!r}. Received: {type(found).__name__}")
-    return found
 
 
 def _version(content: bytes) -> tuple[int, ...]:

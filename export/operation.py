@@ -13,7 +13,6 @@ F16 = schema.TensorType.FLOAT16
 INT8 = schema.TensorType.INT8
 UINT8 = schema.TensorType.UINT8
 INT32 = schema.TensorType.INT32
-INT64 = schema.TensorType.INT64
 BOOL = schema.TensorType.BOOL
 
 _FUSED = {

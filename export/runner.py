@@ -64,29 +64,6 @@ def _by_tensor_name(details: list[dict[str, Any]]) -> dict[str, Any]:
     return dict(zip(names, details, strict=True))
 
 
-def describe(request: dict[str, Any]) -> dict[str, Any]:
-    """Return what the file takes and gives."""
-    interpreter = load(request)
-    inputs, outputs = tensors(interpreter)
-    return {
-        "inputs": [_described(name, tensor) for name, tensor in inputs.items()],
-        "outputs": [_described(name, tensor) for name, tensor in outputs.items()],
-        "signatures": interpreter.get_signature_list(),
-    }
-
-
-def _described(name: str, tensor: dict[str, Any]) -> dict[str, Any]:
-    quantization = tensor["quantization_parameters"]
-    is_quantized = len(quantization["scales"]) > 0
-    return {
-        "name": name,
-        "shape": [int(size) for size in tensor["shape_signature"]],
-        "dtype": np.dtype(tensor["dtype"]).name,
-        "scale": float(quantization["scales"][0]) if is_quantized else None,
-        "zero_point": int(quantization["zero_points"][0]) if is_quantized else None,
-    }
-
-
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """Run all examples in batches of the file's size, and write what comes out."""
     interpreter = load(request)
@@ -226,7 +203,7 @@ def _growth(before: dict[str, int], after: dict[str, int], field: str) -> int | 
     return after[field] - before[field] if field in before and field in after else None
 
 
-TASKS = {"describe": describe, "run": run, "measure": measure}
+TASKS = {"run": run, "measure": measure}
 
 
 def main(answers: TextIO) -> None:

@@ -66,60 +66,6 @@ class Measurement:
     memory: Memory
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """An input or an output of a file.
-
-    Args:
-        name: Its name in the signature, or that of the tensor in a file without a single signature.
-        shape: Its shape; -1 for an axis that the file leaves open.
-        dtype: NumPy's name of its dtype.
-        scale: What a step of a quantised tensor is worth; `None` if it is not quantised.
-        zero_point: The quantised value that stands for zero.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    scale: float | None
-    zero_point: int | None
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a file takes and gives.
-
-    Args:
-        inputs: Its inputs.
-        outputs: Its outputs.
-        signatures: The names of `inputs` and `outputs` of each signature.
-    """
-
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    signatures: Mapping[str, Mapping[str, Sequence[str]]]
-
-
-def describe(path: Path, *, timeout: float = TIMEOUT) -> Description:
-    """Load a file without the delegate, and say what it takes and gives.
-
-    Args:
-        path: The TFLite file.
-        timeout: Seconds after which it counts as hanging.
-
-    Raises:
-        InvalidFile: If the file can't be read, or is no TFLite model.
-        RuntimeFailure: If the runtime refuses it, crashes or hangs.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        answer = _ask(path, "describe", folder, timeout, threads=1, delegate=False)
-    inputs, outputs = (
-        tuple(Tensor(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in answer[side])
-        for side in ("inputs", "outputs")
-    )
-    return Description(inputs, outputs, answer["signatures"])
-
-
 def run(
     path: Path,
     inputs: Mapping[str, np.ndarray],

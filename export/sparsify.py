@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from .csr import BLOCKS, Storage, can_store, encode
 from .errors import ExportError
-from .flatbuffer import builtin
+from .flatbuffer import builtin, operator_of
 from .sparsity_parameters import parameters_of
 from .weights import KINDS, WEIGHT_INPUT, Weight, weights
 
@@ -97,7 +97,7 @@ def _foreign_reader(model: schema.ModelT, weight: Weight) -> str | None:
     readers = [
         f"operator {number}"
         for number, operator, place in _uses(graph, weight.tensor)
-        if place != WEIGHT_INPUT or KINDS.get(builtin(model, operator)) != weight.kind
+        if place != WEIGHT_INPUT or KINDS.get(operator_of(model, operator)) != weight.kind
     ]
     readers += ["an output of the model"] if weight.tensor in graph.outputs else []
     if readers:
@@ -124,7 +124,7 @@ def _uses(graph: schema.SubGraphT, index: int) -> Iterator[tuple[int, Any, int]]
 def _operator_code(model: schema.ModelT, operator: int, version: int) -> int:
     """Return the index of an operator code, which is added if there is none."""
     for index, code in enumerate(model.operatorCodes):
-        if (max(code.builtinCode, code.deprecatedBuiltinCode), code.version) == (operator, version):
+        if (builtin(code), code.version) == (operator, version):
             return index
     model.operatorCodes.append(
         # Runtimes before 2.4 read the deprecated field.
@@ -157,12 +157,12 @@ def _join(model: schema.ModelT, small: list[int]) -> None:
     unpacked = [
         operator.outputs[0]
         for operator in graph.operators
-        if builtin(model, operator) == schema.BuiltinOperator.DENSIFY
+        if operator_of(model, operator) == schema.BuiltinOperator.DENSIFY
         and operator.inputs[0] in small
     ]
     for index in (*small, *unpacked):
         for _, operator, place in _uses(graph, index):
-            is_layer = builtin(model, operator) == schema.BuiltinOperator.FULLY_CONNECTED
+            is_layer = operator_of(model, operator) == schema.BuiltinOperator.FULLY_CONNECTED
             if is_layer and place == WEIGHT_INPUT:
                 operator.opcodeIndex = code
 

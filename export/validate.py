@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from .flatbuffer import builtin, read
+from .flatbuffer import operator_of, read
 from .operation import Operation
 from .operator_checks import NAMES, RULES
 from .sparsity_checks import check_sparse_reader, check_sparsity
@@ -131,7 +131,7 @@ def _check_operator(
     count = len(model.operatorCodes or [])
     index = operator.opcodeIndex
     require(0 <= index < count, where, f"one of {count} operator codes", index)
-    number = builtin(model, operator)
+    number = operator_of(model, operator)
     name = NAMES.get(number, str(number))
     where = f"{where} ({name})"
     known_operators = f"one of the operators {', '.join(RULES)}"

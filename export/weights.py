@@ -7,7 +7,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from .csr import BLOCKS, Storage, decode
-from .flatbuffer import builtin
+from .flatbuffer import operator_of
 from .sparsity_parameters import sparse_tensor
 
 Kind = Literal["fully_connected", "conv", "depthwise"]
@@ -48,11 +48,6 @@ class Weight:
     array: np.ndarray
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the dense values."""
-        return self.array.shape
-
-    @property
     def dtype(self) -> np.dtype:
         """Type of the values in the file."""
         return self.array.dtype
@@ -72,10 +67,10 @@ def weights(model: schema.ModelT) -> list[Weight]:
         densified = {
             operator.outputs[0]: operator.inputs[0]
             for operator in graph.operators
-            if builtin(model, operator) == schema.BuiltinOperator.DENSIFY
+            if operator_of(model, operator) == schema.BuiltinOperator.DENSIFY
         }
         for operator in graph.operators:
-            kind = KINDS.get(builtin(model, operator))
+            kind = KINDS.get(operator_of(model, operator))
             if kind is None:
                 continue
             read = operator.inputs[WEIGHT_INPUT]

@@ -6,9 +6,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 # The classes must be known to Keras before a saved model is loaded, so all is imported at once.
-# Only `train.py` asks for less: it answers --help and wrong flags before TensorFlow loads. And the
-# launcher, which needs nothing of it: its workers do. The search and the comparison do as
-# `train.py`. What is asked for nevertheless is imported then.
+# Only the commands ask for less: they answer --help and wrong flags before TensorFlow loads, and
+# the launcher needs nothing of it. What is asked for nevertheless is imported then.
 _flags_first = (
     os.environ.pop("KERAS_SWITCHER_FLAGS_FIRST", None) is not None
     or not {
@@ -17,16 +16,10 @@ _flags_first = (
         "keras_switcher.compare",
         "keras_switcher.compare.cell",
     }.isdisjoint(sys.orig_argv)
-    or any(
-        name.endswith(("/keras-switcher-launch", "/keras-switcher-tune", "/keras-switcher-compare"))
-        for name in sys.orig_argv[1:2]
-    )
-)
-if (
-    _flags_first
-    or sys.orig_argv[1:3] in (["-m", "export"], ["-m", "keras_switcher.export"])
+    # As pip installs them.
     or any("/keras-switcher-" in name for name in sys.orig_argv[1:2])
-):
+)
+if _flags_first or sys.orig_argv[1:3] in (["-m", "export"], ["-m", "keras_switcher.export"]):
     # A command: nothing else in its process has a say in it.
     os.environ["KERAS_BACKEND"] = "tensorflow"
 _backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")

@@ -130,17 +130,13 @@ def strip(model: keras.Model) -> keras.Model:
         config = {name: value for name, value in layer.get_config().items() if name in known}
         return keras.layers.Dense(**_deserialized(config))
 
-    if isinstance(model, SwitchedNetwork):
-        network, converted = converted_attributes(model.network, convert)
-        build_like(network, model)
-        copy_weights(model.network, network, converted)
-        return network
     if _is_functional(model):
         copy = converted_functional(model, convert)
         return keras.Model(copy.input, copy.output, name=model.name)
-    network, converted = converted_attributes(model, convert)
+    source = model.network if isinstance(model, SwitchedNetwork) else model
+    network, converted = converted_attributes(source, convert)
     build_like(network, model)
-    copy_weights(model, network, converted)
+    copy_weights(source, network, converted)
     return network
 
 

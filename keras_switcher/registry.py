@@ -1,8 +1,9 @@
 """Names for things that users choose by name and may add to."""
 
-import difflib
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
+
+from keras_switcher.checks import nearest
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -70,11 +71,9 @@ class Registry(Generic[T]):
         """
         if isinstance(name, str) and name in self._items:
             return self._items[name]
-        nearest = difflib.get_close_matches(str(name).lower(), self.names(), n=1)
-        guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
         known = ", ".join(f"'{known}'" for known in self.names()) or "nothing yet"
         raise ValueError(
-            f"Unknown {self.kind} {name!r}.{guess} Registered: {known}. "
+            f"Unknown {self.kind} {name!r}.{nearest(name, self.names())} Registered: {known}. "
             f"Add your own with {self.how_to_add}."
         )
 

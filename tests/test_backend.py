@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
+import tomllib
 
 import pytest
 from command import ROOT
@@ -32,26 +32,37 @@ def test_another_backend_is_refused_at_once(code, backend, said):
     assert done.returncode == 1 and said in done.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["train.py"],
-        ["-m", "keras_switcher.compare"],
-        ["-m", "export"],
-        # As pip installs it.
-        ["bin/keras-switcher-train"],
-    ],
-)
-def test_a_command_takes_its_own_whatever_the_shell_says(command, tmp_path):
-    if command[0].startswith("bin"):
-        command = [str(tmp_path / Path(command[0]).name)]
-        Path(command[0]).write_text("from keras_switcher.training import main; main()")
-    done = subprocess.run(
-        [sys.executable, *command, "--help"],
+INSTALLED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+
+
+def help_of(*command):
+    return subprocess.run(
+        [sys.executable, *map(str, command), "--help"],
         cwd=ROOT,
         env={**os.environ, "KERAS_BACKEND": "torch"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "usage:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", [["train.py"], ["-m", "keras_switcher.compare"], ["-m", "export"]]
+)
+def test_a_command_takes_its_own_whatever_the_shell_says(command):
+    assert "usage:" in help_of(*command).stdout
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_so_does_an_installed_one_and_it_answers_before_tensorflow_loads(name, tmp_path):
+    module, _, main = INSTALLED[name].replace("keras_switcher.export", "export").partition(":")
+    script = tmp_path / name
+    script.write_text(
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('tensorflow' in sys.modules))\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        f"from {module} import {main}\n"
+        f"sys.exit({main}())\n"
+    )
+    answer = help_of(script).stdout
+    assert "usage:" in answer and answer.endswith("False\n")

@@ -24,10 +24,25 @@ def trained(tmp_path_factory):
         if name not in kept:
             task = work(tmp_path_factory.mktemp(name) / "cell", *FLAGS, target=0.7)
             task.keeps_models = True
-            kept[name] = (registry.get(name)().train(task), task)
+            method, seen = registry.get(name)(), []
+            if name == "pquant-dst":
+                method.end = watched(method.end, seen)
+            kept[name] = (method.train(task), task, seen)
         return kept[name]
 
     return of
+
+
+def watched(steer, seen):
+    """Steers the penalty, and keeps the density before it, and by what the penalty rises."""
+
+    def end(layers, parameters, work, epoch):
+        masks = [ops.convert_to_numpy(layer.pruning_layer.mask).ravel() for layer in layers]
+        before = float(parameters.alpha)
+        steer(layers, parameters, work, epoch)
+        seen.append((np.concatenate(masks).mean(), float(parameters.alpha) / before))
+
+    return end
 
 
 def test_a_layer_with_a_constraint_is_refused(tmp_path):
@@ -56,7 +71,7 @@ def test_a_normalisation_computes_as_it_did():
 
 @pytest.mark.parametrize("name", ["pquant-dst", "pquant-pdp"])
 def test_what_is_kept_has_the_accuracy_and_the_connections_that_are_told(name, trained):
-    result, task = trained(name)
+    result, task, _ = trained(name)
     model = keras.models.load_model(task.folder / MODEL_FILE)
     right = model.predict(task.data.x_test, verbose=0).argmax(axis=-1) == task.data.y_test
     assert right.mean() == pytest.approx(result.test_accuracy, abs=1e-6)
@@ -67,31 +82,20 @@ def test_what_is_kept_has_the_accuracy_and_the_connections_that_are_told(name, t
 
 
 def test_pdp_ends_at_the_target_with_most_of_the_output_layer(trained):
-    result, _ = trained("pquant-pdp")
+    result, _, _ = trained("pquant-pdp")
     assert sparsity(result.layers) == pytest.approx(0.7, abs=0.01)
     densities = [row["on"] / row["connections"] for row in result.layers]
     assert densities[-1] > 2 * densities[0]
 
 
 def test_dst_ends_at_the_target(trained):
-    result, _ = trained("pquant-dst")
+    result, _, _ = trained("pquant-dst")
     connections = sum(row["connections"] for row in result.layers)
     assert sparsity(result.layers) == pytest.approx(0.7, abs=2 / connections)
 
 
-def test_the_penalty_of_dst_rises_while_the_network_will_be_too_dense_and_falls_below(tmp_path):
-    task = work(tmp_path / "cell", *FLAGS, target=0.7)
-    method, seen = registry.get("pquant-dst")(), []
-    steer = method.end
-
-    def watched(layers, parameters, work, epoch):
-        masks = [ops.convert_to_numpy(layer.pruning_layer.mask).ravel() for layer in layers]
-        before = float(parameters.alpha)
-        steer(layers, parameters, work, epoch)
-        seen.append((np.concatenate(masks).mean(), float(parameters.alpha) / before))
-
-    method.end = watched
-    method.train(task)
+def test_the_penalty_of_dst_rises_while_the_network_will_be_too_dense_and_falls_below(trained):
+    _, task, seen = trained("pquant-dst")
     before, pruning, _ = _epochs(task)
     assert seen[:before] == [(1.0, 1.0)] * before
     steered = seen[before : before + pruning - 1]

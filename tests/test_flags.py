@@ -77,11 +77,6 @@ def test_the_dropout_of_a_file_is_not_that_of_the_recipe(recipes):
     assert options(*run)["dropout"] == 0.5
     own = options(*run, "--init-from", "mine.keras")
     assert (own["epochs"], own["dropout"]) == (3, to_values(Config())["dropout"])
-    # What an earlier version wrote down.
-    Path("old.yaml").write_text("init_from: mine.keras\ndropout: 0.5\n")
-    Path("best.yaml").write_text("dropout: 0.5\n")
-    for given in (["--config", "old.yaml"], ["--config", "best.yaml", "--init-from", "mine.keras"]):
-        assert options(*run, *given)["dropout"] == to_values(Config())["dropout"]
     with pytest.raises(ConfigError, match="Expected no --dropout with --init-from"):
         options(*run, "--init-from", "mine.keras", "--dropout", "0.3")
 

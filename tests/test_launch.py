@@ -199,6 +199,7 @@ def test_each_worker_sees_gpus_of_its_own(launched, tmp_path, monkeypatch):
     assert shared_gpus(2, 2, "5,4,GPU-a,GPU-b") == [["5", "4"], ["GPU-a", "GPU-b"]]
     script = (
         "import os, pathlib, json\n"
+        "os.environ['KERAS_SWITCHER_FLAGS_FIRST'] = '1'\n"
         "index = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
         "from keras_switcher.workers import Workers, how_to_resume\n"
         "workers = Workers()\n"

@@ -183,7 +183,8 @@ def test_the_place_comes_from_the_variables_of_keras_tuner():
 
 def test_a_chief_that_has_served_outlives_the_word_that_no_worker_is_left(tmp_path):
     script = (
-        "import os, signal, time\n"
+        "import os, signal, sys, time\n"
+        "sys.orig_argv.append('keras_switcher.tuning')\n"
         "from keras_switcher.tuning.spread import NO_WORKER_LEFT, Place\n"
         "place = Place('chief', is_chief=True, launcher=os.getppid())\n"
         "place.take()\n"

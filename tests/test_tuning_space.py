@@ -99,11 +99,6 @@ def test_what_depends_on_a_fixed_option_is_searched_for_its_value_alone(kind, op
     assert not {"adam_learning_rate", "sgd_learning_rate"} - {rate} & names
 
 
-def test_yaml_gives_the_same_space_again():
-    space = Space.from_yaml({"gate": "step"})
-    assert Space.from_yaml(space.to_yaml()) == space
-
-
 def test_numbers_that_yaml_reads_as_text_are_numbers():
     read = Range.from_yaml("multiplier_rate", {"min": "1e-3", "max": "1e-1", "sampling": "log"})
     assert (read.minimum, read.maximum, read.sampling) == (0.001, 0.1, "log")

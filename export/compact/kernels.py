@@ -1,16 +1,15 @@
 """Rules of dense and convolutional layers: the kernel says which feature reaches which unit."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .elementwise import Function
 from .features import Constants, Mask, Surroundings, whole_groups
 from .rule import Rule, Weights
-
-Function = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 class Kernel(Rule):

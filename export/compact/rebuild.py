@@ -98,11 +98,7 @@ def _copy(operation: Any, config: dict[str, Any] | None = None) -> Any:
             return operation
         said = " ".join(str(error).split())
         reason = f"it does not come back from its own configuration ({said})"
-        raise _uncopied(operation, reason) from error
-
-
-def _uncopied(operation: Any, reason: str) -> ExportError:
-    return ExportError(
-        f"The model can't be compacted: layer '{operation.name}' can't be copied: {reason}. "
-        f"Received: a {type(operation).__name__}"
-    )
+        raise ExportError(
+            f"The model can't be compacted: layer '{operation.name}' can't be copied: {reason}. "
+            f"Received: a {type(operation).__name__}"
+        ) from error

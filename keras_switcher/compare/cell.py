@@ -126,8 +126,7 @@ def _versions(folder: Path) -> list[str]:
     path = folder / _VERSIONS_FILE
     before: list[str] = []
     if any((folder / CHECKPOINTS).glob("*")):
-        known = path.exists()
-        before = json.loads(path.read_text(encoding="utf-8")) if known else ["an earlier version"]
+        before = json.loads(path.read_text(encoding="utf-8"))
     versions = list(dict.fromkeys([*before, _version()]))
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(versions) + "\n", encoding="utf-8")

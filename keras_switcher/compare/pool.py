@@ -208,8 +208,7 @@ def _is_another(earlier: dict[str, Any], order: dict[str, Any]) -> bool:
     return (
         any(first.get(name) != second.get(name) for name in influences(Config()))
         or earlier["found"] != new["found"]
-        # What an earlier version began does not say it.
-        or earlier.get("code", new["code"]) != new["code"]
+        or earlier["code"] != new["code"]
     )
 
 

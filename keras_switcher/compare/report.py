@@ -61,7 +61,7 @@ def page(plan: Plan, groups: Sequence[Group]) -> str:
             "failed.</p>\n"
         )
     for fact, kind in (("versions", "versions"), ("processor", "processors")):
-        several = sorted({str(r[fact]) for g in groups for r in g.results if fact in r})
+        several = sorted({str(r[fact]) for g in groups for r in g.results})
         if len(several) > 1:
             # Other sums, in another order: the same seed may end with other digits.
             notice += (

@@ -84,7 +84,7 @@ class Durable(keras_tuner.Oracle):
     def set_state(self, state: dict[str, Any]) -> None:
         """Take the state over that `get_state` returned."""
         self._under_way = state["ongoing_trials"]
-        self._kept_workers = state.get("keeps_workers", False)
+        self._kept_workers = state["keeps_workers"]
         known = {w: n for w, n in state["ongoing_trials"].items() if n in self.trials}
         super().set_state({**state, "ongoing_trials": known})
 

@@ -10,7 +10,7 @@ from keras_switcher.tuning.space import Space
 PLAN_FILE = "search.yaml"
 TRIALS = "trials"
 TRIALS_FILE = "trials.csv"
-CONFIG_FILE = "best.yaml"
+BEST_CONFIG_FILE = "best.yaml"
 BEST_FILE = "best.json"
 
 ORACLES = ("hyperband", "bayesian", "random")

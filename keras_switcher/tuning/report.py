@@ -14,6 +14,7 @@ from keras_switcher.tuning.figures import (
     progress_figure,
 )
 from keras_switcher.tuning.importance import importances
+from keras_switcher.tuning.plan import BEST_CONFIG_FILE
 from keras_switcher.tuning.reading import (
     Parameter,
     SearchFiles,
@@ -24,7 +25,6 @@ from keras_switcher.tuning.reading import (
 )
 
 REPORT_FILE = "report.html"
-BEST_CONFIG_FILE = "best.yaml"
 
 # A longer table of trials is folded.
 _SHORT = 20

@@ -29,7 +29,7 @@ from keras_switcher.training import load_data
 from keras_switcher.tuning import oracles
 from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import connections
-from keras_switcher.tuning.plan import BEST_FILE, CONFIG_FILE, TRIALS, TRIALS_FILE, Plan
+from keras_switcher.tuning.plan import BEST_CONFIG_FILE, BEST_FILE, TRIALS, TRIALS_FILE, Plan
 from keras_switcher.tuning.reading import best_of
 from keras_switcher.tuning.spread import Place
 from keras_switcher.tuning.stopping import PatientOracle
@@ -272,7 +272,7 @@ class Search:
 
     def _write_config(self, oracle: Any, best: Row) -> None:
         chosen = self.plan.space.choose(oracle.trials[best.trial].hyperparameters.copy())
-        with replacing(self.folder / CONFIG_FILE) as temporary:
+        with replacing(self.folder / BEST_CONFIG_FILE) as temporary:
             temporary.write_text(to_yaml(with_options(self.plan.config, chosen)), encoding="utf-8")
 
     def _show(self, row: Row, best: Row | None, number: int) -> None:
@@ -345,7 +345,7 @@ def summary(facts: dict[str, Any], folder: Path) -> str:
         f"Best: trial {facts['trial']}, {counted(facts['epochs'], 'epoch')}, validation "
         f"{100 * facts['val_accuracy']:.2f} %, test {100 * facts['test_accuracy']:.2f} %, sparsity "
         f"{100 * facts['sparsity']:.2f} %.\n{values}\nTrain with it: python train.py --config "
-        f"{folder / CONFIG_FILE}\nReport: {folder / 'report.html'}"
+        f"{folder / BEST_CONFIG_FILE}\nReport: {folder / 'report.html'}"
     )
 
 

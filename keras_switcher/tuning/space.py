@@ -86,12 +86,6 @@ class Range:
         """Return what shows whether all are right: each value, or the least and the greatest."""
         return list(self.values) or [self.minimum, self.maximum]
 
-    def to_yaml(self) -> Any:
-        """Return what `from_yaml` reads."""
-        if self.values:
-            return self.values[0] if self.is_fixed else list(self.values)
-        return {"min": self.minimum, "max": self.maximum, "sampling": self.sampling}
-
     @classmethod
     def from_yaml(cls, name: str, value: Any) -> "Range":
         """Make a range from a list of values, a mapping with `min` and `max`, or one value.
@@ -262,10 +256,6 @@ class Space:
                 f"them, to leave time to alternate: less than 1 together. Received: {longest}. "
                 "Narrow a range, or give both"
             )
-
-    def to_yaml(self) -> dict[str, Any]:
-        """Return what `from_yaml` reads."""
-        return {name: range_.to_yaml() for name, range_ in self.ranges.items()}
 
     def choose(self, hyperparameters: Any) -> dict[str, Any]:
         """Declare every hyperparameter, and return the options of the configuration they stand for.

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from small_run import sparse_lenet300
+from tflite_files import interpreter
 
 from export import runtime
 from export.convert import Precision, convert, in_float32, output_names
@@ -24,10 +25,12 @@ def write(folder, content):
 
 def test_a_file_has_a_signature_of_named_tensors_and_a_fixed_batch(lenet300, tmp_path):
     path = write(tmp_path, convert(lenet300, batch=3))
-    described = runtime.describe(path)
-    assert described.signatures == {"serving_default": {"inputs": ["image"], "outputs": ["logits"]}}
-    assert [tensor.shape for tensor in described.inputs] == [(3, 28, 28, 1)]
-    assert [tensor.shape for tensor in described.outputs] == [(3, 10)]
+    file = interpreter(path.read_bytes())
+    assert file.get_signature_list() == {
+        "serving_default": {"inputs": ["image"], "outputs": ["logits"]}
+    }
+    assert [tensor["shape"].tolist() for tensor in file.get_input_details()] == [[3, 28, 28, 1]]
+    assert [tensor["shape"].tolist() for tensor in file.get_output_details()] == [[3, 10]]
 
 
 @pytest.mark.parametrize(
@@ -47,8 +50,9 @@ def test_every_precision_takes_and_gives_float32(lenet300, tmp_path, precision, 
             lenet300, precision, representative=[{"image": images[i : i + 1]} for i in range(20)]
         ),
     )
-    described = runtime.describe(path)
-    assert {tensor.dtype for tensor in (*described.inputs, *described.outputs)} == {"float32"}
+    file = interpreter(path.read_bytes())
+    details = [*file.get_input_details(), *file.get_output_details()]
+    assert {tensor["dtype"] for tensor in details} == {np.float32}
     outputs = runtime.run(path, {"image": images})["logits"]
     expected = lenet300.predict(images, verbose=0)
     np.testing.assert_allclose(outputs, expected, atol=tolerance * np.abs(expected).max())

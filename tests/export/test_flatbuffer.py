@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from export.csr import Storage
 from export.errors import InvalidFile
-from export.flatbuffer import builtin, read, write
+from export.flatbuffer import operator_of, read, write
 
 
 def as_written_by_the_library(model):
@@ -128,4 +128,4 @@ def test_an_operator_code_of_an_old_file_is_in_another_field():
     operator = model.subgraphs[0].operators[0]
     code = model.operatorCodes[operator.opcodeIndex]
     code.builtinCode, code.deprecatedBuiltinCode = 0, schema.BuiltinOperator.FULLY_CONNECTED
-    assert builtin(model, operator) == schema.BuiltinOperator.FULLY_CONNECTED
+    assert operator_of(model, operator) == schema.BuiltinOperator.FULLY_CONNECTED

@@ -1,15 +1,14 @@
 import io
-import json
 import zipfile
 
 import numpy as np
 import pytest
 from small_run import sparse_lenet300
+from tflite_files import facts
 
 from export import flatbuffer, metadata, runtime
 from export.convert import convert
 from export.csr import Storage
-from export.errors import InvalidFile
 from export.sparsify import store
 from export.validate import validate
 from export.weights import weights
@@ -23,9 +22,9 @@ def model():
 def test_a_file_says_what_it_is(model):
     metadata.describe(model, {"model": "lenet300", "labels": "labels.txt"})
     again = flatbuffer.read(flatbuffer.write(model))
-    facts = metadata.facts(again)
-    assert facts["model"] == "lenet300"
-    assert facts["runtime"].startswith("TensorFlow Lite or LiteRT >= ")
+    found = facts(again)
+    assert found["model"] == "lenet300"
+    assert found["runtime"].startswith("TensorFlow Lite or LiteRT >= ")
 
 
 def test_describing_again_replaces(model):
@@ -33,7 +32,7 @@ def test_describing_again_replaces(model):
     count = len(model.metadata)
     metadata.describe(model, {"model": "second"})
     assert len(model.metadata) == count
-    assert metadata.facts(model)["model"] == "second"
+    assert facts(model)["model"] == "second"
 
 
 def test_sparse_tensors_need_a_newer_runtime(model):
@@ -65,16 +64,3 @@ def test_labels_are_a_file_in_the_file_that_the_runtime_does_not_mind(model, tmp
         path.write_bytes(written)
         outputs.append(runtime.run(path, given)["logits"])
     np.testing.assert_array_equal(*outputs)
-
-
-def test_a_damaged_entry_is_refused(model):
-    metadata.describe(model, {"model": "lenet300"})
-    (entry,) = [e for e in model.metadata if e.name == metadata.ENTRY]
-    for broken in (b"{", json.dumps([1]).encode()):
-        model.buffers[entry.buffer].data = np.frombuffer(broken, np.uint8)
-        with pytest.raises(InvalidFile, match="keras_switcher"):
-            metadata.facts(model)
-
-
-def test_a_file_of_others_says_nothing():
-    assert metadata.facts(flatbuffer.read(convert(sparse_lenet300()))) == {}

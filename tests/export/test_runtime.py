@@ -13,9 +13,10 @@ import psutil
 import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
+from tflite_files import interpreter
 
 from export.errors import InvalidFile, RuntimeFailure
-from export.runtime import RUNNER, Tensor, describe, measure, run
+from export.runtime import RUNNER, measure, run
 
 ROOT = Path(__file__).parents[2]
 BATCH = 4
@@ -168,12 +169,15 @@ def test_a_last_batch_that_is_not_full_is_run_too(batched, two_sided, examples):
 
 def test_a_file_without_a_signature_has_the_names_of_its_tensors(nameless, batched):
     left, right = np.random.default_rng(2).normal(size=(2, BATCH, 3)).astype(np.float32)
-    names = [tensor.name for tensor in describe(nameless).inputs]
-    inputs = {name: left if "left" in name else right for name in names}
+    file = interpreter(nameless.read_bytes())
+    inputs = {
+        tensor["name"]: left if "left" in tensor["name"] else right
+        for tensor in file.get_input_details()
+    }
 
     outputs = run(nameless, inputs)
 
-    assert describe(nameless).signatures == {}
+    assert file.get_signature_list() == {}
     assert len(inputs) == 2
     expected = run(batched, {"left": left, "right": right})
     assert {value.tobytes() for value in outputs.values()} == {
@@ -187,29 +191,25 @@ def test_sizes_that_a_file_leaves_open_are_those_of_the_inputs(folder):
     path = converted(folder / "open.tflite", model, None)
     values = np.random.default_rng(0).normal(size=(5, 7, 2)).astype(np.float32)
 
-    assert describe(path).inputs[0].shape == (-1, -1, 2)
+    (details,) = interpreter(path.read_bytes()).get_input_details()
+    assert details["shape_signature"].tolist() == [-1, -1, 2]
     np.testing.assert_array_equal(
         run(path, {"sequence": values})["positive"], np.maximum(values, 0)
     )
     assert measure([path], processes=1, seconds=0.05)[path][0].latency.median_us > 0
 
 
-def test_a_description_names_inputs_and_outputs(plain):
-    description = describe(plain)
-
-    assert description.inputs == (Tensor("image", (1, 6, 5), "float32", None, None),)
-    assert description.outputs == (Tensor("logits", (1, 3), "float32", None, None),)
-    assert description.signatures == {"classify": {"inputs": ["image"], "outputs": ["logits"]}}
-
-
 def test_an_int8_file_takes_and_gives_int8(int8, network, images):
-    (image,), (logits,) = describe(int8).inputs, describe(int8).outputs
-    assert (image.dtype, logits.dtype) == ("int8", "int8")
-    steps = np.round(images / image.scale) + image.zero_point
+    file = interpreter(int8.read_bytes())
+    (image,), (logits,) = file.get_input_details(), file.get_output_details()
+    assert (image["dtype"], logits["dtype"]) == (np.int8, np.int8)
+    scale, zero_point = image["quantization"]
+    steps = np.round(images / scale) + zero_point
 
     outputs = run(int8, {"image": np.clip(steps, -128, 127).astype(np.int8)})
 
-    values = (outputs["logits"].astype(np.float32) - logits.zero_point) * logits.scale
+    scale, zero_point = logits["quantization"]
+    values = (outputs["logits"].astype(np.float32) - zero_point) * scale
     expected = np.asarray(network(images))
     np.testing.assert_allclose(values, expected, atol=0.05 * np.abs(expected).max())
 
@@ -252,8 +252,8 @@ def test_what_the_runtime_says_about_a_file_is_in_the_error(folder, plain):
 
     path = rewritten(plain, folder / "future.tflite", ask_for_the_impossible)
 
-    with pytest.raises(RuntimeFailure, match=f"{path}, without XNNPACK.*version '99'"):
-        describe(path)
+    with pytest.raises(RuntimeFailure, match=f"{path}, with XNNPACK.*version '99'"):
+        measure([path], processes=1, seconds=0.05)
 
 
 def test_a_run_past_its_time_limit_is_killed(plain):
@@ -287,7 +287,7 @@ def measuring_process(path, threads=1):
 
 def test_ctrl_c_ends_the_process_that_runs_the_file(plain):
     parent, child = measuring_process(plain)
-    time.sleep(1)
+    time.sleep(0.3)
 
     with parent:
         parent.send_signal(signal.SIGINT)
@@ -324,7 +324,7 @@ def test_a_process_that_nobody_waits_for_ends_by_itself(plain, tmp_path):
 
 def test_the_process_imports_neither_tensorflow_nor_the_library(plain, tmp_path):
     request = {
-        **{"task": "describe", "file": str(plain), "threads": 1, "delegate": True},
+        **{"task": "measure", "file": str(plain), "threads": 1, "delegate": True, "seconds": 0.05},
         "seconds_to_live": 60,
     }
 
@@ -336,7 +336,7 @@ def test_the_process_imports_neither_tensorflow_nor_the_library(plain, tmp_path)
         cwd=tmp_path,
     )
 
-    assert set(json.loads(done.stdout)) == {"inputs", "outputs", "signatures"}
+    assert json.loads(done.stdout)["median_us"] > 0
     modules = {
         line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.split("\n")
     }
@@ -349,10 +349,12 @@ def test_what_others_write_to_standard_output_is_not_in_the_answer(plain, tmp_pa
     (tmp_path / "sitecustomize.py").write_text(chatter)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    assert describe(plain).inputs[0].name == "image"
+    assert measure([plain], processes=1, seconds=0.05)[plain][0].latency.median_us > 0
 
 
-@pytest.mark.parametrize("task", [describe, lambda path: measure([path])])
+@pytest.mark.parametrize(
+    "task", [lambda path: run(path, {"image": np.zeros(1)}), lambda path: measure([path])]
+)
 def test_what_is_no_file_or_no_model_is_refused(tmp_path, task):
     text, loop = tmp_path / "text.tflite", tmp_path / "loop.tflite"
     text.write_text("weights")
@@ -375,7 +377,7 @@ def test_a_file_that_breaks_off_is_an_error(folder, plain, length):
     path.write_bytes(content[: length if length >= 1 else int(length * len(content))])
 
     with pytest.raises(RuntimeFailure, match=str(path)):
-        describe(path)
+        measure([path], processes=1, seconds=0.05)
 
 
 def test_a_larger_network_is_slower_and_heavier(folder, plain):

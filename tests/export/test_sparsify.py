@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from export.csr import BLOCKS, Storage, can_store
 from export.errors import ExportError
-from export.flatbuffer import builtin, read, write
+from export.flatbuffer import operator_of, read, write
 from export.sparsify import store
 from export.validate import validate
 from export.weights import weights
@@ -47,7 +47,7 @@ def output_step(content):
     (layer,) = (
         operator
         for operator in model.subgraphs[0].operators
-        if builtin(model, operator) == schema.BuiltinOperator.FULLY_CONNECTED
+        if operator_of(model, operator) == schema.BuiltinOperator.FULLY_CONNECTED
     )
     return float(model.subgraphs[0].tensors[layer.outputs[0]].quantization.scale[0])
 
@@ -155,7 +155,7 @@ def _weight(array, mode="float32"):
 
 def test_weights_are_listed_with_what_they_are():
     found = weights(read(files.converted("cnn")))
-    kinds = [(weight.kind, weight.shape) for weight in found]
+    kinds = [(weight.kind, weight.array.shape) for weight in found]
     assert kinds == [
         ("conv", (4, 3, 3, 2)),
         ("depthwise", (1, 3, 3, 4)),
@@ -164,21 +164,23 @@ def test_weights_are_listed_with_what_they_are():
     assert {weight.storage for weight in found} == {Storage.DENSE}
     assert not any(weight.hybrid for weight in found)
     first = weights(read(files.converted("mlp", "dynamic")))[0]
-    assert (first.hybrid, first.dtype, first.shape) == (True, np.int8, (32, 48))
+    assert (first.hybrid, first.dtype, first.array.shape) == (True, np.int8, (32, 48))
     assert not any(weight.hybrid for weight in weights(read(files.converted("mlp", "int8"))))
 
 
 def test_weights_stored_by_the_converter_are_decoded():
-    plain = {w.shape: w.array for w in weights(read(files.converted("cnn", "float32", 0.8)))}
+    plain = {w.array.shape: w.array for w in weights(read(files.converted("cnn", "float32", 0.8)))}
     found = weights(read(files.converted("cnn", "sparse", 0.8)))
     assert {weight.storage for weight in found} == {Storage.DENSIFY}
     for weight in found:
-        np.testing.assert_array_equal(weight.array, plain[weight.shape])
+        np.testing.assert_array_equal(weight.array, plain[weight.array.shape])
     blocks = weights(read(files.converted("mlp", "sparse", 0.97, 8)))
     assert {weight.storage for weight in blocks} == {Storage.BLOCK4}
-    plain = {w.shape: w.array for w in weights(read(files.converted("mlp", "float32", 0.97, 8)))}
+    plain = {
+        w.array.shape: w.array for w in weights(read(files.converted("mlp", "float32", 0.97, 8)))
+    }
     for weight in blocks:
-        np.testing.assert_array_equal(weight.array, plain[weight.shape])
+        np.testing.assert_array_equal(weight.array, plain[weight.array.shape])
 
 
 def test_filters_are_stored_as_the_converter_does():
@@ -206,7 +208,7 @@ def test_filters_are_stored_as_the_converter_does():
         return found
 
     assert described(ours) == described(converter)
-    names = [builtin(ours, operator) for operator in ours.subgraphs[0].operators]
+    names = [operator_of(ours, operator) for operator in ours.subgraphs[0].operators]
     assert names.count(schema.BuiltinOperator.DENSIFY) == 3
     for resolver in files.RESOLVERS:
         expected = files.run(files.converted("cnn", "float32", 0.8), resolver)[1]
@@ -332,7 +334,7 @@ def versions(model):
             operator.opcodeIndex
         ].version
         for operator in graph.operators
-        if builtin(model, operator) == schema.BuiltinOperator.FULLY_CONNECTED
+        if operator_of(model, operator) == schema.BuiltinOperator.FULLY_CONNECTED
     }
 
 

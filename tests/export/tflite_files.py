@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import json
 import tempfile
 
 import keras
@@ -11,6 +12,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from export import metadata
 from export.csr import Storage, can_store
 from export.errors import InvalidFile
 from export.flatbuffer import read, write
@@ -195,6 +197,12 @@ def run(content, resolver=OpResolverType.AUTO, seed=0):
     runtime.set_tensor(image["index"], values)
     runtime.invoke()
     return values, runtime.get_tensor(runtime.get_output_details()[0]["index"])
+
+
+def facts(model):
+    """Returns what `metadata.describe` wrote into a model."""
+    (entry,) = [e for e in model.metadata if e.name in (metadata.ENTRY, metadata.ENTRY.encode())]
+    return json.loads(bytes(bytearray(model.buffers[entry.buffer].data)))
 
 
 def refused(model):

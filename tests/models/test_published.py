@@ -24,6 +24,17 @@ def pixels(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
 
 
+@pytest.fixture
+def without_weights(monkeypatch):
+    """Kernels of zeros, where they are only counted: hundreds of millions of random ones."""
+    monkeypatch.setattr(
+        keras.initializers.VarianceScaling,
+        "__call__",
+        lambda _, shape, dtype=None, **layout: keras.ops.zeros(shape, dtype),
+    )
+
+
+@pytest.mark.usefixtures("without_weights")
 @pytest.mark.parametrize(
     ("name", "shape", "classes", "parameters"),
     [
@@ -45,6 +56,7 @@ def test_trainable_parameters_as_published(name, shape, classes, parameters):
     assert model.name == name
 
 
+@pytest.mark.usefixtures("without_weights")
 def test_vgg16_has_the_convolutions_of_the_paper_and_the_classifier_that_was_asked_for():
     convolutions = 14_714_688 + 2 * 4224
     hidden = 512 * 4096 + 4096 + 4096 * 4096 + 4096

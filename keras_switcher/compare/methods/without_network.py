@@ -11,24 +11,14 @@ from keras_switcher.compare.plan import TRAINING
 from keras_switcher.compare.pruned import READS, NoSwitcher
 from keras_switcher.config import Config
 from keras_switcher.convert import switch
-from keras_switcher.model import SwitchedModel
-from keras_switcher.networks import Start, compiled_switched
-from keras_switcher.switchers import FreeSwitcher, Switcher
+from keras_switcher.networks import Start, compiled_switched, switched_model
+from keras_switcher.switchers import FreeSwitcher
 
 _READS = READS | {
     *("granularity", "gate", "task_steps", "switcher_steps"),
     # With magnitudes, too: the layers' offsets are learned.
     *("switcher_optimizer", "switcher_learning_rate", "multiplier_rate"),
 }
-
-
-def _switched(work: Work, switcher: Switcher) -> SwitchedModel:
-    start = work.start()
-    options = work.config.switching
-    model = switch(
-        start.learned, switcher=switcher, gate=options.gate, granularity=options.granularity
-    )
-    return compiled_switched(work.config, work.data, start, model)
 
 
 @register("free")
@@ -46,7 +36,8 @@ class FreeSwitches(Method):
         check_granularity(config, start)
 
     def model(self, work: Work) -> keras.Model:
-        return _switched(work, FreeSwitcher(seed=work.config.optimisation.seed))
+        switcher = FreeSwitcher(seed=work.config.optimisation.seed)
+        return switched_model(work.config, work.data, work.start(), switcher)
 
 
 @register("magnitude-switcher")
@@ -64,7 +55,7 @@ class MagnitudeSwitches(Method):
         check_granularity(config, start)
 
     def model(self, work: Work) -> keras.Model:
-        return _switched(work, NoSwitcher())
+        return switched_model(work.config, work.data, work.start(), NoSwitcher())
 
 
 @register("random")
