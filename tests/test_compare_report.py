@@ -30,6 +30,8 @@ def result(method, target, seed, accuracy, layers=("fc1", "fc2")):
         "epochs": 3,
         "threads": "1",
         "dataset_source": "made images",
+        "versions": "keras_switcher 0.1.0",
+        "processor": "Make 7",
     }
 
 
