@@ -97,7 +97,7 @@ test('the first answer comes soon, and little is transferred for it', async () =
     `First answer after ${readies.map(Math.round).join(', ')} ms; ` +
       `transferred for it, the model aside: ${Math.min(...transfers)} bytes`,
   );
-  // Under 2 s on an idle machine, which docs/mobile.md has; here, others may be at work.
+  // docs/mobile.md has what was measured; here, others may be at work.
   assert.ok(Math.min(...readies) < 6000, `ready after ${readies.join(', ')} ms`);
 });
 
