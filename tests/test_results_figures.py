@@ -1,12 +1,11 @@
 """The figures of the pages of methods compared, worked out again from their CSV files."""
 
-import csv
 import re
 from pathlib import Path
 
 import pytest
 
-from keras_switcher.compare.figures import Difference, Mean, paired_difference
+from benchmarks.compare_page import groups_of
 
 ROOT = Path(__file__).parent.parent
 COMPARED = "docs/results/compare.md"
@@ -62,18 +61,6 @@ def rows_of(page, heading, place):
     return [float(re.match(r"[\d.]+", cell)[0]) / 100 for cell in head[1:]], rows
 
 
-def accuracies(file, figure):
-    """Return the figure of each network in percent, by method, sparsity and seed."""
-    path = ROOT / "docs" / "results" / "compare" / f"{file}.csv"
-    found = {}
-    with path.open(newline="", encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            target = float(row["target_sparsity"]) if row["target_sparsity"] else None
-            group = found.setdefault((row["method"], target), {})
-            group[int(row["seed"])] = 100 * float(row[figure])
-    return found
-
-
 def method_of(label, file):
     plain = re.sub(r"\*\*|\[|\]\([^)]*\)", "", label)
     method = next(name for start, name in METHODS.items() if plain.startswith(start))
@@ -81,17 +68,21 @@ def method_of(label, file):
     return f"{method}:dropout=0.0" if without_dropout else method
 
 
-def shown_mean(mean: Mean, cell):
+def decimals_of(cell):
+    return len(re.search(r"\.(\d+)", cell)[1])
+
+
+def shown_mean(mean, cell):
     """Return a mean in the form of a cell: as many decimals, a deviation and a unit or none."""
-    decimals = len(re.search(r"\.(\d+)", cell)[1])
-    deviation = f" ± {mean.deviation:.{decimals}f}" if "±" in cell else ""
-    return f"{mean.mean:.{decimals}f}{deviation}{' %' if '%' in cell else ''}"
+    decimals = decimals_of(cell)
+    deviation = f" ± {100 * mean.deviation:.{decimals}f}" if "±" in cell else ""
+    return f"{100 * mean.mean:.{decimals}f}{deviation}{' %' if '%' in cell else ''}"
 
 
-def shown_difference(difference: Difference, cell):
-    decimals = len(re.search(r"\.(\d+)", cell)[1])
+def shown_difference(difference, cell):
     mean, low, high = (
-        f"{value:+.{decimals}f}" for value in (difference.mean, difference.low, difference.high)
+        f"{100 * value:+.{decimals_of(cell)}f}"
+        for value in (difference.mean, difference.low, difference.high)
     )
     mean = f"**{mean}**" if difference.is_clear else mean
     return f"{mean} ({low} to {high})" if "(" in cell else mean
@@ -100,28 +91,20 @@ def shown_difference(difference: Difference, cell):
 @pytest.mark.parametrize(("page", "heading", "place", "file", "figure"), TABLES)
 def test_a_table_has_the_figures_of_its_csv_file(page, heading, place, file, figure):
     sparsities, rows = rows_of(page, heading, place)
-    found = accuracies(file, figure)
-    own = {sparsity: found["switcher", sparsity] for sparsity in sparsities}
+    found = groups_of(ROOT / "docs" / "results" / "compare" / f"{file}.csv")
     checked = 0
     for label, *cells in rows:
         method = method_of(label, file)
         for sparsity, cell in zip(sparsities, cells, strict=True):
             if not cell:
                 continue
-            others = found[method, None if method == "dense" else sparsity]
+            group = found[method, None if method == "dense" else sparsity]
             if cell.lstrip("*")[0] in "+-":
-                seeds = sorted(set(own[sparsity]) & set(others))
-                expected = shown_difference(
-                    paired_difference(
-                        [own[sparsity][seed] for seed in seeds], [others[seed] for seed in seeds]
-                    ),
-                    cell,
-                )
-                assert cell == expected, (label, sparsity)
+                expected = found["switcher", sparsity].minus(group, figure)
+                assert cell == shown_difference(expected, cell), (label, sparsity)
             else:
                 # Bold type says what it is better than, which the text above a table tells.
                 plain = cell.replace("**", "")
-                mean = Mean.of([others[seed] for seed in sorted(others)])
-                assert plain == shown_mean(mean, plain), (label, sparsity)
+                assert plain == shown_mean(group.mean(figure), plain), (label, sparsity)
             checked += 1
     assert checked >= len(rows)

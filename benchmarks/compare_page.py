@@ -1,0 +1,109 @@
+"""The tables and the picture of a page of compared methods, from the CSV file of a comparison.
+
+python benchmarks/compare_page.py docs/results/compare/lenet300.csv --methods switcher free dense \
+    --picture docs/results/compare/lenet300.png
+"""
+
+import argparse
+import csv
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras_switcher.compare.methods  # noqa: F401
+from keras_switcher.compare.figures import Group, grouped
+from keras_switcher.compare.method import registry
+from keras_switcher.compare.picture import PICTURE_FILE, write_picture
+from keras_switcher.compare.results import ACCURACIES
+
+
+def groups_of(path: Path) -> dict[tuple[str, float | None], Group]:
+    """Return the results of each method at each target.
+
+    Args:
+        path: `results.csv` of a comparison, or one of those in `docs/results/compare/`.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    results = [
+        {
+            "method": row["method"],
+            "title": registry.get(row["method"].partition(":")[0])().title,
+            "target_sparsity": float(row["target_sparsity"]) if row["target_sparsity"] else None,
+            "seed": int(row["seed"]),
+            **{name: float(row[name]) for name in ACCURACIES},
+        }
+        for row in rows
+    ]
+    return {(group.method, group.target_sparsity): group for group in grouped(results)}
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    """Print the tables, and draw the picture if it is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="CSV file of a comparison")
+    parser.add_argument("--methods", nargs="+", help="these, in this order (default: all)")
+    parser.add_argument("--sparsity", nargs="+", type=float, help="these (default: all)")
+    parser.add_argument("--figure", choices=ACCURACIES, default=ACCURACIES[0])
+    parser.add_argument("--decimals", type=int, default=2)
+    parser.add_argument("--picture", type=Path, help="PNG file to write")
+    args = parser.parse_args()
+    found = groups_of(args.results)
+    methods = args.methods or list(dict.fromkeys(method for method, _ in found))
+    if unknown := set(methods) - {method for method, _ in found}:
+        parser.error(f"no results of {', '.join(sorted(unknown))} in {args.results}")
+    sparsities = args.sparsity or sorted({target for _, target in found if target is not None})
+    head = ["", *(f"{100 * sparsity:g} %" for sparsity in sparsities)]
+    d = args.decimals
+
+    means, differences = [], []
+    for method in methods:
+        mean_cells, difference_cells = [method], [method]
+        for sparsity in sparsities:
+            group = found.get((method, sparsity))
+            if group is not None or (sparsity == sparsities[0] and (method, None) in found):
+                mean = (group or found[method, None]).mean(args.figure)
+                spread = "" if mean.deviation is None else f" ± {100 * mean.deviation:.{d}f}"
+                seeds = f" ({mean.count})"
+                mean_cells.append(f"{100 * mean.mean:.{d}f}{spread} %{seeds}")
+            else:
+                mean_cells.append("")
+            first, other = found.get((methods[0], sparsity)), group or found.get((method, None))
+            minus = None if first is None or other is None else first.minus(other, args.figure)
+            if minus is None or minus.low is None or minus.high is None:
+                difference_cells.append("")
+                continue
+            shown = f"{100 * minus.mean:+.{d}f}"
+            shown = f"**{shown}**" if minus.is_clear else shown
+            interval = f"{100 * minus.low:+.{d}f} to {100 * minus.high:+.{d}f}"
+            difference_cells.append(f"{shown} ({interval})")
+        means.append(mean_cells)
+        differences.append(difference_cells)
+    print(
+        table(means, head), f"\n{methods[0]} minus each:\n", table(differences[1:], head), sep="\n"
+    )
+
+    if args.picture:
+        drawn = [
+            found[key]
+            for method in methods
+            for key in found
+            if key[0] == method and key[1] in (None, *sparsities)
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            write_picture(drawn, Path(folder))
+            args.picture.write_bytes((Path(folder) / PICTURE_FILE).read_bytes())
+
+
+if __name__ == "__main__":
+    main()
