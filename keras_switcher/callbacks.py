@@ -255,7 +255,7 @@ class ProgressBar(keras.callbacks.Callback):
 
     Args:
         console: Where to show them.
-        title: What is trained.
+        title: Name of what is trained.
         epochs: Number of epochs in all.
         rows: The callback that makes the rows; it must come before this one.
     """

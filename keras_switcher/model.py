@@ -399,7 +399,7 @@ class SwitchedModel(keras.Model):
             self._switch_gradients.reset()
 
     def _keep(self, kept: SwitchGradients, gradients: list[Any]) -> None:
-        """Add a scaled loss's gradients by the switches to those since the last turn."""
+        """Add a scaled loss's gradients with respect to the switches to the kept sums."""
 
         def add() -> Any:
             scale = self.optimizer.scale_loss(ops.ones(()))
