@@ -38,9 +38,10 @@ def compact(model: keras.Model, group: int = 1, *, gather: bool = True) -> Compa
 
     Whatever is not known to be safe to remove stays: everything read by a layer that mixes features
     (softmax, layer normalisation, attention, recurrent, nested and custom layers), and a constant
-    that a convolution reads up to a border padded with zeros. The model's inputs and outputs stay,
-    and every layer keeps at least one feature. A layer that is called several times has the same
-    features in all calls. Weights that only feed removed or constant features become 0.
+    that a convolution with zero padding reads, as the constant ends at the border. The model's
+    inputs and outputs stay, and every layer keeps at least one feature. A layer that is called
+    several times has the same features in all calls. Weights that only feed removed or constant
+    features become 0.
 
     Predictions agree up to the rounding of float32 sums, which have fewer terms.
 
