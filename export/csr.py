@@ -19,11 +19,11 @@ class Storage(enum.StrEnum):
     BLOCK16 = "block16"
     """int8 blocks of sixteen inputs with a non-zero, read by FULLY_CONNECTED as they are."""
     DENSIFY = "densify"
-    """float32 non-zeros, unpacked when loaded: the speed of `DENSE`, and more memory."""
+    """float32 non-zeros, unpacked when loaded: as fast as `DENSE`, with more memory."""
 
 
 BLOCKS = {Storage.CSR: 1, Storage.DENSIFY: 1, Storage.BLOCK4: 4, Storage.BLOCK16: 16}
-"""Weights of one row that one index stands for."""
+"""Number of weights of one row that one index stands for."""
 
 HYBRID_BLOCKS = 255
 """The kernel for int8 weights and float32 activations counts and numbers blocks in one byte."""
@@ -35,10 +35,10 @@ class SparseTensor:
 
     Args:
         shape: Shape of the dense tensor.
-        block: Values in a row that one index stands for; 1 without blocks.
+        block: Number of values in a row that one index stands for; 1 without blocks.
         segments: Where each row starts in `indices`, and where the last ends; shape (rows + 1,).
         indices: Column of each non-zero, or number of each block; increasing within a row.
-        values: The values, `block` for each index; zeros within a block are among them.
+        values: The values, `block` for each index, including zeros within a block.
     """
 
     shape: tuple[int, ...]
@@ -58,10 +58,10 @@ def encode(weights: np.ndarray, block: int = 1) -> SparseTensor:
 
     Args:
         weights: Array of two or more axes, such as (units, inputs).
-        block: Values in a row to keep or drop together; divides the last axis.
+        block: Number of values in a row to keep or drop together; divides the last axis.
 
     Returns:
-        Everything but zeros, or blocks of them, with index vectors of the smallest dtype.
+        All values except zeros, or blocks of zeros, with index vectors of the smallest dtype.
 
     Raises:
         ValueError: If `block` does not divide the last axis.
@@ -86,10 +86,10 @@ def encode(weights: np.ndarray, block: int = 1) -> SparseTensor:
 
 
 def decode(sparse: SparseTensor) -> np.ndarray:
-    """Return the dense tensor that `encode` was given."""
+    """Return the dense tensor that was passed to `encode`."""
     rows = math.prod(sparse.shape[:-1])
     columns = sparse.shape[-1]
-    # The converter's own blocks may stand over the end of a row.
+    # Blocks that the converter itself makes may extend beyond the end of a row.
     count = -(-columns // sparse.block)
     blocks = np.zeros((rows, count, sparse.block), sparse.values.dtype)
     segments = sparse.segments.astype(np.int64)
@@ -99,7 +99,7 @@ def decode(sparse: SparseTensor) -> np.ndarray:
 
 
 def encoded_bytes(weights: np.ndarray, storage: Storage) -> int:
-    """Return the bytes of values and index vectors that a file holds for a weight.
+    """Return how many bytes of values and index vectors a file holds for a weight.
 
     Args:
         weights: The weight.
@@ -124,7 +124,7 @@ def block_density(weights: np.ndarray, block: int) -> float:
 
     Args:
         weights: Array of two or more axes.
-        block: Values in a row that belong together; divides the last axis.
+        block: Number of values in a row that belong together; divides the last axis.
 
     Raises:
         ValueError: If `block` does not divide the last axis.
@@ -133,13 +133,13 @@ def block_density(weights: np.ndarray, block: int) -> float:
 
 
 def can_store(weights: np.ndarray, storage: Storage, hybrid: bool = False) -> str | None:
-    """Return why a weight can't be stored in a way, or `None` if it can.
+    """Return why a weight can't be stored in a given way, or `None` if it can.
 
     Args:
         weights: The weight as the file has it: (units, inputs) of a fully connected layer, or the
             four axes of a convolution's filter.
         storage: How to store it.
-        hybrid: Whether int8 weights meet float32 activations (dynamic-range quantisation).
+        hybrid: Whether int8 weights are used with float32 activations (dynamic-range quantisation).
     """
     if storage is Storage.DENSE:
         return None

@@ -1,4 +1,4 @@
-"""An export from end to end: make the files, prove them, measure them, hand them over."""
+"""An export from end to end: make the files, verify them, measure them, publish them."""
 
 import dataclasses
 import json
@@ -35,11 +35,11 @@ from .verify import Reference, Verdict, accuracy, verify
 
 logger = logging.getLogger("keras_switcher.export")
 
-# For every file, number of threads, and with and without XNNPACK.
+# For every file and number of threads, with and without XNNPACK.
 _PROCESSES, _SECONDS = 5, 0.2
-# Of the Keras model's inputs in a batch.
+# Bytes of the Keras model's inputs in a batch.
 _BATCH_BYTES = 2**25
-# Examples that are computed in float64, too.
+# Number of examples that are also computed in float64.
 _FOR_ROUNDING = 256
 _VALUE_BYTES = {
     Precision.FLOAT32: 4,
@@ -57,18 +57,18 @@ def export(options: ExportOptions, console: Console | None = None) -> dict[str, 
         console: Where to show progress and results; nowhere by default.
 
     Returns:
-        What `export.json` holds.
+        The content of `export.json`.
 
     Raises:
-        ExportError: If there is nothing to export, or a file failed; the files that passed are
-            there then, and `export.json` says what was wrong with the others.
+        ExportError: If there is nothing to export, or a file failed. The files that passed are then
+            in the folder, and `export.json` says what was wrong with the others.
         WriteError: If the folder can't be written.
     """
     return export_model(read_source(options), folder_of(options), options, console)
 
 
 def folder_of(options: ExportOptions) -> Path:
-    """Return where the files of an export go."""
+    """Return the folder that the files of an export go to."""
     if options.out is not None:
         return options.out
     source = options.source
@@ -87,10 +87,10 @@ def export_model(
         console: Where to show progress and results; nowhere by default.
 
     Returns:
-        What `export.json` holds.
+        The content of `export.json`.
 
     Raises:
-        ExportError: As `export`.
+        ExportError: As for `export`.
         WriteError: If the folder can't be written.
     """
     console = Console(quiet=True) if console is None else console
@@ -148,7 +148,7 @@ def _reference(source: Source) -> Reference:
 
 def _outputs(model: keras.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     arrays = [inputs[tensor.name] for tensor in model.inputs]
-    # As much at a time as some images of the size that a phone's networks take.
+    # As much at a time as a few dozen images of the size that networks for phones take.
     size = sum(array[0].nbytes for array in arrays)
     batch = max(1, min(256, _BATCH_BYTES // max(1, size)))
     given = keras.tree.pack_sequence_as(model.input, arrays)
@@ -180,7 +180,7 @@ def _verdict(
     reference: Reference,
     options: ExportOptions,
 ) -> Verdict | str:
-    """Verify a file; return what the runtime said if it could not even run it."""
+    """Verify a file; return the runtime's message if it could not even run the file."""
     try:
         return verify(
             path,
@@ -206,7 +206,7 @@ def _content(
     compacted: Compacted,
     options: ExportOptions,
 ) -> dict[str, Any]:
-    """Return what `export.json` holds before anything is measured."""
+    """Return the content of `export.json` before anything is measured."""
     floats = [
         verdict
         for artifact in made
@@ -241,7 +241,7 @@ def _content(
 
 
 def _entry(artifact: Artifact, verdict: Verdict | str, source: Source) -> dict[str, Any]:
-    """Return what `export.json` says of a file."""
+    """Return what `export.json` says about a file."""
     found = figures(artifact.content)
     kernels = [np.asarray(w) for w in source.model.weights if len(w.shape) > 1]
     others = source.model.count_params() - sum(kernel.size for kernel in kernels)
@@ -277,10 +277,10 @@ def _measured(
     reference: Reference,
     options: ExportOptions,
 ) -> list[dict[str, Any]]:
-    """Measure the files that passed, and what the converter makes of the same model.
+    """Measure the files that passed, and the file that the converter makes of the same model.
 
-    The figures are written into the entries of `content`; the entry of the other is returned, if it
-    could be made. What fails here takes nothing from the files, which are proven.
+    The figures are written into the entries of `content`; the entry of the converter's file is
+    returned, if it could be made. A failure here does not affect the files, which are verified.
     """
     entries = {
         scratch / entry["file"]: entry for entry in content["artifacts"] if not entry["problems"]
@@ -291,11 +291,11 @@ def _measured(
         path = scratch / "experimental_sparsity.tflite"
         write(path, peer.content)
         peers.append(_entry(peer, _verdict(path, peer, source, reference, options), source))
-        # A wrong file has a speed too; one that does not run has none.
+        # A wrong file has a speed, too; one that does not run has none.
         if peers[0]["max_difference"] is not None:
             entries[path] = peers[0]
     except (ExportError, ValueError) as error:
-        # What it writes is not always right, and none of the files that are left is made by it.
+        # What it writes is not always right, and none of the exported files is made that way.
         logger.warning("Nothing to compare with: EXPERIMENTAL_SPARSITY failed: %s", error)
     configurations = [(n, delegate) for n in options.threads for delegate in (True, False)]
     try:
@@ -315,11 +315,11 @@ def _measured(
 
 
 def measured_figures(measurements: Sequence[runtime.Measurement]) -> dict[str, Any]:
-    """Return what JSON says of a file's latency and memory.
+    """Return what JSON says about a file's latency and memory.
 
     Args:
-        measurements: One for each configuration; the first without XNNPACK, and the first with it,
-            are the ones that stand for the file.
+        measurements: One for each configuration; the first without XNNPACK and the first with it
+            stand for the file.
     """
     first = {m.latency.delegate: m for m in reversed(measurements)}
     return {

@@ -1,4 +1,4 @@
-"""The flags of `python -m export`. Nothing here imports TensorFlow, so that they answer at once."""
+"""The flags of `python -m export`. Nothing here imports TensorFlow, so they answer at once."""
 
 import dataclasses
 import os
@@ -31,22 +31,23 @@ class ExportOptions:
     out: _Path | None = None
     """Where the files go; none means RUN/export, or <name>-export beside a .keras file."""
     optimize: Literal["balanced", "size", "latency"] = "balanced"
-    """What for: latency takes the fastest way to store each layer; balanced the smallest of those
-    that are no slower than a dense layer; size the smallest of all, even where that is slower."""
+    """What to optimise for: latency takes the fastest way to store each layer; balanced takes the
+    smallest of those that are no slower than a dense layer; size takes the smallest of all, even if
+    it is slower."""
     quantize: Literal["dynamic", "int8", "none"] = "dynamic"
-    """Of model_int8.tflite: dynamic has int8 weights, int8 also has int8 activations, whose ranges
-    are read from training examples; none leaves the file out."""
+    """Quantisation of model_int8.tflite: dynamic has int8 weights; int8 also has int8 activations,
+    whose ranges are read from training examples; none leaves the file out."""
     float16: bool = False
     """Also write model_float16.tflite: half the bytes of dense float32."""
     batch: int = 1
-    """Examples in a call."""
+    """Number of examples in a call."""
     dataset: str | None = None
     """Data set to verify with, by name; none means the run's."""
     data_dir: _Path | None = None
     """Folder of TensorFlow Datasets; none means the run's, then TFDS_DATA_DIR."""
     examples: _Path | None = None
-    """A .npz file to verify with in place of a data set: x_test, and if there are any y_test and
-    x_train, as keras.datasets has them."""
+    """A .npz file to verify with instead of a data set: x_test and, if there are any, y_test and
+    x_train, in the format of keras.datasets."""
     accuracy_drop: float = 0.003
     """How much accuracy a quantised file may lose, as a share: 0.003 is 0.3 points."""
     threads: tuple[int, ...] = (1, 2)
@@ -69,7 +70,7 @@ class BenchmarkOptions:
     threads: tuple[int, ...] = (1, 2)
     """Numbers of threads to measure with."""
     processes: int = 3
-    """Processes for each figure, which is that of the one that was disturbed least."""
+    """Processes for each figure; the figure is that of the process that was disturbed least."""
     timeout: float = 300.0
     """Seconds that the runtime has for a file before it counts as failed."""
     json: _Path | None = None
@@ -83,7 +84,7 @@ class ServeOptions:
     """What to serve, and where."""
 
     run: tyro.conf.Positional[_Path]
-    """Folder of a run that was exported, or of an export."""
+    """Folder of an exported run, or of an export."""
     host: str = "127.0.0.1"
     """Name or address to listen on; 0.0.0.0 is every address of this machine, for a phone in the
     same network."""
@@ -116,10 +117,10 @@ _THRESHOLD_CHECKS = {
 
 
 def check(options: ExportOptions | BenchmarkOptions | ServeOptions) -> None:
-    """See that every value is right.
+    """Check that every value is valid.
 
     Raises:
-        ConfigError: If one is wrong.
+        ConfigError: If one is not.
     """
     checked = [(options, name, test) for name, test in _CHECKS.items() if hasattr(options, name)]
     if isinstance(options, ExportOptions):

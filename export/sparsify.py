@@ -1,4 +1,4 @@
-"""Put weights of a TFLite model into other storages."""
+"""Change how the weights of a TFLite model are stored."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -16,28 +16,29 @@ from .weights import KINDS, WEIGHT_INPUT, Weight, weights
 SPARSE_FULLY_CONNECTED = 8
 """The version of FULLY_CONNECTED that reads sparse weights.
 
-XNNPACK leaves this version to the kernel that can; of any other it would read the values as dense.
+XNNPACK leaves this version to a kernel that can read them; in any other version, it would read the
+values as dense.
 """
 
 
 def store(
     model: schema.ModelT, choices: Mapping[int, Storage], *, joined_bytes: int = 0
 ) -> schema.ModelT:
-    """Return a copy of a model with weights in other storages; the values stay what they are.
+    """Return a copy of a model with weights stored in other ways; their values do not change.
 
     Args:
-        model: A valid model with one subgraph. It stays as it is; the copy shares its buffers.
-        choices: The storage by index of the weight's tensor. Weights that are not in it stay.
-        joined_bytes: Fully connected layers of dense float32 weights up to so many bytes are kept
-            from XNNPACK, as sparse ones are, if there is a sparse one: the call of a delegate costs
-            more than a small layer. At 0, none is.
+        model: A valid model with one subgraph. It is not changed; the copy shares its buffers.
+        choices: The storage, by index of the weight's tensor. Other weights stay as they are.
+        joined_bytes: If there is a sparse layer, fully connected layers with dense float32 weights
+            of at most this many bytes are kept from XNNPACK like the sparse ones, as calling a
+            delegate costs more than a small layer. At 0, none is.
 
     Returns:
-        The new model. Tensor indices of the given one are right for it too: what DENSIFY needs is
-        put at the end.
+        The new model. Tensor indices of the given one are valid for it too: the tensors that
+        DENSIFY needs are added at the end.
 
     Raises:
-        ExportError: If a weight can't be stored so; the message says why.
+        ExportError: If a weight can't be stored in that way; the message says why.
 
     Example:
 
@@ -52,7 +53,7 @@ def store(
     by_tensor = {weight.tensor: weight for weight in weights(model)}
     for index, storage in choices.items():
         _check_choice(model, by_tensor, index, storage)
-    # Only what is changed is copied: the data of buffers is large and stays.
+    # Copy only what changes: the data of the buffers is large and stays the same.
     shared = {id(buffer.data): buffer.data for buffer in model.buffers}
     model = copy.deepcopy(model, shared)
     for index, storage in choices.items():
@@ -92,7 +93,7 @@ def _check_choice(
 
 
 def _foreign_reader(model: schema.ModelT, weight: Weight) -> str | None:
-    """Return what besides such layers reads a weight: nothing else may find it sparse."""
+    """Return why a weight can't be sparse: something besides layers of its kind reads it."""
     graph = model.subgraphs[0]
     readers = [
         f"operator {number}"
@@ -114,7 +115,7 @@ def _asymmetry(model: schema.ModelT, index: int) -> str | None:
 
 
 def _uses(graph: schema.SubGraphT, index: int) -> Iterator[tuple[int, Any, int]]:
-    """Yield the number of each operator that reads a tensor, the operator, and at which input."""
+    """Yield, for each operator that reads a tensor, its number, the operator and which input."""
     for number, operator in enumerate(graph.operators):
         for place, read in enumerate(operator.inputs if operator.inputs is not None else ()):
             if read == index:
@@ -122,7 +123,7 @@ def _uses(graph: schema.SubGraphT, index: int) -> Iterator[tuple[int, Any, int]]
 
 
 def _operator_code(model: schema.ModelT, operator: int, version: int) -> int:
-    """Return the index of an operator code, which is added if there is none."""
+    """Return the index of an operator code, adding it if it is missing."""
     for index, code in enumerate(model.operatorCodes):
         if (builtin(code), code.version) == (operator, version):
             return index

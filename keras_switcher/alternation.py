@@ -1,4 +1,4 @@
-"""Alternation: when the task network learns, when the switcher network, and when neither may."""
+"""Alternation: when the task network learns, and when the switcher network does."""
 
 import dataclasses
 from typing import Any
@@ -18,22 +18,23 @@ _NEVER = 2**31 - 1
 class Alternation:
     """The course of training: warm-up, alternate, settle.
 
-    During warm-up only the task network learns, with the switches as they are: all on in a new
-    model. Then the two alternate: after every `task_steps` batches the switcher network takes
-    `switcher_steps` steps by the mean gradient of their losses by the switches. When the model
-    settles, the structure is brought to the target sparsity and frozen, and only the task network
-    goes on learning.
+    During warm-up, only the task network learns, with the switches as they are: all on in a new
+    model. Then the two networks alternate: after every `task_steps` batches, the switcher network
+    takes `switcher_steps` steps by the mean gradient of the batches' losses with respect to the
+    switches. When the model settles, the structure is brought to the target sparsity and frozen,
+    and only the task network continues to learn.
 
     Args:
         task_steps: Task steps between two turns of the switcher, >= 1.
         switcher_steps: Switcher steps in a turn, >= 1.
-        warmup: Share of all training steps, in [0, 1).
-        settle: Share of all training steps, in [0, 1); `warmup + settle < 1`.
-        ramp: Share of the alternate phase, in [0, 1], in which the target falls from dense to its
-            final value.
+        warmup: Share of all training steps spent in warm-up, in [0, 1).
+        settle: Share of all training steps left when the model settles, in [0, 1);
+            `warmup + settle < 1`.
+        ramp: Share of the alternate phase, in [0, 1], over which the target density falls from 1
+            to its final value.
 
     Raises:
-        ValueError: On values outside these ranges.
+        ValueError: If a value is outside its range.
     """
 
     task_steps: int = 8
@@ -72,7 +73,7 @@ class Alternation:
             total_steps: Number of training steps in all.
 
         Returns:
-            Three integers, not decreasing, at most `total_steps`.
+            Three non-decreasing integers, at most `total_steps`.
         """
         begin = round(self.warmup * total_steps)
         settle = round((1 - self.settle) * total_steps)
@@ -80,7 +81,7 @@ class Alternation:
         return begin, ramp_end, settle
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments as a dictionary, for Keras's saving."""
+        """Return the arguments as a dictionary, for saving by Keras."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -90,12 +91,12 @@ class Alternation:
 
 
 class AlternationState(keras.layers.Layer):
-    """Where in the alternation a model is: weights, so that every checkpoint holds them.
+    """The state of a model's alternation, held in weights so that every checkpoint includes it.
 
-    `step` counts training steps; `plan` holds what `Alternation.plan` returned, and until `fit`
-    knows the length of training stands for "alternate from now on, without an end"; `settled` is 1
-    once the structure is frozen; `offset` is added to every logit, and `multiplier` is the price of
-    density, as `objective.py` has them.
+    `step` counts training steps. `plan` holds the result of `Alternation.plan`; until `fit` knows
+    the length of training, it stands for "alternate from now on, without an end". `settled` is 1
+    once the structure is frozen. `offset` is added to every logit, and `multiplier` is the price of
+    density; see `objective.py` for both.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -135,11 +136,11 @@ class AlternationState(keras.layers.Layer):
         return WARMUP if step < int(ops.convert_to_numpy(self.plan)[0]) else ALTERNATE
 
     def alternates(self) -> Any:
-        """Return whether the phase is "alternate": bool tensor."""
+        """Return whether the phase is "alternate", as a boolean tensor."""
         return ops.logical_and(ops.equal(self.settled, 0), self.step >= self.plan[0])
 
     def is_switcher_turn(self, alternation: Alternation) -> Any:
-        """Return whether the switcher's turn comes after the step just counted: bool tensor."""
+        """Return whether a switcher's turn follows the step just counted, as a boolean tensor."""
         begin = self.plan[0]
         since = self.step - begin
         return ops.logical_and(
@@ -148,9 +149,9 @@ class AlternationState(keras.layers.Layer):
         )
 
     def target_density(self, target_sparsity: float) -> Any:
-        """Return the density to aim at in this step: a float32 scalar tensor.
+        """Return the target density at this step, as a float32 scalar tensor.
 
-        It falls from 1 to `1 - target_sparsity` along a cubic, fast at first.
+        It falls from 1 to `1 - target_sparsity` along a cubic curve, fast at first.
 
         Reference:
             [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878), the cubic schedule.

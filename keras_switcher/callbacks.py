@@ -1,4 +1,4 @@
-"""What `train.py` does beside `fit`: progress, history, checkpoints, stopping in time."""
+"""The callbacks of `train.py`: progress, history, checkpoints, stopping in time."""
 
 import hashlib
 import logging
@@ -21,15 +21,15 @@ logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
-# Seconds between two questions among workers whether a signal has come.
+# Seconds after which the workers ask each other again whether a signal has come.
 _ASK_EVERY = 0.2
 
 
 class Diverged(RunError):
-    """The loss or a weight is not a finite number any more.
+    """The loss or a weight is no longer a finite number.
 
     Args:
-        what: Which, and when.
+        what: Which of them, and when.
     """
 
     exit_status = 1
@@ -45,13 +45,13 @@ class Diverged(RunError):
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """Ends training after the batch in which Ctrl-C or SIGTERM came.
+    """Ends training after the batch during which Ctrl-C or SIGTERM came.
 
-    Several workers ask each other a few times a second, and end after the same batch, even if the
-    signal came to one of them alone.
+    Several workers ask each other a few times a second, and all end after the same batch, even if
+    only one of them received the signal.
 
     Args:
-        signals: What has come.
+        signals: The signals received so far.
         workers: The workers of the run.
     """
 
@@ -60,7 +60,7 @@ class StopOnSignal(keras.callbacks.Callback):
         self.signals = signals
         self.workers = workers
         self._batches, self._asked = 0, time.perf_counter()
-        # The batches between two questions: of the slowest worker, so that all count the same.
+        # Batches between two questions, by the slowest worker, so that all count the same.
         self._every = 1
 
     def on_train_batch_end(self, batch: int, logs: Row | None = None) -> None:
@@ -88,7 +88,7 @@ class StopOnDivergence(keras.callbacks.Callback):
     """Ends training as soon as the loss is not a finite number.
 
     Raises:
-        Diverged: With what to try.
+        Diverged: With advice on what to try.
     """
 
     def __init__(self) -> None:
@@ -110,11 +110,11 @@ class StopOnDivergence(keras.callbacks.Callback):
 
 
 class EpochRows(keras.callbacks.Callback):
-    """One row per epoch: `epoch, phase, loss, accuracy, sparsity, val_loss, val_accuracy, ...`.
+    """Keeps a row per epoch: `epoch, phase, loss, accuracy, sparsity, val_loss, val_accuracy, ...`.
 
     Args:
-        rows: The rows of the epochs already done, if training goes on from a checkpoint.
-        more: Names of other columns, if the logs have them.
+        rows: The rows of the epochs already done, if training continues from a checkpoint.
+        more: Names of other columns, which are added if the logs have them.
     """
 
     def __init__(self, rows: list[Row], more: Sequence[str] = ()):
@@ -146,14 +146,14 @@ class WorkersDiffer(RunError):
 class SaveCheckpoints(keras.callbacks.Callback):
     """Writes a checkpoint and the history after every epoch.
 
-    Of several workers the chief writes, after all have seen that their state is the same.
+    With several workers, the chief writes, after all have checked that their states are the same.
 
     Args:
         checkpoints: Where the checkpoints go.
         rows: The callback that makes the rows of the history; it must come before this one.
-        facts: What the state belongs to.
+        facts: Facts that identify what the state belongs to.
         folder: The run's folder.
-        history: File name of the history in it.
+        history: File name of the history in that folder.
         workers: The workers of the run.
     """
 
@@ -202,10 +202,10 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
 
 def variables(model: keras.Model) -> list[Any]:
-    """Return everything that changes in training, each once, in a fixed order.
+    """Return all variables that change in training, each once, in a fixed order.
 
-    The weights, the switches, where the alternation stands, the seeds of dropout, and both
-    optimisers with their moments, steps and loss scales.
+    These are the weights, the switches, the state of the alternation, the seeds of dropout, and
+    the moments, steps and loss scales of both optimisers.
 
     Args:
         model: A compiled and built model.
@@ -218,12 +218,12 @@ def variables(model: keras.Model) -> list[Any]:
 
 
 def restore(model: keras.Model, checkpoint: Checkpoint, facts: dict[str, Any]) -> None:
-    """Bring a model to the state of a checkpoint.
+    """Restore a model to the state of a checkpoint.
 
     Args:
         model: A compiled and built model of the same configuration.
         checkpoint: The state.
-        facts: What the state must belong to.
+        facts: Facts that identify what the state must belong to.
 
     Raises:
         CheckpointError: If the checkpoint belongs to something else.
@@ -251,11 +251,11 @@ def restore(model: keras.Model, checkpoint: Checkpoint, facts: dict[str, Any]) -
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """A bar over the whole training, and a line for every epoch; without a terminal, the lines.
+    """Shows a bar for the whole training and a line per epoch; without a terminal, only the lines.
 
     Args:
         console: Where to show them.
-        title: What is trained.
+        title: Name of what is trained.
         epochs: Number of epochs in all.
         rows: The callback that makes the rows; it must come before this one.
     """
@@ -280,7 +280,7 @@ class ProgressBar(keras.callbacks.Callback):
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the bar as long as the block, a `fit`, lasts."""
+        """Show the bar for as long as the block, a `fit`, lasts."""
         with self._progress:
             yield
 

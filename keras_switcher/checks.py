@@ -1,4 +1,4 @@
-"""What the options of `Config` accept, and the words in which they say so."""
+"""What the options of `Config` accept, and how their error messages say so."""
 
 import dataclasses
 import difflib
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """A configuration that can't be run; the message says what would be right."""
+    """A configuration that can't be run; the message says what was expected."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Check:
 
     Args:
         expected: Completes "Expected <flag> to be ...".
-        accepts: Returns whether a value is right; may raise `ConfigError` with a message of its
-            own.
+        accepts: Function that returns whether a value is valid; it may raise a `ConfigError` with a
+            message of its own.
     """
 
     expected: str
@@ -37,7 +37,7 @@ def is_number(value: Any) -> bool:
 
 
 def or_none(check: Check) -> Check:
-    """Accept `None` beside what a check accepts."""
+    """Accept `None` in addition to what a check accepts."""
     return Check(f"{check.expected}, or none", lambda v: v is None or check.accepts(v))
 
 
@@ -47,7 +47,7 @@ def one_of(*names: str) -> Check:
 
 
 def registered(kind: str, module: str, attribute: str, *names: str) -> Check:
-    """A name in a registry, whose module (which loads TensorFlow) is asked only if it is there."""
+    """Accept a name in a registry, asking its module, which loads TensorFlow, only if imported."""
 
     def accepts(value: Any) -> bool:
         known = list(names)

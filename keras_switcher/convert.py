@@ -1,4 +1,4 @@
-"""`switch` makes the dense layers of a model switched ones; `strip` makes plain Keras again."""
+"""`switch` gives a model switched dense layers; `strip` makes it a plain Keras model again."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -35,20 +35,21 @@ def switch(
     gate: Any = "step",
     granularity: Any = "connection",
 ) -> SwitchedModel:
-    """Return a copy of a model in which `Dense` layers are `SwitchedDense` layers.
+    """Return a copy of a model with `Dense` layers replaced by `SwitchedDense` layers.
 
-    Weights, layer names, inputs and outputs are kept, and all switches are on: the predictions are
-    the same. The given model stays as it is. Shared layers stay shared; nested models, and layers
-    that hold layers in their attributes, are searched too. What the class of the model has of its
-    own for training, such as `compute_loss`, is not kept: a warning names it.
+    The copy keeps the weights, layer names, inputs and outputs. All its switches are on, so its
+    predictions are the same. The given model is not changed. Shared layers stay shared. Nested
+    models, and layers that hold other layers in their attributes, are searched too. If the model's
+    class has code of its own for training, such as `compute_loss`, the copy does not keep it, and a
+    warning names it.
 
     Args:
-        model: A built Sequential, Functional or subclassed model. A subclassed one must be able to
-            make a copy of itself by `from_config(get_config())`, and create its layers in
-            `__init__`; the result wraps the copy.
-        layers: Which `Dense` layers: `None` for all, a name, several names, or a function that
-            takes a layer and returns whether to switch it. With granularity `unit`, all means all
-            but the output layers of a graph: a unit of theirs is a class or another output.
+        model: A built Sequential, Functional or subclassed model. A subclassed model must create
+            its layers in `__init__`, and `from_config(get_config())` must make a copy of it; the
+            result wraps that copy.
+        layers: The `Dense` layers to switch: `None` for all, a name, several names, or a function
+            that takes a layer and returns whether to switch it. With granularity `unit`, `None`
+            leaves out the output layers of a graph, as their units are classes or other outputs.
         switcher: As for `SwitchedDense`.
         gate: As for `SwitchedDense`.
         granularity: As for `SwitchedDense`.
@@ -57,7 +58,7 @@ def switch(
         The switched model, not compiled.
 
     Raises:
-        ValueError: If the model is not built, has no such layer, or a chosen layer can't be
+        ValueError: If the model is not built or has no such layer, or if a chosen layer can't be
             switched; the message says why.
         TypeError: If `model` is not a Keras model.
 
@@ -92,18 +93,18 @@ def switch(
 
 
 def strip(model: keras.Model) -> keras.Model:
-    """Return a plain Keras model with the same predictions; nothing of this package is in it.
+    """Return a plain Keras model with the same predictions, independent of this package.
 
-    Each `SwitchedDense` becomes a `Dense` whose kernel is the masked kernel: exact zeros where
-    connections are off. The given model stays as it is.
+    Each `SwitchedDense` becomes a `Dense` whose kernel is the masked kernel, with exact zeros where
+    connections are off. The given model is not changed.
 
     Args:
         model: A built model with `SwitchedDense` layers.
 
     Returns:
-        A Functional model, or for a switched subclassed model one of its own class. It is not
-        compiled. Of a subclass of `SwitchedModel` with a `call` of its own there is no plain model:
-        it is of that class again, and predicts, but can't be compiled.
+        A Functional model or, for a switched subclassed model, an instance of its own class. It is
+        not compiled. A subclass of `SwitchedModel` with its own `call` has no plain counterpart:
+        the result is of that class again and can predict, but it can't be compiled.
 
     Raises:
         ValueError: If the model is not built or has no `SwitchedDense` layer.
@@ -142,14 +143,14 @@ def strip(model: keras.Model) -> keras.Model:
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class SwitchedNetwork(SwitchedModel):
-    """A switched model around a subclassed one, whose own code makes the forward pass.
+    """A switched model that wraps a subclassed one, whose own `call` does the forward pass.
 
-    `switch` makes it; the model is at `network`. To load a saved one, the class of the network
-    must be known to Keras, as for every custom class.
+    `switch` creates it; the wrapped model is its attribute `network`. To load a saved one, Keras
+    must know the class of the network, as for every custom class.
 
     Args:
         network: The model, with `SwitchedDense` layers in its attributes.
-        **kwargs: Of `keras.Model`.
+        **kwargs: Keyword arguments of `keras.Model`.
     """
 
     def __init__(self, network: keras.Model, **kwargs: Any) -> None:
@@ -160,7 +161,7 @@ class SwitchedNetwork(SwitchedModel):
         return self.network(inputs)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the network's configuration and that of each of its switched layers by path."""
+        """Return the configurations of the network and, by path, of each of its switched layers."""
         switched = {
             path: keras.saving.serialize_keras_object(layer)
             for path, layer in walk(self.network)
@@ -174,7 +175,7 @@ class SwitchedNetwork(SwitchedModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "SwitchedNetwork":
-        """Make the network anew and put the switched layers at their paths."""
+        """Recreate the network and put the switched layers back at their paths."""
         network_config = {k: v for k, v in config["network"].items() if k != "build_config"}
         network = keras.saving.deserialize_keras_object(network_config, custom_objects)
         replacements = {}
@@ -207,7 +208,7 @@ def _is_functional(model: keras.Model) -> bool:
 
 
 def _warn_of_own_code(model: keras.Model) -> None:
-    """Say what of a model's class the switched model will not do."""
+    """Warn about code of a model's class that the switched model will not use."""
     classes = (keras.Model, keras.Sequential, functional_base(), SwitchedModel)
     names = ["train_step", "test_step", "predict_step", "compute_loss", "compute_metrics"]
     remedy = "with SwitchedDense layers in it"
@@ -230,7 +231,7 @@ def _warn_of_own_code(model: keras.Model) -> None:
 
 
 def _chosen_layers(model: keras.Model, layers: Choice, kept: list[Layer]) -> set[int]:
-    """Return the identities of the layers to switch, after checking that each can be.
+    """Return the ids of the layers to switch, after checking that each can be switched.
 
     Args:
         model: The model.

@@ -19,21 +19,21 @@ def converted_functional(
 ) -> keras.Model:
     """Clone a graph of layers, with its weights, replacing the layers that `convert` replaces.
 
-    Switched models inside it become plain ones.
+    Nested switched models become plain ones.
     """
     clones: dict[int, Any] = {}
     pairs: list[tuple[Layer, Layer]] = []
     nested: list[tuple[Layer, Layer, dict[int, Layer]]] = []
 
     def clone(operation: Any) -> Any:
-        # Not by Keras's cache, which two nested models that share a layer would not share.
+        # Not through Keras's cache, which two nested models that share a layer do not share.
         if id(operation) not in clones:
             clones[id(operation)] = new_one(operation)
         return clones[id(operation)]
 
     def new_one(operation: Any) -> Any:
         if not isinstance(operation, Layer):
-            # An operation on tensors, such as `x * 2`: no layer, and without weights.
+            # An operation on tensors, such as `x * 2`, is not a layer and has no weights.
             return copied(operation)
         if _is_graph(operation):
             plain = graph(operation) if isinstance(operation, SwitchedModel) else operation
@@ -58,14 +58,14 @@ def converted_functional(
 
 
 def graph(model: keras.Model) -> keras.Model:
-    """Return a plain model over the same layers: no compiled one, nor one of a class of its own."""
+    """Return a plain model over the same layers, not compiled and not of a class of its own."""
     return keras.Model(*ends(model), name=model.name)
 
 
 def copied(operation: Any) -> Any:
-    """Make a layer, or an operation on tensors, anew by its configuration, without its weights."""
+    """Recreate a layer, or an operation on tensors, from its configuration, without weights."""
     if isinstance(operation, keras.layers.Lambda) and not operation.weights:
-        # Its configuration has the bytes of its function, without the names that it refers to.
+        # Its configuration has the bytes of its function, but not what its names refer to.
         return operation
     return type(operation).from_config(operation.get_config())
 
@@ -73,11 +73,11 @@ def copied(operation: Any) -> Any:
 def converted_attributes(
     layer: Layer, convert: Callable[[Layer], Layer | None]
 ) -> tuple[Layer, dict[int, Layer]]:
-    """Copy a layer by its configuration and replace layers that stand in its attributes.
+    """Copy a layer from its configuration, and replace layers held in its attributes.
 
     Returns:
-        The copy, not built yet, and which layer of it stands for which of the original, by
-        the original's identity.
+        The copy, not built yet, and a mapping from the id of each of the original's inner layers to
+        its counterpart in the copy.
     """
     try:
         copy = copied(layer)
@@ -108,7 +108,7 @@ def converted_attributes(
 def build_like(copy: keras.Model, model: keras.Model) -> None:
     """Build a copy of a subclassed model for the inputs that the model was built for."""
     copy.build_from_config(model.get_build_config())
-    # Keras builds the layers inside, and leaves this mark to whoever loads a file.
+    # Keras builds the layers inside, and leaves it to the loading of a file to set this mark.
     copy.built = True
 
 
@@ -119,7 +119,7 @@ def _own_variables(layer: Layer) -> list[Any]:
 
 
 def _assign(old: Layer, new: Layer) -> None:
-    """Copy the weights of one layer, masked if it was switched and is not any more."""
+    """Copy the weights of one layer; mask the kernel if the layer is no longer switched."""
     if isinstance(old, keras.layers.Dense) and type(old) is not type(new):
         kernel = old.masked_kernel() if isinstance(old, SwitchedDense) else old.kernel
         new.kernel.assign(ops.cast(kernel, new.kernel.dtype))
@@ -130,7 +130,7 @@ def _assign(old: Layer, new: Layer) -> None:
 
 
 def set_weights_like(old: Layer, new: Layer) -> None:
-    """Give a layer all that one of the same kind has beside its configuration.
+    """Give a layer everything that another of the same kind has besides its configuration.
 
     That is: the weights, what is derived from them, vocabularies, and which of the layers inside it
     are frozen.
@@ -147,7 +147,7 @@ def copy_weights(old: Layer, new: Layer, converted: dict[int, Layer]) -> None:
     for source, target in zip(_own_variables(old), _own_variables(new), strict=True):
         target.assign(source)
     _set_rest_like(old, new)
-    # Parents come before what is in them, as what freezes one freezes all of it.
+    # Parents come before the layers in them, as freezing a parent freezes everything in it.
     for _, original in walk(old):
         counterpart = converted.get(id(original))
         if counterpart is None or not original.built:
@@ -163,10 +163,10 @@ def copy_weights(old: Layer, new: Layer, converted: dict[int, Layer]) -> None:
 
 
 def _set_rest_like(old: Layer, new: Layer) -> None:
-    """Give a layer what another has beside its configuration, its weights and its layers."""
+    """Give a layer what another has besides its configuration, its weights and its layers."""
     new.trainable = old.trainable
     if isinstance(new, keras.layers.Normalization):
-        # It computes with what it has derived from the mean and the variance.
+        # It computes with values derived from the mean and the variance.
         new.finalize_state()
     if hasattr(old, "save_assets"):
         # A vocabulary.
@@ -189,7 +189,7 @@ def _keras_attributes() -> set[str]:
 
 
 def _entries(layer: Layer) -> list[tuple[Any, Any, str, Layer]]:
-    """Return where layers stand in a layer's attributes: (container, key, path, layer)."""
+    """Return the layers held in a layer's attributes: (container, key, path, layer)."""
     found = []
 
     def visit(container: Any, key: Any, path: str, value: Any) -> None:
@@ -210,7 +210,7 @@ def _entries(layer: Layer) -> list[tuple[Any, Any, str, Layer]]:
 
 
 def _is_graph(layer: Layer) -> bool:
-    """Return whether a layer is a model whose layers stand in no attribute."""
+    """Return whether a layer is a model whose layers are held in no attribute."""
     return isinstance(layer, keras.Model) and (
         isinstance(layer, keras.Sequential) or bool(getattr(layer, "inputs", None))
     )
@@ -241,7 +241,7 @@ def walk(layer: Layer) -> list[tuple[str, Layer]]:
 
 
 def replace(layer: Layer, replacements: dict[int, Layer]) -> None:
-    """Put other layers in the place of some that stand in attributes, at any depth."""
+    """Replace some of the layers held in attributes, at any depth."""
     replacements = dict(replacements)
 
     def has_replaced(parent: Layer) -> bool:
@@ -250,14 +250,15 @@ def replace(layer: Layer, replacements: dict[int, Layer]) -> None:
     def clone(inner: Layer) -> Layer:
         if id(inner) in replacements or not isinstance(inner, Layer) or not has_replaced(inner):
             return replacements.get(id(inner), inner)
-        # The layers of a graph are built, and take no other layers in their attributes any more.
+        # The layers of a graph are built, so their attributes no longer accept other layers.
         return converted_attributes(inner, lambda child: replacements.get(id(child)))[0]
 
-    # Children come after their parents: a nested model may have a nested model replaced.
+    # `walk` returns children after their parents, and a model inside a nested model may have to be
+    # replaced first.
     for _, child in reversed(walk(layer)):
         if _is_graph(child) and has_replaced(child):
             replacements[id(child)] = keras.models.clone_model(child, clone_function=clone)
-    # What is in a replaced model stays as it is: its layers may be built.
+    # The contents of a replaced model stay as they are: its layers may be built.
     replaced = {id(c) for _, m in walk(layer) if id(m) in replacements for _, c in walk(m)}
     for parent in [layer, *(child for _, child in walk(layer) if id(child) not in replaced)]:
         for container, key, path, old in _entries(parent):
@@ -274,6 +275,7 @@ def replace(layer: Layer, replacements: dict[int, Layer]) -> None:
             else:
                 container[key] = new
                 parent._tracker.track(new)
-            # Keras keeps the replaced layer in the list of sublayers; there is no public way out.
+            # Keras keeps the replaced layer in its list of sublayers; there is no public way to
+            # remove it.
             if any(child is old for child in parent._layers):
                 parent._tracker.untrack(old)

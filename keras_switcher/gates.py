@@ -1,8 +1,8 @@
 """Gates: from the switcher's logits to switches with exact zeros.
 
-A gate is a function of a float32 tensor of logits that returns a tensor of the same shape. It is
-exactly 0 where the logit is <= 0 and positive elsewhere, so that a connection is off if and only if
-its logit is not positive. It brings its own gradient.
+A gate is a function that takes a float32 tensor of logits and returns a tensor of the same shape.
+The result is exactly 0 where the logit is <= 0 and positive elsewhere, so a connection is off if
+and only if its logit is not positive. A gate brings its own gradient.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ def step(logits: Any) -> Any:
     """Switches of 0 or 1: `1[logit > 0]`, with the gradient of a sigmoid.
 
     The step's own gradient is zero almost everywhere; the straight-through estimator replaces it
-    by that of `sigmoid(logit)`.
+    with that of `sigmoid(logit)`.
 
     Args:
         logits: Float tensor of any shape.
 
     Returns:
-        Tensor of the shape and dtype of `logits`, of zeros and ones.
+        Tensor of zeros and ones, with the shape and dtype of `logits`.
 
     Reference:
         [Bengio et al., 2013](https://arxiv.org/abs/1308.3432), straight-through estimator.
@@ -50,20 +50,20 @@ def step(logits: Any) -> Any:
 def relu_tanh(logits: Any) -> Any:
     """Switches that also scale: `relu(tanh(logit))`, in [0, 1].
 
-    The gradient is the function's own: a connection that is off gets none through its own switch,
-    and comes back only if the shared weights of the switcher lift its logit.
+    The gradient is the function's own: a connection that is off receives none through its own
+    switch, and turns on again only if the shared weights of the switcher raise its logit.
 
     Args:
         logits: Float tensor of any shape.
 
     Returns:
-        Tensor of the shape and dtype of `logits`, of values in [0, 1].
+        Tensor of values in [0, 1], with the shape and dtype of `logits`.
     """
     return ops.relu(ops.tanh(logits))
 
 
 def get(identifier: str | Gate) -> Gate:
-    """Return a gate by its registered name, or a callable as it is.
+    """Return a gate by its registered name; return a callable unchanged.
 
     Args:
         identifier: A registered name or a callable.

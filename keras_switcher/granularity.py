@@ -2,7 +2,7 @@
 
 A switch controls a group of `size` consecutive inputs of one unit: 1 (`connection`), 4 (`block4`),
 16 (`block16`) or all of them (`unit`). For a kernel of shape (inputs, units) there are
-`ceil(inputs / size)` x units switches; where the size does not divide the inputs, the last group of
+`ceil(inputs / size)` x units switches; if the size does not divide the inputs, the last group of
 each unit is smaller.
 """
 
@@ -22,7 +22,7 @@ class Granularity:
 
     Args:
         name: The registered name.
-        size: Consecutive inputs of one unit under one switch; `None` means all of them.
+        size: Number of consecutive inputs of one unit under one switch; `None` for all of them.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Granularity:
         return ops.repeat(switches, self.size, axis=0)[: kernel_shape[0]]
 
     def pool(self, values: Any, kernel_shape: tuple[int, int]) -> Any:
-        """Average values of connections (inputs, units) over each switch's group, (groups, units).
+        """Average the values of connections over each switch's group.
 
         Args:
             values: Tensor of shape (inputs, units).
@@ -93,7 +93,7 @@ for _granularity in (
 
 
 def get(identifier: str | Granularity) -> Granularity:
-    """Return a granularity by its registered name, or a registered `Granularity` as it is.
+    """Return a granularity by its registered name; return a registered `Granularity` unchanged.
 
     Args:
         identifier: A registered name or `Granularity`.

@@ -1,4 +1,4 @@
-"""Starting from a trained model: reading it, and training its dense layers on cached features."""
+"""Starting from a trained model: loading it, and training its dense layers on cached features."""
 
 import dataclasses
 import hashlib
@@ -24,20 +24,20 @@ _BATCH = 128
 
 
 def load_initial(path: str, data: ImageData) -> keras.Model:
-    """Read the trained model that a run starts from.
+    """Load the trained model that a run starts from.
 
     Args:
         path: A `.keras` file.
-        data: What it will learn from.
+        data: The data that it will learn from.
 
     Returns:
         The model, not compiled.
 
     Raises:
-        FileNotFoundError: If the file isn't there.
-        ValueError: If it is no Keras model, has no dense layer, is switched already, or does not
-            take the images of the data set or return a number for each of its classes and nothing
-            else.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not a Keras model, has no dense layer, is switched already, does not
+            take just the images of the data set, or does not return just one number for each of
+            its classes.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -82,19 +82,19 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
 
 
 def file_digest(path: str) -> str:
-    """Return what tells two versions of a file apart."""
+    """Return a string that tells two versions of a file apart."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def returns_logits(model: keras.Model, images: np.ndarray) -> bool:
-    """Return whether a classifier returns logits, and not probabilities.
+    """Return whether a classifier returns logits rather than probabilities.
 
     Args:
         model: The classifier.
         images: A few examples.
 
     Raises:
-        ValueError: If it returns probabilities of which each is for itself, such as a sigmoid's.
+        ValueError: If it returns independent probabilities, such as those of a sigmoid.
     """
     outputs = _outputs(model, images)
     if (outputs < 0).any() or (outputs > 1 + 1e-2).any():
@@ -125,21 +125,22 @@ def validation_accuracy(model: keras.Model, data: ImageData) -> float:
 
 
 def _outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    # Called, as `predict` of several workers would be one for all.
+    # Called directly, as `predict` of several workers would be one computation for all.
     return np.asarray(model(images, training=False), "float32")
 
 
 class FrozenTrunk:
-    """A trained model whose dense part learns on features that the rest computed once.
+    """A trained model whose dense part learns from features that the rest computes once.
 
-    The trunk is all that comes before the first dense layers; it runs in inference mode. The head
-    is the rest.
+    The trunk is everything before the first dense layers; it runs in inference mode. The head is
+    the rest.
 
     Args:
-        model: The trained model, a graph of layers. Its head shares its layers.
+        model: The trained model, a graph of layers. The head shares its layers.
 
     Raises:
-        ValueError: If no layer comes before the dense ones, or the model is no graph of layers.
+        ValueError: If no layer comes before the dense ones, the dense part has several inputs, or
+            the model is not a graph of layers.
     """
 
     def __init__(self, model: keras.Model):
@@ -171,13 +172,13 @@ class FrozenTrunk:
         return math.prod(self.trunk.outputs[0].shape[1:])
 
     def features(self, data: ImageData, cache: Path, with_test: bool = False) -> ImageData:
-        """Return the data set with features in the place of the images.
+        """Return the data set with features in place of the images.
 
         Args:
             data: The images.
-            cache: Folder that holds the features from the first call on.
-            with_test: Whether those for testing become features, too; otherwise they stay, for the
-                whole model to be tested.
+            cache: Folder in which the features are kept from the first call on.
+            with_test: Whether the test images become features, too. Otherwise they stay images, on
+                which the whole model can be tested.
         """
         path = cache / _FEATURES
         parts = _PARTS if with_test else _PARTS[:-1]
@@ -195,7 +196,7 @@ class FrozenTrunk:
         return dataclasses.replace(data, **stored)
 
     def _origin(self, data: ImageData, parts: tuple[str, ...]) -> str:
-        """Return what tells the features of other weights or images apart."""
+        """Return a string that tells the features of other weights or images apart."""
         content = hashlib.sha256()
         for array in (*self.trunk.get_weights(), *(getattr(data, name) for name in parts)):
             content.update(np.ascontiguousarray(array).tobytes())
@@ -209,8 +210,8 @@ class FrozenTrunk:
         """Copy what a switched head has learned into the whole model, switched as well.
 
         Args:
-            head: The head, switched.
-            whole: The model, switched.
+            head: The switched head.
+            whole: The switched whole model.
         """
         for layer in head.layers:
             if layer.weights:

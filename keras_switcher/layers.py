@@ -13,7 +13,7 @@ from keras_switcher.granularity import Granularity
 from keras_switcher.granularity import get as get_granularity
 
 # An optimiser such as Adam moves every weight by about its learning rate. A layer's offset must
-# cross the whole range of its logits within a training, so it moves faster by this factor.
+# cross the whole range of its logits within one training, so it moves faster by this factor.
 _OFFSET_SCALE = 10.0
 
 
@@ -21,24 +21,24 @@ _OFFSET_SCALE = 10.0
 class SwitchedDense(keras.layers.Dense):
     """A `keras.layers.Dense` whose connections are switched: `activation(x @ (W * S) + b)`.
 
-    The switches `S` are kept in a non-trainable weight. Calls, saved files and checkpoints read
-    them from there; only the switcher step of a `SwitchedModel` runs the switcher network that
-    computes them. A new layer has all switches on and then equals `Dense` to the bit. Trained in
-    a plain `keras.Model`, the switches stay as they are.
+    The switches `S` are a non-trainable weight, from which calls, saved files and checkpoints take
+    them. The switcher network that computes them runs only in the switcher step of a
+    `SwitchedModel`. A new layer has all switches on, and its outputs equal those of `Dense` to the
+    bit. Training in a plain `keras.Model` leaves the switches unchanged.
 
     Args:
         units: Positive integer, dimensionality of the output space.
         activation: As for `Dense`.
         use_bias: As for `Dense`.
-        switcher: What makes the logits, a network that reads the kernel: a registered name ("unit",
-            "connection", "free"), a `Switcher` instance (a pattern: the layer makes its own copy),
-            or `None` for `UnitSwitcher()`.
-        gate: What turns logits into switches: a registered name ("step", "relu_tanh") or a
-            registered function.
+        switcher: The network that reads the kernel and returns logits: a registered name ("unit",
+            "connection", "free"), a `Switcher` instance (a template, of which the layer makes its
+            own copy), or `None` for `UnitSwitcher()`.
+        gate: The function that turns logits into switches: a registered name ("step", "relu_tanh")
+            or a registered function.
         granularity: What one switch controls: "connection", "block4", "block16" (4 or 16
             consecutive inputs of one unit) or "unit".
-        **kwargs: Of `Dense`: initialisers, regularisers, constraints, name, dtype. `lora_rank` and
-            `quantization_config` are refused: `strip` the model first.
+        **kwargs: Keyword arguments of `Dense`: initialisers, regularisers, constraints, name,
+            dtype. `lora_rank` and `quantization_config` are not accepted: `strip` the model first.
 
     Call arguments:
         inputs: Float tensor of shape (batch, ..., inputs).
@@ -47,7 +47,8 @@ class SwitchedDense(keras.layers.Dense):
         Tensor of shape (batch, ..., units) in the layer's compute dtype.
 
     Raises:
-        ValueError: On a bad `units`, an unknown switcher, gate or granularity, or integer inputs.
+        ValueError: If `units` is invalid, the switcher, gate or granularity is unknown, or the
+            inputs are integers.
         TypeError: If `switcher` is of another type.
 
     Example:
@@ -82,7 +83,7 @@ class SwitchedDense(keras.layers.Dense):
                 f"trained model and quantise that. Received: dtype={self.dtype_policy.name!r}"
             )
         self.gate = gates.get(gate)
-        # Here, not at the end of the training, when the layer is saved.
+        # An unregistered gate must fail here, not when the layer is saved after the training.
         gates.serialize(self.gate)
         self.granularity = get_granularity(granularity)
         self.switcher = switchers.get(switcher)
@@ -102,7 +103,8 @@ class SwitchedDense(keras.layers.Dense):
         )
         if not self.switcher.built:
             self.switcher.build(kernel_shape)
-        # The task's optimiser must not see these; the switcher step asks for them by name.
+        # The task's optimiser must not see these weights; the switcher step takes them from the
+        # switcher itself.
         self.switcher.trainable = False
         logits = self.switcher.compute_output_spec(keras.KerasTensor(kernel_shape, "float32"))
         if logits.shape not in (kernel_shape, self.switches.shape):
@@ -114,13 +116,14 @@ class SwitchedDense(keras.layers.Dense):
 
     @property
     def trainable(self) -> bool:
-        """Settable boolean: whether kernel and bias are trained, as of `Dense`."""
+        """Settable boolean, whether kernel and bias are trained, as in `Dense`."""
         return bool(self._trainable)
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
         keras.layers.Dense.trainable.fset(self, value)
-        # Keras passes it on to sublayers: `model.trainable = True` must not reach the switcher.
+        # Keras passes the value on to sublayers: `model.trainable = True` must not reach the
+        # switcher.
         self.switcher.trainable = False
 
     @property
@@ -129,11 +132,11 @@ class SwitchedDense(keras.layers.Dense):
         return int(np.prod(self.kernel.shape))
 
     def expanded_switches(self) -> Any:
-        """Return the switches of shape (inputs, units), or (1, units) for granularity `unit`."""
+        """Return the switches with shape (inputs, units), or (1, units) for granularity `unit`."""
         return self.granularity.expand(self.switches, tuple(self.kernel.shape))
 
     def masked_kernel(self) -> Any:
-        """Return the kernel as the layer applies it, (inputs, units): exact zeros where off."""
+        """Return the kernel that the layer applies, (inputs, units), with exact zeros where off."""
         kernel = ops.convert_to_tensor(self.kernel)
         # Under a policy such as "bfloat16" Keras does not cast the float32 switches by itself.
         return ops.multiply(kernel, ops.cast(self.expanded_switches(), kernel.dtype))
@@ -162,14 +165,14 @@ class SwitchedDense(keras.layers.Dense):
     def compute_logits(self) -> Any:
         """Run the switcher on the kernel.
 
-        The switcher's output is brought to mean 0 and variance 1 over the layer, so that it ranks
-        the layer's connections; how many of them are on is left to the layer's offset, which is
-        trained, and starts as Erdos-Renyi sparsity has it: density falls with the layer's size as
+        The switcher's output is normalised to mean 0 and variance 1 over the layer, so that it
+        ranks the layer's connections. How many of them are on is left to the layer's offset, which
+        is trained and starts at Erdos-Renyi sparsity: density falls with the layer's size as
         `(inputs + units) / (inputs * units)`.
 
         Returns:
-            Logits, float32 of shape (groups, units). The gradient flows to the switcher's weights
-            alone.
+            Float32 tensor of logits, of shape (groups, units). The gradient flows only to the
+            switcher's weights.
 
         Reference:
             [Mocanu et al., 2018](https://arxiv.org/abs/1707.04780), the Erdos-Renyi densities.
@@ -194,8 +197,8 @@ class SwitchedDense(keras.layers.Dense):
         """Count the connections that are on.
 
         Args:
-            switches: Values to count, of shape (groups, units); the layer's own unless given.
-                Values that carry a gradient pass it on.
+            switches: Values to count, of shape (groups, units). Gradients flow through them.
+                Defaults to the layer's own switches.
 
         Returns:
             Float32 scalar tensor.
@@ -206,31 +209,32 @@ class SwitchedDense(keras.layers.Dense):
 
     def density(self) -> Any:
         """Return the share of connections that are on, float32 scalar tensor in (0, 1]."""
-        # A layer with none would have a rate without a limit; a settled one has at least one.
+        # The learning rate of a layer with no connection on would be infinite; a settled layer has
+        # at least one.
         return ops.maximum(self.on_connections(), 1.0) / self.connections
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: LoRA has no meaning for switched kernels."""
+        """Raise an error, as LoRA has no meaning for switched kernels."""
         raise NotImplementedError(
             f"Layer '{self.name}' is switched. Call `keras_switcher.strip(model)` and enable LoRA "
             "on the plain Dense layer."
         )
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: quantise the stripped model."""
+        """Raise an error, as only the stripped model can be quantised."""
         raise NotImplementedError(
             f"Layer '{self.name}' is switched. Call `keras_switcher.strip(model)` and quantise the "
             "plain Keras model."
         )
 
     def save_own_variables(self, store: Any) -> None:
-        """Save kernel and bias as `Dense` does, and the switches beside them."""
+        """Save kernel and bias as `Dense` does, and the switches with them."""
         super().save_own_variables(store)
         if self.built:
             store["switches"] = ops.convert_to_numpy(self.switches)
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Load from a file of this class, or of `Dense`: then the switches stay as they are."""
+        """Load from a file of this class, or from one of `Dense`, which keeps the switches."""
         # Keras counts the entries before it reads kernel and bias.
         entries = {"switches": self.switches} if self.built else {}
         entries.update({name: store[name] for name in store.keys()})
@@ -251,6 +255,6 @@ class SwitchedDense(keras.layers.Dense):
 
 def switched_layers(model: keras.layers.Layer) -> list[SwitchedDense]:
     """Return every `SwitchedDense` in a model, at any depth, each once."""
-    # `_flatten_layers` is what Keras itself walks for `Model.layers`; there is no public way to
-    # reach the layers inside a layer that is not a model.
+    # Keras itself uses `_flatten_layers` for `Model.layers`; there is no public way to reach the
+    # layers inside a layer that is not a model.
     return [layer for layer in model._flatten_layers() if isinstance(layer, SwitchedDense)]

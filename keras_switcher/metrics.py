@@ -10,9 +10,9 @@ from keras_switcher.layers import SwitchedDense, switched_layers
 
 
 class Sparsity(keras.metrics.Metric):
-    """FC sparsity: the share of switched connections that are off, now.
+    """FC sparsity: the share of switched connections that are currently off.
 
-    It has no state of its own: it counts the switches of the layers whenever it is asked.
+    It has no state of its own: `result` counts the switches of the layers.
 
     Args:
         layers: Function that returns the switched layers.
@@ -61,6 +61,6 @@ def layer_table(model: keras.Model) -> list[dict[str, Any]]:
 
 
 def _count_on(layer: SwitchedDense) -> int:
-    # In integers: float32, in which a layer counts, holds no odd number above 2**24.
+    # Count in integers: float32, in which a layer counts, holds no odd number above 2**24.
     on = ops.convert_to_numpy(layer.switches) > 0
     return int((on * layer.granularity.sizes(tuple(layer.kernel.shape)).astype("int64")).sum())

@@ -37,19 +37,21 @@ class SwitchedModel(keras.Model):
     """A model that learns its weights and its structure alternately.
 
     Build it like any `keras.Model`, from inputs and outputs or by subclassing, with `SwitchedDense`
-    layers in it; or make one from a model of `Dense` layers by `keras_switcher.switch`. `fit`,
-    `evaluate`, `predict`, `save` and all callbacks work as in Keras; `sparsity` is in the logs, and
-    the last of what `evaluate` returns: take it by `return_dict=True`.
+    layers in it, or convert a model with `Dense` layers by `keras_switcher.switch`. `fit`,
+    `evaluate`, `predict`, `save` and all callbacks work as in Keras. The logs include `sparsity`,
+    which is also the last value that `evaluate` returns; with `return_dict=True` it has its name.
 
     A task step updates the weights of the task network, with the switches fixed. A switcher step
-    updates those of the switcher networks by the gradient of the same loss, with the task network
-    fixed, and refreshes the switches. That gradient goes through the switches, and the task steps
-    since the last turn have left their mean gradient by them, so that nothing of the task network
-    is run again. `Alternation` says when each has its turn.
-    With a target sparsity the switchers descend along `density = target density`: an offset of all
+    updates the weights of the switcher networks by the gradient of the same loss, with the task
+    network fixed, and refreshes the switches. This gradient flows through the switches. The task
+    steps since the last turn have accumulated the gradients with respect to them, of which the
+    switcher step takes the mean, so no part of the task network runs a second time. `Alternation`
+    determines when each step is taken.
+
+    With a target sparsity, the switchers descend along `density = target density`: an offset of all
     logits keeps the density on its course, a Lagrange multiplier in the objective tells the
-    switchers what a connection costs, and when the model settles its structure is brought to the
-    target exactly. Without a target the objective is the loss alone.
+    switchers what a connection costs, and when the model settles, its structure is brought to the
+    target exactly. Without a target, the objective is the loss alone.
 
     Args:
         *args: Inputs and outputs, as for `keras.Model`.
@@ -67,13 +69,13 @@ class SwitchedModel(keras.Model):
 
     Reference:
         [Explore the Knowledge contained in Network Weights to Obtain Sparse Neural
-        Networks](https://arxiv.org/abs/2103.15590), for the alternation; gate, schedule and the
-        treatment of the target are this project's.
+        Networks](https://arxiv.org/abs/2103.15590), for the alternation; the gate, the schedule and
+        the treatment of the target are this project's.
     """
 
     learns_switches = True
-    """Whether `switcher_step` takes gradients by the switches. Set it to false in a subclass whose
-    own step chooses the switches by a rule."""
+    """Whether `switcher_step` takes gradients with respect to the switches. Set it to `False` in a
+    subclass whose own step chooses the switches by a rule."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "SwitchedModel":
         if is_functional_call(args, kwargs) and not issubclass(cls, functional_base()):
@@ -94,7 +96,7 @@ class SwitchedModel(keras.Model):
         )
 
     def __reduce__(self) -> Any:
-        """Pickle as `keras.Model` does, by what it saves, whatever class Keras has made of this."""
+        """Pickle the saved form, as `keras.Model` does, whatever class Keras has made of this."""
         revive, state = super().__reduce__()
         return getattr(keras.Model, revive.__name__), state
 
@@ -137,27 +139,28 @@ class SwitchedModel(keras.Model):
     ) -> None:
         """Configure training.
 
-        The alternation starts anew, except that a model whose structure has settled at this target
-        stays settled: so it can be fine-tuned with another optimiser.
+        The alternation starts over, unless the structure has already settled at this target: such a
+        model stays settled, so that it can be fine-tuned with another optimiser.
 
         Args:
-            optimizer: Of the task network's weights, as in `keras.Model.compile`.
-            switcher_optimizer: Of the switcher networks' weights: a name or an instance.
+            optimizer: Optimiser of the task network's weights, as in `keras.Model.compile`.
+            switcher_optimizer: Optimiser of the switcher networks' weights, a name or an instance.
             loss: As in `keras.Model.compile`.
-            metrics: As in `keras.Model.compile`; `sparsity` comes by itself.
+            metrics: As in `keras.Model.compile`; `sparsity` is added automatically.
             target_sparsity: Share of the switched connections to turn off, in [0, 1), or `None`
-                for the loss alone.
+                to minimise the loss alone.
             alternation: When each network learns; `None` for `Alternation()`.
             multiplier_rate: Float in (0, 1], the weight of each switcher step in the running
                 average that is the target's Lagrange multiplier.
             rate_exponent: Float in [0, 1]. The learning rate of a switched kernel is divided by the
                 density of its layer to this power, as a sparse layer learns more slowly; 0 leaves
-                it as the optimiser has it.
-            **kwargs: Of `keras.Model.compile`.
+                the optimiser's learning rate unchanged.
+            **kwargs: Other arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: If the target lies outside [0, 1), the rate outside (0, 1], the exponent
-                outside [0, 1], both optimisers are one, or the model has no switched layer.
+            ValueError: If the target lies outside [0, 1), the rate outside (0, 1] or the exponent
+                outside [0, 1], if both optimisers are the same instance, or if the model has no
+                switched layer.
             TypeError: If `alternation` is not an `Alternation`.
         """
         target_sparsity = check_target(target_sparsity)
@@ -185,7 +188,7 @@ class SwitchedModel(keras.Model):
         self.rate_exponent = float(rate_exponent)
         self.multiplier_rate = float(multiplier_rate)
         switcher_optimizer = keras.optimizers.get(switcher_optimizer)
-        # What a saved file needs; Keras wraps and replaces the attributes themselves.
+        # Saved files need the original values: Keras wraps and replaces the attributes themselves.
         own_config = {
             "switcher_optimizer": switcher_optimizer,
             "target_sparsity": target_sparsity,
@@ -196,7 +199,7 @@ class SwitchedModel(keras.Model):
         if self.dtype_policy.name == "mixed_float16" and not isinstance(
             switcher_optimizer, keras.optimizers.LossScaleOptimizer
         ):
-            # Keras wraps the first optimiser alone.
+            # Keras wraps only the first optimiser.
             switcher_optimizer = keras.optimizers.LossScaleOptimizer(switcher_optimizer)
         self.switcher_optimizer = switcher_optimizer
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
@@ -207,7 +210,7 @@ class SwitchedModel(keras.Model):
             self._build_training()
 
     def _build_training(self) -> None:
-        """Build each optimiser on its own variables, and what lies between their steps."""
+        """Build each optimiser on its own variables, and the state that joins their steps."""
         if not self.switched_layers():
             raise ValueError(
                 f"Model '{self.name}' has no SwitchedDense layer, so there is nothing to switch. "
@@ -242,7 +245,7 @@ class SwitchedModel(keras.Model):
             return True
         missed = abs(self.sparsity - self.target_sparsity)
         if missed >= 0.005:
-            # Nor can it be brought nearer, where groups are large.
+            # With large groups, even the nearest structure may miss the target.
             layers = self.switched_layers()
             switches = [ops.convert_to_numpy(layer.switches) for layer in layers]
             sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
@@ -253,7 +256,7 @@ class SwitchedModel(keras.Model):
         return missed < 0.005
 
     def get_compile_config(self) -> dict[str, Any]:
-        """Return what `compile` was called with, serialised."""
+        """Return the serialised arguments of `compile`."""
         config = super().get_compile_config()
         if config:
             config.update(
@@ -265,13 +268,13 @@ class SwitchedModel(keras.Model):
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile from what `get_compile_config` returned, and build both optimisers."""
+        """Compile with what `get_compile_config` returned, and build both optimisers."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     def load_weights(self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any) -> None:
-        """Load weights, of this model or of the same model with plain `Dense` layers.
+        """Load weights of this model, or of the same model with plain `Dense` layers.
 
-        From a file of the latter, the switches and the switchers stay as they are.
+        A file of the latter leaves the switches and the switchers unchanged.
 
         Args:
             filepath: As for `keras.Model.load_weights`.
@@ -279,36 +282,36 @@ class SwitchedModel(keras.Model):
             **kwargs: As for `keras.Model.load_weights`.
 
         Raises:
-            ValueError: If the file is of a model with plain `Dense` layers and this one is of a
-                subclass with a `call` of its own, which has no such counterpart.
+            ValueError: If the file is of a model with plain `Dense` layers, but this model is of a
+                subclass with its own `call`, which has no such counterpart.
         """
         if is_of_dense_layers(filepath):
             load_dense_weights(self, filepath, skip_mismatch=skip_mismatch, **kwargs)
         else:
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
-        # They are by other switches.
+        # They belong to other switches.
         self.forget_switch_gradients()
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `keras.Model.fit` does, through the phases that `alternation` sets.
 
-        The phases are shares of `epochs`. A second `fit` goes on where the first stopped: once
-        settled, the structure stays.
+        The phases are shares of `epochs`. A second `fit` continues where the first stopped: once
+        settled, the structure stays fixed.
 
         Args:
-            *args: Of `keras.Model.fit`.
-            **kwargs: Of `keras.Model.fit`. No callback is needed.
+            *args: Positional arguments of `keras.Model.fit`.
+            **kwargs: Keyword arguments of `keras.Model.fit`. No callback is needed.
 
         Returns:
             The `History`, as in Keras.
         """
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
-        # A `CallbackList` is a callback too, so that it needs no case of its own.
+        # A `CallbackList` is a callback too, so it needs no case of its own.
         callbacks = given.get("callbacks") or []
         given["callbacks"] = [PhaseSchedule(), *keras.tree.flatten(callbacks)]
         self._warn_of_dense_bests(given["callbacks"])
         history = super().fit(**given)
-        # After all callbacks: EarlyStopping may have gone back to an epoch of another phase.
+        # After all callbacks, as EarlyStopping may have gone back to an epoch of another phase.
         if self.target_sparsity is not None and self.phase != SETTLE:
             logger.warning(
                 "Training ended in phase '%s' at sparsity %.4f, before the structure settled at "
@@ -322,7 +325,7 @@ class SwitchedModel(keras.Model):
         return history
 
     def _warn_of_dense_bests(self, callbacks: list[Any]) -> None:
-        """Say so where a file of the best epoch may hold a network that is not sparse yet."""
+        """Warn if the file of the best epoch may hold a network that is not sparse yet."""
         if self.target_sparsity is None or self.phase == SETTLE:
             return
         for callback in callbacks:
@@ -347,7 +350,7 @@ class SwitchedModel(keras.Model):
         return super().make_train_function(force)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """Take one task step, and the switcher's turn if it has come.
+        """Take one task step, and the switcher's turn if it is due.
 
         Args:
             data: A batch: `(x, y)` or `(x, y, sample_weight)`.
@@ -357,8 +360,8 @@ class SwitchedModel(keras.Model):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if not self.switcher_optimizer.built:
-            # Without a strategy, Keras leaves the building of a subclassed model to this step. Its
-            # own way to do so would not build what serves in training alone.
+            # Without a strategy, Keras leaves the building of a subclassed model to this step. The
+            # way that Keras builds it would leave out layers that are used only in training.
             self(keras.tree.map_structure(_symbolic, x), training=True)
             with tf.init_scope():
                 self._build_training()
@@ -367,7 +370,7 @@ class SwitchedModel(keras.Model):
         with tf.GradientTape() as tape:
             tape.watch(switches)
             y_pred = self(x, training=True)
-            # One of a subclass may be of before Keras 3.3, without it.
+            # A subclass may have written its `compute_loss` before Keras 3.3, without `training`.
             named = {"training": True} if self._loss_takes_training else {}
             loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **named)
             scaled = self.optimizer.scale_loss(loss)
@@ -380,23 +383,23 @@ class SwitchedModel(keras.Model):
         self.optimizer.apply(gradients[: len(variables)], variables)
         self._track_loss(loss, x)
         self.alternation_state.step.assign(self.alternation_state.step + 1)
-        # An optimiser can't be applied in a branch of a replica (keras#17429), but the branch can
-        # be taken outside of the replicas and enter them again.
+        # An optimiser can't be applied in a branch inside a replica (keras#17429), but the branch
+        # can be taken outside the replicas and enter them again.
         tf.distribute.get_replica_context().merge_call(self._maybe_switcher_turn)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def forget_switch_gradients(self) -> None:
-        """Drop the gradients that task steps have left for the next turn.
+        """Drop the gradients that task steps have accumulated for the next turn.
 
-        `fit` does so as an epoch begins, so that what a run does after an epoch depends on nothing
-        but what a checkpoint of that time holds. A loop of one's own over `train_on_batch` does so
-        where it saves, and where it sets weights otherwise than by `load_weights`.
+        `fit` calls it at the beginning of each epoch, so that what follows depends only on what a
+        checkpoint taken at that point holds. A custom loop over `train_on_batch` should call it
+        where it saves, and where it sets weights other than by `load_weights`.
         """
         if self._switch_gradients is not None:
             self._switch_gradients.reset()
 
     def _keep(self, kept: SwitchGradients, gradients: list[Any]) -> None:
-        """Add the gradients of a scaled loss by the switches to those since the last turn."""
+        """Add a scaled loss's gradients with respect to the switches to the kept sums."""
 
         def add() -> Any:
             scale = self.optimizer.scale_loss(ops.ones(()))
@@ -405,22 +408,23 @@ class SwitchedModel(keras.Model):
 
         counts = self.alternation_state.alternates()
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            # A loss that was scaled too much: the optimiser leaves its step out, too.
+            # The loss was scaled too much: the optimiser skips its step, too.
             for gradient in gradients:
                 if gradient is not None:
                     counts = ops.logical_and(counts, ops.all(ops.isfinite(gradient)))
         tf.cond(counts, add, lambda: tf.constant(False))
 
     def _build_metrics(self, y: Any, y_pred: Any) -> None:
-        """Make the metrics' variables apart from the function that is being traced.
+        """Create the metrics' variables outside the function that is being traced.
 
-        Keras makes them where it first updates them, in the function, and TensorFlow traces one
-        that has made variables once more: that takes seconds. Under a strategy, Keras does this.
+        Keras creates them at their first update, inside the function, and TensorFlow traces a
+        function that has created variables a second time, which takes seconds. Under a strategy,
+        Keras does the same as this method.
         """
         metrics = self._compile_metrics
         if metrics is not None and not metrics.built and not tf.executing_eagerly():
-            # `tf.init_scope` would not do: the variables still count as those of the function. It
-            # is the function of this thread.
+            # `tf.init_scope` is not enough: the variables would still count as the function's. But
+            # a function is traced in one thread only, so another thread is outside it.
             with ThreadPoolExecutor(1) as apart:
                 apart.submit(metrics.build, y, y_pred).result()
 
@@ -428,7 +432,7 @@ class SwitchedModel(keras.Model):
         examples = ops.shape(next(t for t in keras.tree.flatten(x) if t is not None))[0]
         for metric in self.metrics:
             if metric.name == "loss":
-                # `compute_loss` divides by the number of replicas; the logs show the whole.
+                # `compute_loss` divides by the number of replicas; the logs show the whole loss.
                 whole = loss * tf.distribute.get_strategy().num_replicas_in_sync
                 metric.update_state(whole, sample_weight=examples)
 
@@ -455,14 +459,14 @@ class SwitchedModel(keras.Model):
     def switcher_step(self, gradients: list[Any]) -> None:
         """Update the switchers' weights by the objective's gradient, then refresh the switches.
 
-        Override it, and `settle`, for another way to a structure: the phases, the target's course
-        and whatever else a model does stay.
+        Override it together with `settle` to find the structure in another way; the phases, the
+        target's course and everything else that a model does stay the same.
 
         Args:
-            gradients: Of each switched layer, the loss's mean gradient by the switches over the
-                task steps since the last turn, or since the epoch began: float32, of the switches'
-                shape; under a distribution strategy the replica's own, whose sum over replicas is
-                the whole. Empty where `learns_switches` is false.
+            gradients: For each switched layer, the mean gradient of the loss with respect to the
+                switches, over the task steps since the last turn or since the epoch began: float32,
+                of the switches' shape. Under a distribution strategy, each replica has its own, and
+                their sum over replicas is the whole gradient. Empty if `learns_switches` is false.
         """
         state = self.alternation_state
         layers = self.switched_layers()
@@ -472,7 +476,7 @@ class SwitchedModel(keras.Model):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([offset, *(v.value for v in variables)])
             logits = [layer.compute_logits() + offset for layer in layers]
-            # The loss as far as it depends on the switches, to first order.
+            # The part of the loss that depends on the switches, to first order.
             objective = sum(
                 ops.sum(gradient * layer.gate(z))
                 for gradient, layer, z in zip(gradients, layers, logits, strict=True)
@@ -504,7 +508,7 @@ class SwitchedModel(keras.Model):
     def _density(self, logits: list[Any]) -> Any:
         """Return the share of connections that logits turn on, with the step gate's gradient."""
         layers = self.switched_layers()
-        # Whatever the gate: it is 0 if and only if the step gate is.
+        # This holds for any gate: it is 0 if and only if the step gate is.
         on = sum(
             layer.on_connections(gates.step(z)) for layer, z in zip(layers, logits, strict=True)
         )
@@ -513,7 +517,7 @@ class SwitchedModel(keras.Model):
     def settle(self) -> None:
         """Bring the structure to the target sparsity, and freeze it.
 
-        `fit` calls it when the alternate phase ends. Without a target the structure is frozen as
+        `fit` calls it when the alternate phase ends. Without a target, the structure is frozen as
         it is.
         """
         layers = self.switched_layers()
@@ -525,7 +529,7 @@ class SwitchedModel(keras.Model):
             for layer, z, on in zip(
                 layers, logits, choose_on(logits, sizes, self.target_sparsity), strict=True
             ):
-                # The logits move as little as puts the chosen ones above zero and no other.
+                # Move the logits just far enough that the chosen ones, and no others, are above 0.
                 threshold = z[on].min() if z[on].min() <= 0 else max(0.0, z[~on].max(initial=0.0))
                 moved = np.where(on, np.maximum(z - threshold, 1e-3), 0.0).astype("float32")
                 layer.switches.assign(layer.gate(ops.convert_to_tensor(moved)))
@@ -533,5 +537,5 @@ class SwitchedModel(keras.Model):
         self.alternation_state.settled.assign(1)
 
 
-# A saved file may be loaded before any instance is made.
+# A saved file may be loaded before any instance is created.
 functional_class(SwitchedModel)

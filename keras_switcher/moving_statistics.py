@@ -9,11 +9,12 @@ from keras_switcher.copying import walk
 
 
 class AverageStatistics(keras.callbacks.Callback):
-    """Averages what each replica tracks of its own part of the batches, before it is used.
+    """Averages the moving statistics of all replicas before they are used.
 
-    The moving mean and variance of `BatchNormalization`, foremost: every replica, and every worker,
-    updates its own by the examples that it sees. Without this a model would be evaluated and saved
-    with those of one replica, and each worker would go on with others.
+    These are the moving mean and variance of `BatchNormalization`: every replica, and every worker,
+    updates its own from the examples that it sees. Without this callback, a model would be
+    evaluated and saved with the statistics of one replica, and each worker would continue with
+    different ones.
     """
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -24,11 +25,11 @@ class AverageStatistics(keras.callbacks.Callback):
 
 
 def average_statistics(model: keras.Model) -> None:
-    """Give every replica the mean of what the replicas track.
+    """Give every replica the mean of the replicas' moving statistics.
 
     Args:
-        model: A built model. Its weights that are trained, and those that every replica computes
-            alike, stay as they are.
+        model: A built model. Weights that are trained, and those that every replica computes alike,
+            are not changed.
     """
     strategy = model.distribute_strategy
     tracked = [
@@ -39,7 +40,7 @@ def average_statistics(model: keras.Model) -> None:
     ]
     if strategy.num_replicas_in_sync == 1 or not tracked:
         return
-    # One collective for all: each takes far longer than what it carries.
+    # One collective for all: each takes far longer than the data that it carries.
     sizes = [int(tf.size(variable.value)) for variable in tracked]
 
     @tf.function

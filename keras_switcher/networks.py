@@ -1,4 +1,4 @@
-"""The networks of a run: built or read, their dense layers switched or not, and compiled."""
+"""The networks of a run: built or loaded, their dense layers switched or not, and compiled."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ class Start:
 
     Args:
         network: The whole network, of plain dense layers.
-        returns_logits: Whether it returns logits, and not probabilities.
-        trunk: The part that stays as it is, if one does.
+        returns_logits: Whether it returns logits rather than probabilities.
+        trunk: The frozen trunk with its head; `None` if the whole network learns.
     """
 
     network: keras.Model
@@ -32,20 +32,20 @@ class Start:
 
     @property
     def learned(self) -> keras.Model:
-        """The part that learns, whose layers are those of the network."""
+        """The part that learns; it shares the network's layers."""
         return self.network if self.trunk is None else self.trunk.head
 
 
 def new_start(config: Config, data: ImageData) -> Start:
-    """Build the network, or read the one to start from; each time with the same weights.
+    """Build the network, or load the one to start from, with the same weights each time.
 
     Args:
         config: The configuration.
-        data: What it will learn from.
+        data: The data that it will learn from.
 
     Raises:
-        FileNotFoundError: If there is no file to start from where it was said to be.
-        ValueError: If it doesn't fit.
+        FileNotFoundError: If the file to start from does not exist.
+        ValueError: If the network in the file does not fit.
     """
     keras.utils.set_random_seed(config.optimisation.seed)
     options = config.network
@@ -70,11 +70,11 @@ def new_start(config: Config, data: ImageData) -> Start:
 def switched_model(
     config: Config, data: ImageData, start: Start, switcher: Any = None
 ) -> SwitchedModel:
-    """Switch the dense layers of the part that learns, a copy of it, and compile that.
+    """Copy the part that learns, switch the dense layers of the copy, and compile it.
 
     Args:
         config: The configuration.
-        data: What it will learn from.
+        data: The data that it will learn from.
         start: The network that the run starts from.
         switcher: The switcher network, as for `switch`; `None` for the configured one.
     """
@@ -86,13 +86,13 @@ def switched_model(
 def switched_as_configured(
     config: Config, network: keras.Model, *, switcher: Any = None, **compile_options: Any
 ) -> SwitchedModel:
-    """Switch the dense layers of a copy of a network, and compile that.
+    """Copy a network, switch the dense layers of the copy, and compile it.
 
     Args:
-        config: How to switch, to alternate, and to train the switchers.
+        config: The configuration: how to switch, to alternate, and to train the switchers.
         network: The network.
         switcher: The switcher network, as for `switch`; `None` for the configured one.
-        **compile_options: What else `SwitchedModel.compile` takes: optimiser, loss, metrics.
+        **compile_options: Other arguments of `SwitchedModel.compile`: optimiser, loss, metrics.
     """
     options = config.switching
     if switcher is None:
@@ -134,10 +134,10 @@ def compiled_switched(
 
     Args:
         config: The configuration.
-        data: What it will learn from.
+        data: The data that it will learn from.
         start: The network that the run starts from.
-        model: The model, which may be of another kind than `switched_model` makes.
-        **compile_options: Of `SwitchedModel.compile`, in the place of what is configured.
+        model: The model, which may be of another class than the one that `switched_model` returns.
+        **compile_options: Arguments of `SwitchedModel.compile` that replace the configured ones.
     """
     options = _compile_options(config, data, start)
     return _compiled_switched(config, model, **{**options, **compile_options})
@@ -159,10 +159,11 @@ def compiled_dense(
 
     Args:
         config: The configuration.
-        data: What it will learn from.
+        data: The data that it will learn from.
         start: The network that the run starts from.
-        network: The network, which may be another one.
-        undecayed: Variables of it that weight decay leaves alone, beside biases and the like.
+        network: The network, which may be another one than that of `start`.
+        undecayed: Variables of the network that are exempt from weight decay, besides biases and
+            the like.
     """
     network.compile(**_compile_options(config, data, start, undecayed))
     network.optimizer.build(network.trainable_variables)
@@ -227,13 +228,13 @@ def _compile_options(
 def steps_together(config: Config, data: ImageData) -> int:
     """Return the number of steps in one call of the compiled step.
 
-    It divides an epoch, is at most what is configured, and at most a hundredth of the training, so
-    that the phases keep their lengths. With a strategy it is 1: with more than one device `fit` of
-    Keras 3.15 fails in its loop over the steps.
+    It divides the steps of an epoch, and is at most the configured number and at most a hundredth
+    of the training, so that the phases keep their lengths. With a strategy it is 1, because with
+    more than one device `fit` of Keras 3.15 fails in its loop over the steps.
 
     Args:
         config: The configuration.
-        data: What is learned from.
+        data: The data to learn from.
     """
     if config.execution.strategy != "none":
         return 1

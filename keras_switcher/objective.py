@@ -1,4 +1,4 @@
-"""The target sparsity: a constraint on the switcher's objective, met exactly when it settles."""
+"""The target sparsity: a constraint on the objective, met exactly when the model settles."""
 
 import math
 import numbers
@@ -18,7 +18,7 @@ def check_target(target_sparsity: float | None) -> float | None:
         target_sparsity: Share of the switched connections to turn off, in [0, 1), or `None`.
 
     Raises:
-        ValueError: If it lies outside, or is no number.
+        ValueError: If it lies outside [0, 1) or is not a number.
     """
     if target_sparsity is None:
         return None
@@ -35,15 +35,15 @@ def _is_real(value: Any) -> bool:
 
 
 def next_offset(offset: Any, density: Any, target: Any) -> Any:
-    """Return the offset of all logits that brings the density to its target.
+    """Return the next offset of all logits, which brings the density closer to its target.
 
     The logits have unit variance within a layer, so the log-odds of the density rise about as fast
-    as the offset: half of the missing log-odds, at most 0.25 at a time, is a step that does not
-    overshoot, nor lag behind a course of some dozens of turns.
+    as the offset. A step of half the missing log-odds, at most 0.25, does not overshoot, nor does
+    it lag behind a course of some dozens of turns.
 
     Args:
         offset: Scalar tensor, added to every logit.
-        density: Scalar tensor, the density that came of it.
+        density: Scalar tensor, the density at this offset.
         target: Scalar tensor, the density to reach.
 
     Returns:
@@ -60,15 +60,15 @@ def next_offset(offset: Any, density: Any, target: Any) -> Any:
 def next_multiplier(multiplier: Any, gradient: Any, slope: Any, rate: float) -> Any:
     """Return the Lagrange multiplier of the target, from the optimality condition.
 
-    The offset keeps the density at its target whatever the switchers do; so they must descend
-    along the constraint. With `objective = loss + multiplier * density`, that is where the
-    objective does not change with the offset: `d objective / d offset = 0`. The multiplier moves
-    there slowly, as the gradient of a few batches is noisy.
+    The offset keeps the density at its target whatever the switchers do, so they must descend along
+    the constraint. With `objective = loss + multiplier * density`, they do so if the objective does
+    not change with the offset: `d objective / d offset = 0`. The multiplier moves slowly to where
+    this holds, as the gradient of a few batches is noisy.
 
     Args:
         multiplier: Scalar tensor.
-        gradient: Scalar tensor, the objective's derivative by the offset.
-        slope: Scalar tensor, the density's derivative by the offset, > 0.
+        gradient: Scalar tensor, the objective's derivative with respect to the offset.
+        slope: Scalar tensor, the density's derivative with respect to the offset, > 0.
         rate: Float in (0, 1], the weight of this turn in the average.
 
     Returns:
@@ -87,18 +87,19 @@ def choose_on(
 ) -> list[np.ndarray]:
     """Choose the switches that stay on, so that the target is met to within one group.
 
-    The switcher has decided how density spreads over the layers: a layer's share of positive
-    logits. One number, added to the log-odds of every layer's density, moves the total to the
-    target; so no layer empties before the others. Within a layer the largest logits stay on. What
-    rounding to whole groups leaves is given to, or taken from, the layer where it fits best.
+    The switcher has decided how density spreads over the layers: the density of a layer is its
+    share of positive logits. One number, added to the log-odds of every layer's density, moves the
+    total to the target, so that no layer empties before the others. Within a layer, the largest
+    logits stay on. The rest that rounding to whole groups leaves is given to, or taken from, the
+    layer where it fits best.
 
     Args:
         logits: For each layer, an array of shape (groups, units).
-        sizes: For each layer, the connections under each switch, shape (groups, 1).
+        sizes: For each layer, the number of connections under each switch, of shape (groups, 1).
         target_sparsity: Share of all connections to turn off, in [0, 1).
 
     Returns:
-        For each layer a boolean array of shape (groups, units); at least one switch of each layer
+        For each layer, a boolean array of shape (groups, units); at least one switch of each layer
         is on.
     """
     totals = np.array([float(z.shape[1] * s.sum()) for z, s in zip(logits, sizes, strict=True)])
@@ -116,16 +117,16 @@ def choose_on(
         low, high = (middle, high) if shifted(middle) @ totals < budget else (low, middle)
     wanted = shifted(high) * totals
 
-    # Per layer: switches by falling logit, and the connections that the first k of them hold. In 32
-    # bits, as there is one of each per connection.
+    # Per layer: the switches by falling logit, and how many connections the first k of them hold.
+    # In 32 bits, as there may be one entry of each per connection.
     order = [np.argsort(-z, axis=None, kind="stable").astype("uint32") for z in logits]
     held = []
     for z, s, o in zip(logits, sizes, order, strict=True):
         held.append(np.zeros(z.size + 1, "uint32"))
         np.cumsum(s.ravel().astype("uint32")[o // z.shape[1]], out=held[-1][1:])
     counts = [max(1, _nearest(h, w)) for h, w in zip(held, wanted, strict=True)]
-    # Only a correction of rounding: a layer moves by a hundredth of its switches, or one, and again
-    # only if the others could not make up for a layer that has a few large groups.
+    # This only corrects the rounding: a layer moves by at most a hundredth of its switches, or one,
+    # and moves again only if the others could not make up for a layer with a few large groups.
     moved = True
     while moved:
         moved = False
@@ -146,7 +147,7 @@ def choose_on(
 
 
 def _nearest(ascending: np.ndarray, value: float) -> int:
-    """Return the index of the entry nearest to a value, the lower one of two."""
+    """Return the index of the entry nearest to a value, the lower one of two equally near."""
     # Of the array's type, or NumPy would convert the whole array.
     bound = ascending.dtype.type(max(0, math.ceil(value)))
     above = min(int(np.searchsorted(ascending, bound)), len(ascending) - 1)

@@ -1,4 +1,4 @@
-"""Names for things that users choose by name and may add to."""
+"""Registries of things that users choose by name and may add to."""
 
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
@@ -10,11 +10,11 @@ Item = TypeVar("Item")
 
 
 class Registry(Generic[T]):
-    """Maps names to objects of one kind; a wrong name is answered with the right ones.
+    """Maps names to objects of one kind; the error for a wrong name lists the right ones.
 
     Args:
-        kind: What the objects are, in the singular, as an error message says it.
-        how_to_add: The code that registers another object, as an error message shows it.
+        kind: What the objects are, in the singular, for error messages.
+        how_to_add: The code that registers another object, for error messages.
 
     Example:
         ```python
@@ -61,7 +61,7 @@ class Registry(Generic[T]):
         return decorate
 
     def get(self, name: str) -> T:
-        """Returns the object of that name.
+        """Returns the object registered under a name.
 
         Args:
             name: A registered name.

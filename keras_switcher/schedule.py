@@ -1,4 +1,4 @@
-"""The callback with which `SwitchedModel.fit` moves a model through its phases."""
+"""The callback that `SwitchedModel.fit` uses to move a model through its phases."""
 
 import logging
 from typing import Any
@@ -10,18 +10,18 @@ from keras_switcher.alternation import SETTLE
 
 logger = logging.getLogger(__name__)
 
-# The offset alone takes about as many to go from a dense layer to a sparse one.
+# The offset alone takes about this many turns to go from a dense layer to a sparse one.
 _ENOUGH_TURNS = 20
-# Or further off than any training goes.
+# A step later than any training reaches.
 _UNKNOWN = 2**30
 
 
 class PhaseSchedule(keras.callbacks.Callback):
     """Plans the phases from the length of training, and settles the model when its time comes.
 
-    `SwitchedModel.fit` adds it. Where Keras does not know the number of steps of an epoch (a
-    generator without a length), the first epoch is warm-up, and the plan follows after it; a model
-    that goes on has its plan.
+    `SwitchedModel.fit` adds it. If Keras does not know the number of steps of an epoch (for a
+    generator without a length), the first epoch is warm-up and the plan is made after it; a model
+    that continues an earlier training already has its plan.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class PhaseSchedule(keras.callbacks.Callback):
         state = self.model.alternation_state
         # Not earlier: a callback may restore a checkpoint when training begins.
         self._step = int(ops.convert_to_numpy(state.step))
-        # An epoch depends on nothing that a checkpoint does not hold.
+        # An epoch must depend on nothing that a checkpoint does not hold.
         self.model.forget_switch_gradients()
         if self._first_epoch is None:
             self._first_epoch, self._first_step = epoch, self._step
@@ -45,18 +45,19 @@ class PhaseSchedule(keras.callbacks.Callback):
         if steps is None and epoch > self._first_epoch:
             steps = (self._step - self._first_step) // (epoch - self._first_epoch)
         elif steps is None and epoch and not goes_on:
-            # It goes on after the epoch whose end would have told.
+            # Training continues after the epoch whose end would have told the number of steps.
             steps = self._step // epoch
         if steps:
-            # With `initial_epoch`, a new model has fewer epochs; one that goes on has done these.
+            # With `initial_epoch`, a new model has fewer epochs left; one that continues has done
+            # the epochs before it.
             left = self.params["epochs"] - self._first_epoch
             before = begin
             begin, ramp_end, settle = self.model.alternation.plan(self._first_step + steps * left)
             if goes_on:
-                # Now that it alternates, a longer training does not take it back to warm-up.
+                # The model alternates already: a longer training must not take it back to warm-up.
                 begin = min(begin, before)
         elif goes_on:
-            # As planned, but a training that begins is not settled by the plan of the last one.
+            # Keep the plan, but a training that begins must not settle by the plan of the last one.
             settle = settle if epoch else _UNKNOWN
         else:
             # As if training had no end, so that nothing but warm-up happens.
@@ -84,8 +85,8 @@ class PhaseSchedule(keras.callbacks.Callback):
         self._settle_at(self._epoch_step + batch)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        # No batch may begin any more: the last execution of several steps has passed the time to
-        # settle, or the alternate phase lasts to the end.
+        # There may be no further batch to settle at: the last execution of several steps may have
+        # passed the time to settle, or the alternate phase may last to the end.
         self._settle_at(int(ops.convert_to_numpy(self.model.alternation_state.step)))
 
     def _settle_at(self, step: int) -> None:

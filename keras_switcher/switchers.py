@@ -29,7 +29,7 @@ def register(name: str) -> Any:
     """Register a `Switcher` class under a short name, and with Keras for saving.
 
     Args:
-        name: The name that `SwitchedDense(switcher=name)` and `--switcher name` will take.
+        name: The name that `SwitchedDense(switcher=name)` and `--switcher name` will accept.
 
     Returns:
         A class decorator.
@@ -45,23 +45,23 @@ def register(name: str) -> Any:
 class Switcher(keras.layers.Layer):
     """Base class of the networks that read a kernel and switch its connections.
 
-    Override `call(self, kernel)`, and `build(self, kernel_shape)` for weights. The kernel comes
-    divided by its root mean square and cut off from the gradient; the result is either one logit
-    per connection, shape (inputs, units), which is averaged over each switch's group, or one logit
-    per switch, shape (groups, units), as `self.granularity.shape(kernel_shape)` gives it. What
-    counts is how the logits differ: `SwitchedDense` brings them to mean 0 and variance 1, adds
-    offsets that decide how many connections of the layer are on, and turns a connection on where
-    the sum is positive.
+    Override `call(self, kernel)`, and `build(self, kernel_shape)` to create weights. The kernel is
+    divided by its root mean square, and no gradient flows back into it. The result is either one
+    logit per connection, of shape (inputs, units), which is averaged over each switch's group, or
+    one logit per switch, of shape (groups, units), given by
+    `self.granularity.shape(kernel_shape)`. Only the differences between the logits matter:
+    `SwitchedDense` normalises them to mean 0 and variance 1, adds offsets that decide how many
+    connections of the layer are on, and turns a connection on where the sum is positive.
 
-    The weights of a switcher are trained by the switcher step of a `SwitchedModel` alone. To
-    the optimiser of the task they are not trainable, so a `SwitchedDense` lists the same
-    `trainable_weights` as a `Dense`.
+    Only the switcher step of a `SwitchedModel` trains the weights of a switcher. For the task's
+    optimiser they are not trainable, so a `SwitchedDense` lists the same `trainable_weights` as a
+    `Dense`.
 
     Args:
-        **kwargs: Of `keras.layers.Layer`. The dtype is float32 unless given.
+        **kwargs: Keyword arguments of `keras.layers.Layer`. The dtype defaults to float32.
 
     Call arguments:
-        kernel: Float tensor of shape (inputs, units), of root mean square 1.
+        kernel: Float tensor of shape (inputs, units), with root mean square 1.
 
     Example:
 
@@ -77,7 +77,7 @@ class Switcher(keras.layers.Layer):
 
     Reference:
         [Explore the Knowledge contained in Network Weights to Obtain Sparse Neural
-        Networks](https://arxiv.org/abs/2103.15590), the idea; the layout is this project's.
+        Networks](https://arxiv.org/abs/2103.15590), for the idea; the layout is this project's.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -87,7 +87,7 @@ class Switcher(keras.layers.Layer):
         self.offset = self.add_weight(name="offset", shape=(), initializer="zeros")
 
     def load_own_variables(self, store: Any) -> None:
-        """Load the weights; keep the present ones if a file of plain Dense layers has none."""
+        """Load the weights; keep the current ones if a file of plain `Dense` layers has none."""
         if store.keys():
             super().load_own_variables(store)
 
@@ -113,8 +113,8 @@ def _check_normalization(normalization: str | None) -> str | None:
 class _PerceptronSwitcher(Switcher):
     """A multilayer perceptron over columns of features, shared by all columns.
 
-    Features have shape (features, columns); each hidden layer is `activation(norm(A @ x + a))`,
-    the last one linear. With no hidden layer the logits are linear in the features.
+    Features have shape (features, columns). Each hidden layer is `activation(norm(A @ x + a))`, and
+    the last layer is linear. With no hidden layer, the logits are linear in the features.
     """
 
     def __init__(
@@ -134,7 +134,8 @@ class _PerceptronSwitcher(Switcher):
         widths = (features, *self.hidden, outputs)
         for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
             last = index == len(self.hidden)
-            # Small last weights: what else a switcher reads, such as magnitudes, comes first.
+            # The last weights are small so that at first the logits are led by what a switcher adds
+            # to the perceptron, such as magnitudes.
             scale = 0.01 if last else 2.0
             self._kernels.append(
                 self.add_weight(
@@ -177,27 +178,28 @@ class _PerceptronSwitcher(Switcher):
 
 @register("unit")
 class UnitSwitcher(_PerceptronSwitcher):
-    """Reads a unit's incoming weights and gives all of that unit's switches; shared by the units.
+    """Computes all logits of a unit from its incoming weights, with one network for all units.
 
     `logits[:, j] = perceptron(kernel[:, j]) + magnitude * pool(|kernel[:, j]|)`: the perceptron
-    sees the whole unit at once. Its hidden layer is narrower than the unit has inputs, so it can't
-    tell single connections apart well; the second term, with one trained factor per unit, gives it
-    the size of each weight. For a kernel (I, U) and one hidden layer of H, a call takes about
-    `2 * I * H * U` multiply-adds and the switcher has about `2 * I * H` weights.
+    sees the whole unit at once. Its hidden layer is narrower than the unit's number of inputs, so
+    it can't tell single connections apart well; the second term, with one trained factor per unit,
+    adds the magnitude of each weight. For a kernel of shape (I, U) and one hidden layer of width H,
+    a call takes about `2 * I * H * U` multiply-adds and the switcher has about `2 * I * H` weights.
 
     Args:
         hidden: Widths of the hidden layers; their number is the depth.
-        activation: Of the hidden layers, as for `keras.layers.Dense`.
+        activation: Activation of the hidden layers, as for `keras.layers.Dense`.
         normalization: `None` or "layer", layer normalisation before each activation.
-        magnitude: Float >= 0, what the trained factor of the magnitudes starts from; `None` leaves
+        magnitude: Float >= 0, initial value of the trained factors of the magnitudes; `None` leaves
             the term out.
-        **kwargs: Of `Switcher`.
+        **kwargs: Keyword arguments of `Switcher`.
 
     Call arguments:
-        kernel: Float tensor of shape (inputs, units), of root mean square 1.
+        kernel: Float tensor of shape (inputs, units), with root mean square 1.
 
     Raises:
-        ValueError: On a width that is not a positive integer, or an unknown normalisation.
+        ValueError: If a width is not a positive integer, the normalisation is unknown, or
+            `magnitude` is not a number >= 0.
     """
 
     def __init__(
@@ -238,24 +240,24 @@ class UnitSwitcher(_PerceptronSwitcher):
 
 @register("connection")
 class ConnectionSwitcher(_PerceptronSwitcher):
-    """A small perceptron shared by all connections, over features of each.
+    """Computes the logit of a connection from its features, with one network for all connections.
 
-    The features of connection (i, j) are the weight, its absolute value, and that value against
-    the root mean square of its input's and of its unit's weights. The number of weights of this
-    switcher does not depend on the size of the kernel; its cost is `4 * H + H` multiply-adds per
-    connection for one hidden layer of H.
+    The features of connection (i, j) are its weight, the weight's absolute value, and that value
+    relative to the root mean square of the weights of its input and of its unit. The number of
+    weights of this switcher does not depend on the size of the kernel; for one hidden layer of
+    width H, it costs `4 * H + H` multiply-adds per connection.
 
     Args:
         hidden: Widths of the hidden layers; their number is the depth.
-        activation: Of the hidden layers, as for `keras.layers.Dense`.
+        activation: Activation of the hidden layers, as for `keras.layers.Dense`.
         normalization: `None` or "layer", layer normalisation before each activation.
-        **kwargs: Of `Switcher`.
+        **kwargs: Keyword arguments of `Switcher`.
 
     Call arguments:
-        kernel: Float tensor of shape (inputs, units), of root mean square 1.
+        kernel: Float tensor of shape (inputs, units), with root mean square 1.
 
     Raises:
-        ValueError: On a width that is not a positive integer, or an unknown normalisation.
+        ValueError: If a width is not a positive integer, or the normalisation is unknown.
     """
 
     def __init__(
@@ -282,16 +284,16 @@ class ConnectionSwitcher(_PerceptronSwitcher):
 
 @register("free")
 class FreeSwitcher(Switcher):
-    """A trained logit for each switch, which reads nothing: what is left without a network.
+    """A trained logit for each switch, which reads nothing: the method without a network.
 
-    It has as many weights as the layer has switches. Where it does better than a network, and
-    where not, is in docs/method.md.
+    It has as many weights as the layer has switches. See docs/method.md for where it does better
+    than a network and where it does not.
 
     Args:
-        seed: Of the logits' first values, which are small, so that they can overtake each other;
-            with one, layers of the same shape start alike. `None` draws one as Keras's
-            initialisers do, so that `keras.utils.set_random_seed` fixes it.
-        **kwargs: Of `Switcher`.
+        seed: Seed of the logits' initial values, which are small so that the logits can overtake
+            each other. With a given seed, layers of the same shape start alike. `None` draws a seed
+            as Keras's initialisers do, so that `keras.utils.set_random_seed` determines it.
+        **kwargs: Keyword arguments of `Switcher`.
 
     Call arguments:
         kernel: Float tensor of shape (inputs, units); only its shape matters.
@@ -316,12 +318,12 @@ class FreeSwitcher(Switcher):
 
 
 def configured(name: str, **options: Any) -> Switcher:
-    """Return a new switcher of a registered name, with those of the options that it takes.
+    """Return a new switcher by its registered name, with those options that it accepts.
 
     Args:
         name: The registered name.
-        **options: Arguments of the classes of this module. One that the class of that name, or
-            one that it passes its keyword arguments on to, does not have is left out.
+        **options: Arguments of the classes of this module. An option is left out if neither the
+            class of that name nor a class that it passes its keyword arguments on to has it.
 
     Raises:
         ValueError: If the name is not registered, or a value is wrong.
@@ -342,8 +344,8 @@ def configured(name: str, **options: Any) -> Switcher:
 def get(identifier: "str | Switcher | dict[str, Any] | None") -> Switcher:
     """Return a new switcher from a registered name, a configuration or an instance.
 
-    An instance serves as a pattern: each layer gets a switcher of its own with the same
-    configuration, as initialisers do. What a configuration describes keeps its name.
+    An instance serves as a template, as for initialisers: each layer gets a switcher of its own
+    with the same configuration. A switcher from a serialised configuration keeps its name.
 
     Args:
         identifier: A registered name, a serialised configuration, a `Switcher`, or `None` for the
@@ -371,5 +373,6 @@ def get(identifier: "str | Switcher | dict[str, Any] | None") -> Switcher:
     config = identifier.get_config()
     if not is_config:
         config.pop("name", None)
-    # Not the revived object itself: Keras has built it already, without the layer's granularity.
+    # Not the deserialised object itself: Keras has built it already, without the layer's
+    # granularity.
     return type(identifier).from_config(config)

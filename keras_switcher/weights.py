@@ -1,4 +1,4 @@
-"""Files of weights that were saved from a model with plain `Dense` layers."""
+"""Weight files saved from a model with plain `Dense` layers."""
 
 import io
 import zipfile
@@ -28,18 +28,18 @@ def is_of_dense_layers(filepath: Any) -> bool:
 
 
 def load_dense_weights(model: keras.Model, filepath: Any, **kwargs: Any) -> None:
-    """Load the weights of a model of `Dense` layers into the same model of switched ones.
+    """Load the weights of a model with `Dense` layers into the same model with switched layers.
 
     Args:
         model: A built `SwitchedModel`; its switches and switchers stay as they are.
         filepath: A `.weights.h5` or `.keras` file.
-        **kwargs: Of `keras.Model.load_weights`.
+        **kwargs: Keyword arguments of `keras.Model.load_weights`.
 
     Raises:
-        ValueError: If the file is of another model, or there can be none of `Dense` layers that is
-            the same.
+        ValueError: If the file is of another model, or if this model has no counterpart with
+            `Dense` layers.
     """
-    # Imported late: `convert` makes the model that calls this.
+    # Imported late: `convert` imports the model, which imports this module.
     from keras_switcher.convert import SwitchedNetwork, strip
 
     if not isinstance(model, (functional_base(), SwitchedNetwork)):
@@ -48,7 +48,7 @@ def load_dense_weights(model: keras.Model, filepath: Any, **kwargs: Any) -> None
             "makes its layers itself. Write the network as a keras.Model with Dense layers, load "
             f"the weights there, and call keras_switcher.switch(model). Received: {filepath}"
         )
-    # Keras finds the weights of a layer by the name of its class. What `strip` returns has the
+    # Keras finds the weights of a layer by the name of its class. The stripped model has the
     # classes of the file's model, and its weights are in the order of this one's.
     plain = strip(model)
     layers = switched_layers(model)

@@ -1,4 +1,4 @@
-"""`compact`: a model without what can't matter."""
+"""`compact`: a model without the parts that can't matter."""
 
 import dataclasses
 from typing import Any
@@ -20,7 +20,7 @@ class Compacted:
 
     Args:
         model: A functional Keras model with the inputs, outputs and predictions of the given one.
-        layers: Every layer with weights before and after, in the order of the model.
+        layers: Every layer that has weights, before and after, in the order of the model.
     """
 
     model: keras.Model
@@ -30,39 +30,42 @@ class Compacted:
 def compact(model: keras.Model, group: int = 1, *, gather: bool = True) -> Compacted:
     """Remove units, channels and inputs that the zeros of a model make useless.
 
-    A unit goes if no weight but 0 leads from it to an output of the model, or if its value is the
-    same whatever the input is: the biases of the layers that read it take the value over. This
-    goes on through the layers before and behind. An entry of a vector that nobody reads, and that
-    can't go where it is made, such as a pixel, is left out by one gather for all its readers.
+    A unit is removed if only weights of 0 lead from it to an output of the model, or if its value
+    is the same for every input, in which case the biases of the layers that read it take the value
+    over. This continues through the layers before and after it. An entry of a vector that nothing
+    reads, but that can't be removed where it is made, such as a pixel, is left out by one gather
+    for all its readers.
 
-    What is not known to be safe stays: all that a layer reads which mixes features (softmax, layer
-    normalisation, attention, recurrent, nested and custom layers), and a constant that a
-    convolution sees end at a border padded with zeros. The model's inputs and outputs stay, and
-    every layer keeps one feature at least. A layer that is called several times has the same
-    features in all calls. Weights that only feed removed or constant features become 0.
+    Whatever is not known to be safe to remove stays: everything read by a layer that mixes features
+    (softmax, layer normalisation, attention, recurrent, nested and custom layers), and a constant
+    that a convolution with zero padding reads, as the constant ends at the border. The model's
+    inputs and outputs stay, and every layer keeps at least one feature. A layer that is called
+    several times has the same features in all calls. Weights that only feed removed or constant
+    features become 0.
 
-    Predictions agree to the rounding of float32 sums that run over fewer terms.
+    Predictions agree up to the rounding of float32 sums, which have fewer terms.
 
     Args:
-        model: A built functional or Sequential model without `SwitchedDense` layers. It stays as it
-            is.
-        group: Inputs of dense layers go in whole groups of so many consecutive ones (0 to group-1,
-            and so on), so that 1x4 or 1x16 blocks of zeros in their kernels stay where blocks are;
-            so do the units, and behind a flatten the channels, that make them. A unit that only
-            fills up its group has incoming weights of 0, and is read by nobody.
-        gather: Leave out, by a gather, entries of a vector that can't go where they are made. It
-            costs a little time, which a dense kernel with fewer inputs wins back and a sparse one,
-            to which zeros cost nothing anyway, does not.
+        model: A built functional or Sequential model without `SwitchedDense` layers. It is not
+            changed.
+        group: Inputs of dense layers are removed in whole groups of this many consecutive ones (0
+            to group-1, and so on), so that 1x4 or 1x16 blocks of zeros in their kernels stay
+            aligned with blocks. The same holds for the units, and before a flatten the channels,
+            that produce these inputs. A unit that only fills up its group has incoming weights of
+            0, and nothing reads it.
+        gather: Whether to leave out, by a gather, entries of a vector that can't be removed where
+            they are made. It costs a little time, which a dense kernel with fewer inputs wins back;
+            a sparse one does not, as zeros cost it nothing anyway.
 
     Returns:
         The new model, not compiled, and the table of its layers. Layer names and dtype policies are
         kept; layers of another shape have initialisers of zeros. A layer without weights whose code
-        can't be copied, such as a `Lambda`, is in both models.
+        can't be copied, such as a `Lambda`, is shared by both models.
 
     Raises:
         TypeError: If `model` is not a Keras model, or `group` not an integer.
         ValueError: If the model is not built, or `group` is below 1.
-        ExportError: If the model has switched layers, is no graph of layers, or has a layer that
+        ExportError: If the model has switched layers, is not a graph of layers, or has a layer that
             can't be copied.
 
     Example:

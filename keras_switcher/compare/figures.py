@@ -1,4 +1,4 @@
-"""What the results of a comparison come to: means, deviations, and paired differences."""
+"""Figures of a comparison's results: means, deviations, and paired differences."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ class Mean:
 
     Args:
         mean: The mean.
-        deviation: The standard deviation of a seed's value; `None` for a single one.
+        deviation: The standard deviation over seeds; `None` for a single seed.
         count: Number of seeds.
     """
 
@@ -42,11 +42,11 @@ class Mean:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """The mean of the differences of two methods, seed by seed.
+    """The mean of the differences between two methods, seed by seed.
 
     Args:
         mean: The mean.
-        low: The lower end of its confidence interval; `None` for less than two seeds.
+        low: The lower end of its confidence interval; `None` for fewer than two seeds.
         high: The upper end.
         count: Number of seeds that both have.
     """
@@ -58,7 +58,7 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out 0, of three seeds or more: two may agree by chance."""
+        """Whether the interval excludes 0, given at least three seeds: two may agree by chance."""
         if self.low is None or self.high is None or self.count < 3:
             return False
         return self.low > 0 or self.high < 0
@@ -86,8 +86,8 @@ class Group:
 
     Args:
         method: The method, with its options, as `--methods` names it.
-        title: What to call it.
-        target_sparsity: The target; `None` for a method that aims at none.
+        title: Name in tables and plots.
+        target_sparsity: The target; `None` for a method that has none.
         results: One for each seed, in the order of the seeds.
     """
 
@@ -118,11 +118,11 @@ class Group:
         """Return by how much a figure of this group is greater than that of another.
 
         Args:
-            other: The other; only seeds that both have count.
+            other: The other group; only seeds that both have count.
             name: Name of the figure.
 
         Returns:
-            The difference, or `None` where they have no seed in common.
+            The difference, or `None` if they have no seed in common.
         """
         own = {result["seed"]: result[name] for result in self.results}
         others = {result["seed"]: result[name] for result in other.results}
@@ -133,10 +133,10 @@ class Group:
 
 
 def grouped(results: Iterable[dict[str, Any]]) -> list[Group]:
-    """Return the groups of results, in the order in which they come first.
+    """Return the groups of results, in the order of their first appearance.
 
     Args:
-        results: What the cells' `result.json` hold.
+        results: The contents of the cells' `result.json` files.
     """
     found: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
     for result in results:
@@ -152,15 +152,15 @@ def grouped(results: Iterable[dict[str, Any]]) -> list[Group]:
     ]
 
 
-# Characters of a method's options that a table has room for.
+# Number of characters of a method's options that a table has room for.
 _LONGEST_OPTIONS = 70
 
 
 def title_of(result: dict[str, Any]) -> str:
-    """Return what to call the method of a result, with its options.
+    """Return the title of a result's method, with its options.
 
     Args:
-        result: What `result.json` holds.
+        result: The content of `result.json`.
     """
     _, _, options = result["method"].partition(":")
     if len(options) > _LONGEST_OPTIONS:

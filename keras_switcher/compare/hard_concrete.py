@@ -18,12 +18,12 @@ _BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class GateParameters(Switcher):
-    """`log(alpha)` of each connection's gate: how probable it is to be on.
+    """`log(alpha)` of each connection's gate: how likely the connection is to be on.
 
     Args:
-        log_alpha: Mean of the first values, whose deviation is 0.01.
-        seed: Of the first values.
-        **kwargs: Of `Switcher`.
+        log_alpha: Mean of the initial values, whose standard deviation is 0.01.
+        seed: Seed of the initial values.
+        **kwargs: Keyword arguments of `Switcher`.
     """
 
     def __init__(self, log_alpha: float = 2.0, seed: int = 0, **kwargs: Any) -> None:
@@ -49,13 +49,14 @@ class GateParameters(Switcher):
 class HardConcreteDense(SwitchedDense):
     """`Dense` whose kernel is multiplied by hard concrete gates.
 
-    In training a gate is a sample of the hard concrete distribution, until the structure is frozen;
-    otherwise it is what the paper estimates for testing, which `refresh` writes into `switches`.
+    In training, until the structure is frozen, a gate is a sample of the hard concrete
+    distribution. Otherwise it is the paper's estimate for testing, which `refresh` writes into
+    `switches`.
 
     Args:
-        *args: Of `SwitchedDense`.
-        seed: Of the samples.
-        **kwargs: Of `SwitchedDense`; the switcher must be `GateParameters`.
+        *args: Positional arguments of `SwitchedDense`.
+        seed: Seed of the samples.
+        **kwargs: Keyword arguments of `SwitchedDense`; the switcher must be `GateParameters`.
 
     Reference:
         [Louizos et al., 2018](https://arxiv.org/abs/1712.01312), equations 10 to 13.
@@ -112,9 +113,10 @@ def _stretched(share: Any) -> Any:
 class HardConcreteModel(SwitchedModel):
     """A model that learns weights and gates by one objective: `loss + multiplier * density`.
 
-    The expected density is a constraint, which follows the target's course; its multiplier rises by
-    `multiplier_rate` times what is missing after each step, and is 0 again as soon as nothing is.
-    When the model settles, the gates of largest `log(alpha)` stay on, as many as the target has.
+    The expected density is constrained to the target's course. After each step, the multiplier
+    rises by `multiplier_rate` times the density above the course, and is 0 again as soon as none
+    is. When the model settles, the gates with the largest `log(alpha)` stay on, as many as the
+    target allows.
 
     Reference:
         [Gallego-Posada et al., 2022](https://arxiv.org/abs/2208.04425), the constraint and the
@@ -137,7 +139,8 @@ class HardConcreteModel(SwitchedModel):
         task, gates = self.task_variables, self.switcher_variables
         connections = sum(layer.connections for layer in layers)
         with tf.GradientTape() as tape:
-            # The task's optimiser does not see them, so that the tape must be told.
+            # They are hidden from the task's optimiser as not trainable, so no tape watches them by
+            # itself.
             tape.watch([v.value for v in gates])
             y_pred = self(x, training=True)
             loss = self.compute_loss(
@@ -162,7 +165,8 @@ class HardConcreteModel(SwitchedModel):
             )
             return tf.constant(True)
 
-        # Not with gradients of 0 until then: Adam's first steps would be several times too long.
+        # Not applied with gradients of 0 until then, as Adam's first steps would then be several
+        # times too long.
         tf.cond(learns, move_gates, lambda: tf.constant(False))
         missing = density - state.target_density(self.target_sparsity or 0.0)
         risen = state.multiplier + self.multiplier_rate * missing
@@ -180,11 +184,11 @@ class HardConcreteModel(SwitchedModel):
         return tf.constant(True)
 
     def settle(self) -> None:
-        """Keep the most probable gates, as many as the target has, and freeze them."""
+        """Keep the most probable gates, as many as the target allows, and freeze them."""
         layers = self.switched_layers()
         logits = [ops.convert_to_numpy(layer.switcher.values) for layer in layers]
         sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
-        # What is on by the paper's estimate has a gate above 0.
+        # By the paper's estimate, a connection is on if its gate is above 0.
         edge = math.log(-_GAMMA / _ZETA)
         chosen = choose_on([z - edge for z in logits], sizes, self.target_sparsity or 0.0)
         for layer, z, on in zip(layers, logits, chosen, strict=True):

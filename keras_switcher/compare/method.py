@@ -1,4 +1,4 @@
-"""`Method`: a way to a sparse network, behind the interface by which the comparison trains it."""
+"""`Method`: a way to a sparse network, with the interface that the comparison trains it by."""
 
 import dataclasses
 import functools
@@ -37,18 +37,18 @@ HISTORY_FILE = "history.csv"
 
 @dataclasses.dataclass
 class Work:
-    """What a method is given to do: one network to train, at one sparsity, from one seed.
+    """The work of a method: training one network, at one sparsity, from one seed.
 
     Args:
-        config: The training; `config.switching.target_sparsity` is the sparsity to reach.
-        data: What is learned from: images, or features where a trunk is frozen.
+        config: The configuration of the training; `config.switching.target_sparsity` is the
+            sparsity to reach.
+        data: The data to learn from: images, or features if a trunk is frozen.
         images: The data set itself.
-        folder: Folder of this work, for checkpoints and whatever a method writes.
+        folder: Folder of this work, for checkpoints and for whatever a method writes.
         found: Results of the methods named in `Method.needs`, for the same seed and sparsity.
         stop: The signals that stop it.
         console: Where progress goes.
         keeps_models: Whether the trained network is kept.
-
     """
 
     config: Config
@@ -62,17 +62,17 @@ class Work:
 
     @property
     def target_sparsity(self) -> float:
-        """The sparsity to reach, in [0, 1); 0 where the comparison has none."""
+        """The sparsity to reach, in [0, 1); 0 if the comparison has none."""
         return self.config.switching.target_sparsity or 0.0
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches in an epoch."""
         return len(self.data.x_train) // self.config.optimisation.batch_size
 
     @property
     def augmentation(self) -> str:
-        """What is done to the images of a batch: nothing where there are features instead."""
+        """The augmentation of the images of a batch: none if there are features instead."""
         return "none" if self.config.network.freeze_trunk else self.config.data.augmentation
 
     def start(self) -> Start:
@@ -83,13 +83,13 @@ class Work:
 
     @functools.cached_property
     def parameters(self) -> int:
-        """Parameters of the whole network that every method starts from, on or off."""
+        """Number of parameters of the whole network that every method starts from, on or off."""
         return int(new_start(self.config, self.images).network.count_params())
 
     def fit(self, model: keras.Model) -> list[dict[str, Any]]:
         """Train a compiled model on the batches that every method sees; return a row per epoch.
 
-        A checkpoint is written after each epoch, and a later call goes on from the last one.
+        A checkpoint is written after each epoch, and a later call continues from the last one.
 
         Args:
             model: The model.
@@ -108,11 +108,11 @@ class Work:
         )
 
     def keep(self, learned: keras.Model) -> None:
-        """Save the trained network, if the comparison keeps them.
+        """Save the trained network, if the comparison keeps its networks.
 
         Args:
-            learned: What learned, of plain Keras layers: the network, or the part above its frozen
-                trunk. If that part has other shapes than it had, it is kept alone.
+            learned: The part that learned, of plain Keras layers: the network, or what is above its
+                frozen trunk. If the shapes of that part have changed, it is kept alone.
         """
         if not self.keeps_models:
             return
@@ -141,15 +141,15 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What came of a work.
+    """The result of a work.
 
     Args:
         validation_accuracy: Share of the validation examples that are right.
-        test_accuracy: Share of the test examples, read once, after the last epoch.
-        layers: For each dense layer its `name`, `shape`, `connections` and how many are `on`.
-        parameters: Parameters of the whole network, on or off.
-        remaining_parameters: Those that are left of it.
-        seconds: Seconds of training, without the start of TensorFlow and the test.
+        test_accuracy: Share of the test examples that are right, read once, after the last epoch.
+        layers: For each dense layer, its `name`, `shape`, `connections` and how many are `on`.
+        parameters: Number of parameters of the whole network, on or off.
+        remaining_parameters: Number of those that are left.
+        seconds: Seconds of training, without the start of TensorFlow and without the test.
     """
 
     validation_accuracy: float
@@ -164,19 +164,19 @@ class Method:
     """A way to a sparse network.
 
     Override `model`, which returns a compiled Keras model for a work, and `layers`, which says how
-    many of its dense connections are on once it is trained; or override `train` itself, for a
-    method that can't be trained by Keras's `fit`. What is compared is the same for all: network,
-    initial weights, data, order of the batches, epochs, optimiser. All are trained in a process of
-    their own.
+    many of its dense connections are on once it is trained. For a method that can't be trained by
+    Keras's `fit`, override `train` itself. All methods are compared with the same network, initial
+    weights, data, order of the batches, epochs and optimiser. Each training runs in a process of
+    its own.
 
     Class attributes:
-        title: What tables and plots call it.
+        title: Name in tables and plots.
         needs: Methods whose results, for the same seed and sparsity, this one reads from
             `work.found`.
-        is_sparse: Whether it aims at the target sparsity; one that does not is trained once for
-            all of them.
-        reads: Options of `train.py` that have an influence on it, beside those that all methods
-            share; `None` for all. `--methods name:option=value` with another one is refused.
+        is_sparse: Whether the method aims at the target sparsity; one that does not is trained once
+            for all targets.
+        reads: Options of `train.py` that influence the method, besides those that all methods
+            share; `None` for all. `--methods name:option=value` rejects any other option.
 
     Example:
 
@@ -196,35 +196,35 @@ class Method:
     reads: ClassVar[frozenset[str] | None] = None
 
     def check(self, config: Config, start: Start) -> None:
-        """See, before anything is trained, that the method can be used on a network.
+        """Check, before anything is trained, that the method can be used on a network.
 
         Args:
-            config: A training by it.
+            config: The configuration of a training by this method.
             start: The network.
 
         Raises:
-            RunError: If it can't.
+            RunError: If it can't be used.
         """
 
     def model(self, work: Work) -> keras.Model:
-        """Return a compiled model that learns to solve the task with the sparsity asked for.
+        """Return a compiled model that learns to solve the task at the requested sparsity.
 
         Args:
-            work: What to do.
+            work: The work to do.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must override `model` or `train`. Received: neither"
         )
 
     def layers(self, model: keras.Model) -> Layers:
-        """Return a row for each dense layer of a trained model: of the switched ones if it has any.
+        """Return a row for each dense layer of a trained model; only switched ones if it has any.
 
         Args:
             model: The model.
 
         Returns:
-            Rows with `name`, `shape` (inputs, units), `connections` and `on` (counts); of a plain
-            layer, connections are on whose weight is not 0.
+            Rows with `name`, `shape` (inputs, units), `connections` and `on` (counts); in a plain
+            layer, a connection is on if its weight is not 0.
         """
         return layer_table(model) if switched_layers(model) else dense_layers(model)
 
@@ -233,7 +233,7 @@ class Method:
 
         Args:
             model: The trained model.
-            work: What was done.
+            work: The work that was done.
         """
         return work.parameters - sum(row["connections"] - row["on"] for row in self.layers(model))
 
@@ -241,7 +241,7 @@ class Method:
         """Train the network and measure it.
 
         Args:
-            work: What to do.
+            work: The work to do.
         """
         model = self.model(work)
         rows = work.fit(model)
@@ -257,14 +257,14 @@ class Method:
 
 
 def check_granularity(config: Config, start: Start) -> None:
-    """See that a network can be switched with the granularity configured.
+    """Check that a network can be switched with the configured granularity.
 
     Args:
-        config: The training.
+        config: The configuration of the training.
         start: The network.
 
     Raises:
-        RunError: If it can't.
+        RunError: If it can't be switched.
     """
     granularity = config.switching.granularity
     if granularity != "connection":
@@ -275,7 +275,7 @@ def check_granularity(config: Config, start: Start) -> None:
 
 
 def dense_layers(model: keras.Model) -> Layers:
-    """Return a row for each dense layer of a plain model: a connection is on if it is not 0.
+    """Return a row for each dense layer of a plain model; a connection is on if it is not 0.
 
     Args:
         model: The model.
@@ -295,12 +295,13 @@ def dense_layers(model: keras.Model) -> Layers:
 def fit_at_once(work: Work, model: Any, callbacks: Sequence[Any]) -> float:
     """Train a compiled model as `Work.fit` does, but without checkpoints; return its seconds.
 
-    For a peer whose state no checkpoint of Keras holds, or which is a model of Keras 2.
+    For a peer whose state no Keras checkpoint holds, or which is a model of Keras 2.
 
     Args:
-        work: What to do.
+        work: The work to do.
         model: The model, compiled with the metric `accuracy`.
-        callbacks: Callbacks of its Keras. One of them must ask `work.stop.check` after each batch.
+        callbacks: Callbacks for the model's version of Keras. One of them must call
+            `work.stop.check` after each batch.
 
     Raises:
         Diverged: If the last loss is not finite.

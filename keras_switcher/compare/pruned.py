@@ -15,21 +15,21 @@ from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import compiled_switched
 from keras_switcher.switchers import PACKAGE, Switcher
 
-# Given the kernels and the share of connections to keep: for each kernel the scores, of its shape,
-# and the least of them that stays on.
+# Takes the kernels and the share of connections to keep; returns for each kernel the scores, of its
+# shape, and the least score that stays on.
 Rule = Callable[[Sequence[Any], Any], list[tuple[Any, Any]]]
 
-# What a method in this project's loop reads whose structure is no switcher's.
+# Options that a method in this project's loop reads if its structure does not come from a switcher.
 READS = TRAINING | COURSE | {"rate_exponent"}
-# As `prune_low_magnitude` of TensorFlow Model Optimization has it.
+# As in `prune_low_magnitude` of TensorFlow Model Optimization.
 UPDATE_EVERY = 100
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class NoSwitcher(Switcher):
-    """Stands where a switcher network would: its logits are the magnitudes.
+    """Takes the place of a switcher network; its logits are the magnitudes.
 
-    A `PrunedModel`, which chooses by its rule, does not ask it.
+    A `PrunedModel`, which chooses by its rule, does not use it.
     """
 
     def call(self, kernel: Any) -> Any:
@@ -39,13 +39,13 @@ class NoSwitcher(Switcher):
 class PrunedModel(SwitchedModel):
     """A model that turns off the connections with the smallest scores, along the cubic course.
 
-    Warm-up, the course of the target, and settling are those of `SwitchedModel`; what is off keeps
-    its weight and may come back until the model settles.
+    Warm-up, the course of the target, and settling are those of `SwitchedModel`. A connection that
+    is off keeps its weight and may turn on again until the model settles.
 
     Args:
-        *args: Inputs and outputs, of a graph with `SwitchedDense` layers.
-        rule: The scores and thresholds.
-        **kwargs: Of `SwitchedModel`.
+        *args: Inputs and outputs of a graph with `SwitchedDense` layers.
+        rule: Function that returns the scores and thresholds.
+        **kwargs: Keyword arguments of `SwitchedModel`.
 
     Reference:
         [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878), gradual pruning.
@@ -58,11 +58,11 @@ class PrunedModel(SwitchedModel):
         self.rule = rule
 
     def switcher_step(self, gradients: list[Any]) -> None:
-        """Choose the connections anew at the density that the course asks for."""
+        """Choose the connections again, at the density that the target's course requires."""
         self._choose(self.alternation_state.target_density(self.target_sparsity or 0.0))
 
     def settle(self) -> None:
-        """Choose them a last time, at the target, and freeze the structure."""
+        """Choose the connections a last time, at the target, and freeze the structure."""
         self._choose(ops.convert_to_tensor(1.0 - (self.target_sparsity or 0.0), "float32"))
         self.alternation_state.settled.assign(1)
 
@@ -74,20 +74,20 @@ class PrunedModel(SwitchedModel):
 
 
 def uniform(kernels: Sequence[Any], density: Any) -> list[tuple[Any, Any]]:
-    """Keep the same share of every layer's connections: those with the largest weights."""
+    """Keep the same share of connections in every layer: those with the largest weights."""
     sizes = [ops.abs(kernel) for kernel in kernels]
     return [(size, _least([size], density)) for size in sizes]
 
 
 def of_all_layers(kernels: Sequence[Any], density: Any) -> list[tuple[Any, Any]]:
-    """Keep the connections with the largest weights of all layers together."""
+    """Keep the connections with the largest weights across all layers."""
     sizes = [ops.abs(kernel) for kernel in kernels]
     least = _least(sizes, density)
     return [(size, least) for size in sizes]
 
 
 def _least(scores: Sequence[Any], density: Any) -> Any:
-    """Return the least score among the share `density` of the largest: at least one is kept."""
+    """Return the least score that the largest share `density` includes; at least one is kept."""
     falling = -ops.sort(-ops.concatenate([ops.reshape(score, (-1,)) for score in scores]))
     count = int(falling.shape[0])
     kept = ops.cast(ops.round(density * count), "int32")
@@ -98,8 +98,8 @@ def pruned_model(work: Work, rule: Rule) -> PrunedModel:
     """Return the network of a work as a compiled `PrunedModel`.
 
     Args:
-        work: What to do.
-        rule: The scores and thresholds.
+        work: The work to do.
+        rule: Function that returns the scores and thresholds.
     """
     start = work.start()
     graph = switch(start.learned, switcher=NoSwitcher())
@@ -111,13 +111,13 @@ def pruned_model(work: Work, rule: Rule) -> PrunedModel:
 
 
 def course(work: Work) -> tuple[int, int, int]:
-    """Return the first and the last step at which the masks change, and the steps between two.
+    """Return the first and the last step at which the masks change, and the steps between changes.
 
-    They are those of the switcher's target; moved by less than an update, so that the last update
-    meets the final sparsity.
+    The first and last steps are those of the switcher's target, with the last moved by less than
+    the steps between two changes, so that the last change meets the final sparsity.
 
     Args:
-        work: What to do.
+        work: The work to do.
     """
     phases = work.config.alternation
     begin, end, _ = Alternation(1, 1, phases.warmup, phases.settle, phases.ramp).plan(

@@ -1,4 +1,4 @@
-"""The models that are known by name: plain Keras models of ordinary layers."""
+"""Models by name: plain Keras models of ordinary layers."""
 
 import inspect
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ __all__ = ["MODELS", "ModelBuilder", "build", "names"]
 
 
 class ModelBuilder(Protocol):
-    """What is registered in `MODELS`: builds a model that outputs logits."""
+    """An entry of `MODELS`: a function that builds a model that outputs logits."""
 
     def __call__(
         self,
@@ -27,7 +27,7 @@ class ModelBuilder(Protocol):
         width: float,
         dropout: float,
     ) -> keras.Model:
-        """Builds the model; `build` has checked the arguments.
+        """Builds the model from arguments that `build` has checked.
 
         A builder may also take `fc_units`.
         """
@@ -43,7 +43,7 @@ MODELS.register("mobilenet")(mobilenet)
 
 
 def names() -> list[str]:
-    """Returns the names that `build` knows."""
+    """Returns the names that `build` accepts."""
     return MODELS.names()
 
 
@@ -57,25 +57,26 @@ def build(
 ) -> keras.Model:
     """Builds a model by name.
 
-    The model takes images of pixel values 0 to 255 (the scaling is its first layer) and returns
-    logits in float32, whatever the dtype policy. `keras_switcher.switch` makes its dense layers
-    switched ones.
+    The model takes images with pixel values from 0 to 255 (its first layer rescales them) and
+    returns float32 logits, whatever the dtype policy. `keras_switcher.switch` replaces its dense
+    layers with switched ones.
 
     Args:
         name: A registered name, such as `"lenet"`.
         input_shape: Height, width and channels of an image.
         num_classes: Number of logits.
-        width: Factor on the channels and units of every hidden layer.
+        width: Multiplier of the channels and units of every hidden layer.
         dropout: Share of activations dropped between the dense layers in training; 0 adds no
             dropout layer.
-        fc_units: Units of each dense hidden layer at width 1, for a model whose builder takes
-            them, such as `"vgg16"`; `None` for its own default.
+        fc_units: Units of each dense hidden layer at width 1, for a model whose builder takes this
+            argument, such as `"vgg16"`; `None` for the model's default.
 
     Returns:
         A Functional Keras model.
 
     Raises:
-        ValueError: If the name is unknown, or an argument is out of its range or not of this model.
+        ValueError: If the name is unknown, or an argument is out of its range or not taken by this
+            model.
 
     Example:
         ```python

@@ -1,30 +1,31 @@
-"""What the networks share: scaling of sizes, convolution with batch normalisation, classifier."""
+"""Parts that the networks share: scaled sizes, normalised convolution, classifier."""
 
 from typing import Any
 
 from keras import KerasTensor, layers
 
-# Below this height or width, a network for ImageNet's 224 pixels leaves too little of an image.
+# Below this height or width, a network made for ImageNet's 224 pixels leaves too little of an
+# image.
 _SMALL = 64
 
 
 def scaled(size: int, width: float) -> int:
-    """Returns a number of channels or units times the width, at least 1."""
+    """Returns a number of channels or units multiplied by the width, at least 1."""
     return max(1, round(size * width))
 
 
 def is_small(input_shape: tuple[int, int, int]) -> bool:
-    """Returns whether images are too small for a stem that halves them at once."""
+    """Returns whether images are too small for a stem that immediately halves them."""
     return min(input_shape[:2]) < _SMALL
 
 
 def pixels(x: KerasTensor) -> KerasTensor:
-    """Brings pixel values from [0, 255] to [-1, 1]."""
+    """Rescales pixel values from [0, 255] to [-1, 1]."""
     return layers.Rescaling(1 / 127.5, offset=-1, name="rescaling")(x)
 
 
 def batch_normalization(x: KerasTensor, name: str) -> KerasTensor:
-    """Normalises with the momentum and epsilon that these networks are trained with on CIFAR."""
+    """Applies batch normalisation, with the momentum and epsilon of training on CIFAR."""
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
@@ -38,16 +39,17 @@ def convolution(
     relu: bool = True,
     **options: Any,
 ) -> KerasTensor:
-    """Convolution (He initialisation, same padding), batch normalisation and ReLU.
+    """Applies a convolution (He initialisation, same padding), batch normalisation and ReLU.
 
     Args:
         x: Features, (batch, height, width, channels).
-        filters: Number of channels to make.
+        filters: Number of output channels.
         kernel_size: Height and width of the kernel.
-        name: Of the convolution; the layers after it are called `<name>_bn` and `<name>_relu`.
-        strides: Of the convolution.
-        relu: Whether to rectify.
-        **options: Of `Conv2D`; without `use_bias=True` there is no bias.
+        name: Name of the convolution; the layers after it are called `<name>_bn` and
+            `<name>_relu`.
+        strides: Strides of the convolution.
+        relu: Whether to apply ReLU.
+        **options: Arguments of `Conv2D`; without `use_bias=True` there is no bias.
     """
     x = layers.Conv2D(
         filters,
@@ -69,14 +71,14 @@ def classifier(
     dropout: float,
     initializer: str = "glorot_uniform",
 ) -> KerasTensor:
-    """Dense layers with ReLU, dropout after each, and the logits.
+    """Applies dense layers with ReLU, each followed by dropout, and the layer of the logits.
 
     Args:
         x: Features, (batch, features).
-        units: Units of the hidden layers; with none, dropout comes before the logits.
+        units: Units of the hidden layers; if there are none, dropout comes before the logits.
         num_classes: Number of logits.
         dropout: Share of activations dropped in training; 0 adds no layer.
-        initializer: Of the hidden layers' kernels.
+        initializer: Initialiser of the hidden layers' kernels.
     """
     if not units and dropout > 0:
         x = layers.Dropout(dropout, name="dropout")(x)

@@ -13,7 +13,7 @@ def lenet(
     width: float = 1.0,
     dropout: float = 0.0,
 ) -> keras.Model:
-    """LeNet-5 as the pruning literature uses it, which is Caffe's form of it.
+    """LeNet-5 in Caffe's form, as the pruning literature uses it.
 
     Two convolutions without padding (20 and 50 channels, 5x5), each with ReLU and 2x2 max
     pooling, then 500 dense units with ReLU. 431,080 parameters on 28x28x1 images of 10 classes.
@@ -21,7 +21,7 @@ def lenet(
     Args:
         input_shape: Height, width and channels of an image; at least 16x16.
         num_classes: Number of logits.
-        width: Factor on the channels and units of every hidden layer.
+        width: Multiplier of the channels and units of every hidden layer.
         dropout: Share of activations dropped between the dense layers in training; 0 adds no
             dropout layer.
 
@@ -64,7 +64,7 @@ def lenet300(
     Args:
         input_shape: Height, width and channels of an image.
         num_classes: Number of logits.
-        width: Factor on the units of both hidden layers.
+        width: Multiplier of the units of both hidden layers.
         dropout: Share of activations dropped between the dense layers in training; 0 adds no
             dropout layer.
 

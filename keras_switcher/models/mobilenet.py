@@ -29,13 +29,13 @@ def mobilenet(
 ) -> keras.Model:
     """MobileNet v1: 13 depthwise separable convolutions.
 
-    The first convolution halves the image, except for a small one (under 64 pixels). Its only
+    The first convolution halves the image, unless the image is small (under 64 pixels). The only
     dense layer is the last one.
 
     Args:
         input_shape: Height, width and channels of an image.
         num_classes: Number of logits.
-        width: Factor on the channels of every convolution: the paper's width multiplier.
+        width: Multiplier of the channels of every convolution, the paper's width multiplier.
         dropout: Share of features dropped before the dense layer in training; 0 adds no layer.
 
     Returns:
@@ -54,7 +54,8 @@ def mobilenet(
             strides,
             padding="same",
             use_bias=False,
-            # He's, for the 3x3 inputs that a unit reads: Keras counts those of all channels.
+            # He initialisation for the 3x3 inputs that a unit reads: Keras would count the inputs
+            # of all channels.
             depthwise_initializer=keras.initializers.VarianceScaling(2.0 * x.shape[-1]),
             name=f"{name}_depthwise",
         )(x)

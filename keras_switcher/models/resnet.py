@@ -19,15 +19,16 @@ def resnet(
 ) -> keras.Model:
     """A residual network of basic blocks.
 
-    Small images (under 64 pixels) meet a 3x3 convolution first, as is usual on CIFAR; larger ones
-    the 7x7 convolution and the max pooling of the paper. Its only dense layer is the last one.
+    For small images (under 64 pixels), it starts with a 3x3 convolution, as is usual on CIFAR; for
+    larger ones, with the 7x7 convolution and the max pooling of the paper. The only dense layer is
+    the last one.
 
     Args:
         input_shape: Height, width and channels of an image.
         num_classes: Number of logits.
         blocks: Number of basic blocks in each of the stages, which have 64, 128, 256, ... channels.
-        name: Of the model.
-        width: Factor on the channels of every convolution.
+        name: Name of the model.
+        width: Multiplier of the channels of every convolution.
         dropout: Share of features dropped before the dense layer in training; 0 adds no layer.
 
     Returns:

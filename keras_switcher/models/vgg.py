@@ -1,4 +1,4 @@
-"""VGG with 16 layers of weights."""
+"""VGG with 16 weight layers."""
 
 import keras
 from keras import layers
@@ -19,12 +19,12 @@ def vgg16(
     """VGG16 (configuration D) with batch normalisation after each convolution.
 
     Five stages of 3x3 convolutions, each followed by 2x2 max pooling (odd sizes are rounded up),
-    then two dense hidden layers: most of the weights of the network on small images.
+    then two dense hidden layers, which hold most of the network's weights on small images.
 
     Args:
         input_shape: Height, width and channels of an image.
         num_classes: Number of logits.
-        width: Factor on the channels and units of every hidden layer.
+        width: Multiplier of the channels and units of every hidden layer.
         dropout: Share of activations dropped after each dense hidden layer in training; 0 adds no
             layer.
         fc_units: Units of each dense hidden layer at width 1.

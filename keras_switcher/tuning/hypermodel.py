@@ -1,4 +1,4 @@
-"""`SwitcherHyperModel`: a model whose dense layers are switched as a Keras Tuner says."""
+"""`SwitcherHyperModel`: a model for Keras Tuner, which decides how its layers are switched."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,32 +17,32 @@ from keras_switcher.tuning.space import Space
 
 
 class SwitcherHyperModel(keras_tuner.HyperModel):
-    """A compiled Keras model, its dense layers switched, for any tuner of Keras Tuner.
+    """A compiled Keras model with its dense layers switched, for any tuner of Keras Tuner.
 
-    What is searched is how they are switched: the switcher's kind, depth, widths, activation and
-    normalisation, the gate, the switchers' optimiser and rate, how many steps each network takes in
-    turn, the shares of the phases, and how fast the target is approached. The model itself
-    may have hyperparameters of its own.
+    The search covers how the layers are switched: the switcher's kind, depth, widths, activation
+    and normalisation, the gate, the switchers' optimiser and learning rate, how many steps each
+    network takes in turn, the shares of the phases, and how fast the target is approached. The
+    model may also have hyperparameters of its own.
 
-    A trial always trains from new weights. The phases of training are shares of its epochs, so what
-    Hyperband would go on from has settled already: a trial with more epochs is another training.
+    A trial always trains from new weights. The phases of training are shares of its epochs, so a
+    model that Hyperband would continue with has already settled; a trial with more epochs is
+    another training.
 
     Args:
-        model: A function that takes the `keras_tuner.HyperParameters`, or a `HyperModel`, and gives
-            a compiled model with plain `Dense` layers.
+        model: A function that takes the `keras_tuner.HyperParameters` and returns a compiled model
+            with plain `Dense` layers, or a `HyperModel` that builds one.
         target_sparsity: Share of their connections to turn off, in [0, 1), or `None`.
-        space: Ranges that take the place of the default ones, by name (docs/tuning.md lists them):
-            a list of values, a mapping with "min", "max" and "sampling", or one value, which is
-            fixed.
+        space: Ranges that replace the default ones, by name (docs/tuning.md lists them): a list of
+            values, a mapping with "min", "max" and "sampling", or a single value, which is fixed.
         switcher: A function that takes the `HyperParameters` and returns a `Switcher` of your own;
-            then its kind, depth, widths, activation and normalisation are not searched.
-        metric: Name in the logs of what is to be great.
-        penalty: What a missing share of the target sparsity takes from the objective.
+            its kind, depth, widths, activation and normalisation are then not searched.
+        metric: Name in the logs of the metric to maximise.
+        penalty: Factor by which the missing share of the target sparsity lowers the objective.
         cost: "none", "parameters" (weights of the switchers per connection) or "seconds" (of a
             training step).
-        cost_weight: What a unit of the cost takes from the objective.
-        **options: Other options of the switching, by their names in a run's config.yaml, that are
-            not searched, such as `granularity="block4"`.
+        cost_weight: Factor by which the cost lowers the objective.
+        **options: Other options of switching, by their names in a run's config.yaml, that are not
+            searched, such as `granularity="block4"`.
 
     Raises:
         ValueError: If a name, a range or an option is wrong.
@@ -87,7 +87,7 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
         self.terms = Terms(metric, penalty, cost, cost_weight)
         self.config = validate(from_values({**options, "target_sparsity": target_sparsity}))
         space = space if isinstance(space, Space) else Space.from_yaml(space)
-        # Of a switcher that comes ready.
+        # A switcher of the user's own comes with these options, so they are not searched.
         own = ("switcher", "switcher_hidden", "switcher_activation", "switcher_normalization")
         ready = options_of(self.config, own) if switcher else {}
         self.space = space.without({**options, **ready, "target_sparsity": target_sparsity})
@@ -99,19 +99,19 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
             hp: The hyperparameters of a trial.
 
         Raises:
-            ValueError: If the function gives no compiled model, or it has no dense layer.
+            ValueError: If the function returns no compiled model, or the model has no dense layer.
         """
         dense = self.model.build(hp) if hasattr(self.model, "build") else self.model(hp)
         if not isinstance(dense, keras.Model) or not dense.compiled:
             raise ValueError(
                 f"Expected `model` to give a compiled keras.Model. Received: {dense!r}"
             )
-        # What `compile` was called with. The public `get_compile_config` serialises it, and a loss
-        # or a metric that is a plain function would have to be registered to come back from that.
+        # The arguments of `compile`. The public `get_compile_config` serialises them, and a loss or
+        # metric that is a plain function would have to be registered to be restored from that.
         compiled = dict(dense._compile_config.config)
         optimizer = keras.optimizers.get(compiled["optimizer"])
-        # Of its own: that of a loaded model is built for other variables, and one instance may
-        # serve all trials.
+        # Each model gets its own optimiser: that of a loaded model is built for other variables,
+        # and one instance may serve all trials.
         compiled["optimizer"] = type(optimizer).from_config(optimizer.get_config())
         return switched_as_configured(
             self.configured(hp),
@@ -129,13 +129,13 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
     ) -> Any:
         """Train a model as `keras.Model.fit` does, or as the given `HyperModel` does.
 
-        With `val_objective` in the logs.
+        The logs include `val_objective`.
 
         Args:
             hp: The hyperparameters of the trial.
             model: What `build` returned.
-            *args: Of `keras.Model.fit`.
-            **kwargs: Of `keras.Model.fit`.
+            *args: Positional arguments of `keras.Model.fit`.
+            **kwargs: Keyword arguments of `keras.Model.fit`.
 
         Returns:
             The `History`.

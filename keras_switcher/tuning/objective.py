@@ -1,4 +1,4 @@
-"""The one number that a search makes greater: accuracy, less what is missing of the sparsity."""
+"""The number that a search maximises: accuracy, less a penalty for missing sparsity."""
 
 import time
 from typing import Any
@@ -14,7 +14,7 @@ NAME = "val_objective"
 
 
 def objective() -> keras_tuner.Objective:
-    """Return what a Keras Tuner is to make greater: `val_objective` in the logs."""
+    """Return the objective for a Keras Tuner: to maximise `val_objective` in the logs."""
     return keras_tuner.Objective(NAME, direction="max")
 
 
@@ -22,10 +22,10 @@ class LogObjective(keras.callbacks.Callback):
     """Adds `val_objective` to the logs of every epoch, for the callbacks after it and the history.
 
     Args:
-        terms: What it is made of.
+        terms: The terms of the objective.
 
     Raises:
-        ValueError: At the end of an epoch whose logs lack the metric.
+        ValueError: If the logs lack the metric at the end of an epoch.
     """
 
     def __init__(self, terms: Terms):
