@@ -39,9 +39,13 @@ METHODS = {
 TABLES = [
     ("README.md", "Results", 0, "lenet300", TEST),
     (COMPARED, "LeNet-300-100", 0, "lenet300", TEST),
+    (COMPARED, "LeNet-5", 0, "lenet", TEST),
     (COMPARED, "VGG16's classifier", 0, "vgg16-cifar100", TEST),
     (DETAILS, "LeNet-300-100", 0, "lenet300", TEST),
     (DETAILS, "LeNet-300-100", 1, "lenet300", TEST),
+    (DETAILS, "LeNet-5", 0, "lenet", TEST),
+    (DETAILS, "LeNet-5", 1, "lenet", TEST),
+    (DETAILS, "LeNet-5", 2, "lenet", VALIDATION),
     (DETAILS, "VGG16's classifier", 0, "vgg16-cifar10", TEST),
     (DETAILS, "CIFAR-100", 0, "vgg16-cifar100", TEST),
     (DETAILS, "CIFAR-100", 1, "vgg16-cifar100", TEST),
