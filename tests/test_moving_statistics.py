@@ -90,12 +90,23 @@ def test_a_run_averages_before_it_validates_and_saves(train_here, monkeypatch):
 
     class Recorded(fitting.AverageStatistics):
         def on_test_begin(self, logs=None):
-            seen.append("validation")
+            super().on_test_begin(logs)
+            seen.append("averaged")
 
         def on_epoch_end(self, epoch, logs=None):
-            seen.append("epoch")
+            super().on_epoch_end(epoch, logs)
+            seen.append("averaged")
+
+    class Saved(fitting.SaveCheckpoints):
+        def on_test_begin(self, logs=None):
+            seen.append("validates")
+
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append("saves")
+            super().on_epoch_end(epoch, logs)
 
     monkeypatch.setattr(fitting, "AverageStatistics", Recorded)
-    status, output = train_here(*SMALL, "--no-dense-baseline", "--run-dir", "r")
+    monkeypatch.setattr(fitting, "SaveCheckpoints", Saved)
+    status, output = train_here(*SMALL, "--no-dense-baseline", "--epochs", "1", "--run-dir", "r")
     assert status == 0, output
-    assert seen == ["validation", "epoch"] * 2
+    assert seen == ["averaged", "validates", "averaged", "saves"]
