@@ -21,12 +21,12 @@ def training_batches(
     initial_epoch: int = 0,
     augmentation: str = "none",
 ) -> tf.data.Dataset:
-    """Shuffled batches of several epochs, in one data set without a seam.
+    """Return shuffled batches of several epochs as one continuous data set.
 
-    The order of an epoch, and what augmentation does to its images, is a function of the seed and
-    the epoch's number alone: a run resumed at epoch e sees the batches that the uninterrupted run
-    saw from there. Each epoch has
-    `len(x) // batch_size` full batches; the examples left over differ from epoch to epoch.
+    The order of an epoch and the augmentation of its images depend only on the seed and the epoch's
+    number, so a run resumed at epoch e sees the same batches as an uninterrupted run from there on.
+    Each epoch has `len(x) // batch_size` full batches; the examples left over differ from epoch to
+    epoch.
 
     Args:
         x: Images, (examples, ...).
@@ -98,10 +98,10 @@ def evaluation_batches(
     batch_size: int,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Any:
-    """Every example once, in order, in batches; the last one may be smaller.
+    """Return batches of every example once, in order; the last batch may be smaller.
 
-    With more than one replica the batches are about equal, so that each replica has a part of
-    each: of an empty part a loss is not a number.
+    With more than one replica, the batches are about equally large, so that each replica has a part
+    of each batch: the loss of an empty part is not a number.
 
     Args:
         x: Images, (examples, ...).
@@ -110,8 +110,8 @@ def evaluation_batches(
         strategy: The distribution strategy of the model to evaluate.
 
     Returns:
-        A `tf.data.Dataset` of (images, int32 labels), or what a strategy with more than one replica
-        made of it.
+        A `tf.data.Dataset` of (images, int32 labels), or the distributed data set that a strategy
+        with more than one replica makes of it.
 
     Raises:
         ValueError: If the batch size is below 1, or there are no examples, or fewer than two
@@ -134,8 +134,8 @@ def _shared_batches(
             f"Received: {examples} examples, {replicas} replicas"
         )
     batches = min(max(2, math.ceil(examples / batch_size)), examples // replicas)
-    # Part p of batch b is that of replica p. The parts of the first batch are equal, for under
-    # `MirroredStrategy` Keras 3.15 averages that batch over the replicas, to see its shapes.
+    # Part p of batch b goes to replica p. The parts of the first batch are equal because, under
+    # `MirroredStrategy`, Keras 3.15 averages that batch over the replicas to see its shapes.
     least, more = divmod(examples, batches * replicas)
     sizes = np.full(batches * replicas, least)
     sizes[slice(0, more) if more >= replicas else slice(len(sizes) - more, None)] += 1
@@ -169,7 +169,7 @@ def _check_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> int:
 def _examples_on_cpu(
     x: np.ndarray, y: np.ndarray
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    # The mapped function captures these two tensors by reference: they are no constants of a
+    # The mapped function captures these two tensors by reference, so they are not constants of a
     # graph (whose limit is 2 GiB), and no epoch copies them. One gather makes a whole batch.
     with tf.device("CPU:0"):
         images = tf.constant(x)
@@ -182,12 +182,13 @@ def _examples_on_cpu(
 
 
 def _in_background(batches: tf.data.Dataset) -> tf.data.Dataset:
-    # A batch takes a fraction of a training step: one thread is enough, and leaves the other
+    # A batch takes a fraction of a training step, so one thread is enough and leaves the other
     # cores to the step.
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False
     options.threading.private_threadpool_size = 1
-    # Nothing here is a file: workers of a distribution strategy share out the batches.
+    # There are no files to share out, so the workers of a distribution strategy share out the
+    # batches.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.prefetch(2).with_options(options)

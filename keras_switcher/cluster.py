@@ -1,6 +1,6 @@
 """The cluster that a worker belongs to, from TF_CONFIG or from Slurm's variables.
 
-Nothing here imports TensorFlow before it must, so that a wrong cluster is answered at once.
+Nothing here imports TensorFlow before it must, so a wrong cluster is reported at once.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Cluster:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of `host:port`; the host of an IPv6 address stands in brackets.
+    """Return the host and the port of `host:port`; an IPv6 address is written in brackets.
 
     Args:
         address: The address.
@@ -59,7 +59,7 @@ def find_cluster(environment: Mapping[str, str] = os.environ) -> Cluster:
     """Return the cluster that the environment describes.
 
     Args:
-        environment: The environment: TF_CONFIG, or else the variables of a step of Slurm.
+        environment: The environment variables: TF_CONFIG, or else those of a Slurm step.
 
     Returns:
         The cluster.
@@ -90,7 +90,7 @@ def refuse_lone_workers(strategy: str, environment: Mapping[str, str] = os.envir
     try:
         cluster = read_tf_config(environment.get(TF_CONFIG, ""))
     except ConfigError:
-        # Not meant for this program.
+        # The variable is not meant for this program.
         return
     if cluster.size > 1:
         raise ConfigError(
@@ -104,7 +104,7 @@ def read_tf_config(text: str) -> Cluster:
     """Return the cluster that the text of TF_CONFIG describes.
 
     Args:
-        text: JSON with `cluster` and `task`, as TensorFlow has it.
+        text: JSON with `cluster` and `task`, as TensorFlow defines it.
 
     Returns:
         The cluster.
@@ -173,18 +173,18 @@ def to_tf_config(cluster: Cluster) -> str:
 def without_proxy(
     addresses: Iterable[str], environment: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """Return what to add to the environment so that gRPC speaks to others directly.
+    """Return the variables to add to the environment so that gRPC reaches others directly.
 
-    It sends even what goes to a neighbour to the proxy that `http_proxy` names, and waits for ever
-    for an answer. A proxy that `grpc_proxy` names is meant for it, and stays.
+    Without them, gRPC sends even messages to a neighbour to the proxy that `http_proxy` names, and
+    waits for ever for an answer. A proxy that `grpc_proxy` names is meant for gRPC, and stays.
 
     Args:
-        addresses: Theirs, host:port.
+        addresses: Addresses of the others, host:port.
         environment: The environment.
     """
     if environment.get("grpc_proxy"):
         return {}
-    # Where the first is set, gRPC does not read the second.
+    # If the first is set, gRPC does not read the second.
     exempt = environment.get("no_grpc_proxy") or environment.get("no_proxy") or ""
     hosts = dict.fromkeys(split_address(address)[0] for address in addresses)
     return {"no_grpc_proxy": ",".join([*filter(None, [exempt]), *hosts])}
@@ -197,12 +197,12 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
     job = environment.get("SLURM_JOB_ID", "0")
     port = 10_000 + 20 * (int(job) % 1000) if job.isdecimal() else 10_000
     try:
-        # Of the resolver only the addresses: without a GPU it fails in counting them, and what
-        # each task may use is for Slurm to say (--gpus-per-task).
+        # Only the addresses come from the resolver: without a GPU it fails to count GPUs, and Slurm
+        # decides which ones each task may use (--gpus-per-task).
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
             port_base=port, gpus_per_node=10_000, gpus_per_task=1, auto_set_gpu=False
         )
-        # It orders the nodes by text, and Slurm numbers the tasks by the nodes' numbers.
+        # The resolver orders the nodes as text, but Slurm numbers the tasks by the nodes' numbers.
         addresses = sorted(resolver.cluster_spec().as_dict()["worker"], key=_by_numbers)
         cluster = Cluster(tuple(addresses), int(environment["SLURM_PROCID"]))
         host, _ = split_address(addresses[cluster.index])

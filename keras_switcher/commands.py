@@ -22,20 +22,23 @@ from keras_switcher.signals import Interrupted
 def load_tensorflow(verbose: bool) -> None:
     """Import TensorFlow without the lines that it writes on machines without a GPU.
 
-    The garbage collector leaves out what comes with it: hundreds of thousands of objects that stay
-    to the end, and that every later collection would look at, a tenth of a short run.
+    The objects that come with it are exempted from garbage collection: there are hundreds of
+    thousands, they stay to the end, and examining them in every later collection would take a tenth
+    of a short run.
 
     Args:
-        verbose: Keep them.
+        verbose: Keep these lines; TensorFlow is then imported where it is first needed.
     """
     if verbose or "tensorflow" in sys.modules:
         return
-    # They come before any of its own settings can keep them back. What goes wrong, raises.
+    # The lines come before any setting of TensorFlow's own can suppress them, so standard error is
+    # discarded; errors are still raised.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     kept = os.dup(2)
     collects = gc.isenabled()
     gc.disable()
-    # From here on: a signal may come at any line, and has something to say.
+    # The `try` starts here because a signal may come at any line, and its message needs the real
+    # standard error.
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
@@ -49,10 +52,10 @@ def load_tensorflow(verbose: bool) -> None:
 
 
 def run_command(command: Callable[[Console], int], verbose: bool) -> int:
-    """Run a command that goes on when it is given again; tell what goes wrong.
+    """Run a command that continues when it is given again; report its errors.
 
     Args:
-        command: Takes a console for what it has to say; returns the exit status.
+        command: A function that takes a console for its output and returns the exit status.
         verbose: Show the library's log in full, and where an error was raised.
 
     Returns:
@@ -79,7 +82,7 @@ def shown_messages(console: Console, verbose: bool) -> Iterator[None]:
     """Show the library's log and warnings on a console, as long as the block lasts.
 
     Args:
-        console: Where.
+        console: The console.
         verbose: Show the log in full.
     """
     library = logging.getLogger("keras_switcher")
@@ -90,7 +93,7 @@ def shown_messages(console: Console, verbose: bool) -> Iterator[None]:
     library.propagate = False
     library.setLevel(logging.DEBUG if verbose else logging.INFO)
     if not verbose:
-        # TensorFlow Datasets warns of folders that it goes on to make.
+        # TensorFlow Datasets warns of missing folders that it then creates.
         logging.getLogger("absl").setLevel(logging.ERROR)
 
     def show(

@@ -1,6 +1,6 @@
-"""`Config`: one dataclass from which the flags, the config file and the saved run come.
+"""`Config`: the dataclass that defines the flags, the config file and a run's config.yaml.
 
-Nothing here imports TensorFlow, so that `--help` and a wrong value are answered at once.
+Nothing here imports TensorFlow, so `--help` and wrong values get an answer at once.
 """
 
 import dataclasses
@@ -40,11 +40,11 @@ def _option(default: T, check: Check, *, influences: bool = True, saved: bool = 
     """A field of `Config`.
 
     Args:
-        default: Its default.
-        check: What it accepts.
-        influences: Whether it has an influence on the run's numbers; only the others may be
-            changed when a run is resumed.
-        saved: Whether it belongs into config.yaml.
+        default: Its default value.
+        check: The check that its values must pass.
+        influences: Whether it affects the run's numbers; only options that do not may be changed
+            when a run is resumed.
+        saved: Whether it is written to config.yaml.
 
     Returns:
         A dataclass field, typed as its value.
@@ -55,7 +55,7 @@ def _option(default: T, check: Check, *, influences: bool = True, saved: bool = 
 
 
 def _or_none_from(kind: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
-    """How tyro reads and writes a value that may be `none`."""
+    """Return how tyro reads and writes a value that may be `none`."""
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=f"{metavar}|none",
@@ -87,36 +87,36 @@ class Network:
     dropout: float = _option(0.1, SHARE)
     """Share of activations dropped between the dense layers in training."""
     fc_units: _Count = _option(None, or_none(COUNT))
-    """Units of each dense hidden layer of vgg16 at width 1; none means its 4096."""
+    """Units of each dense hidden layer of vgg16 at width 1; none means the original 4096."""
     init_from: _Path = _option(None, or_none(PATH))
-    """A .keras file: start from this trained model of dense layers instead of a new --model, which
-    then only chooses the recipe."""
+    """A .keras file: start from this trained model with dense layers instead of a new --model;
+    --model then only chooses the recipe."""
     freeze_trunk: bool = _option(False, FLAG)
-    """Train only the dense layers and what comes after the first of them; the features below are
-    computed once, without augmentation. For --init-from."""
+    """Train only the dense layers and the layers after the first of them; the features below are
+    computed once, without augmentation. Requires --init-from."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What it learns from."""
+    """The data to learn from."""
 
     dataset: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
         "mnist",
         registered("data set", "data", "DATASETS", "mnist", "mnist5k", "cifar10", "cifar100"),
     )
-    """mnist, cifar10, cifar100; or mnist5k: 5,000 embedded images, which need no network."""
+    """mnist, cifar10, cifar100; or mnist5k: 5,000 embedded images, which need no network access."""
     data_dir: _Path = _option(None, or_none(PATH), influences=False)
     """Folder of TensorFlow Datasets, to read from and to download into; none means TFDS_DATA_DIR,
     then TFDS's own default."""
     limit: _Count = _option(None, or_none(COUNT))
-    """Only the first so many training and test examples; none means all."""
+    """Use only this many training and test examples, the first ones; none means all."""
     validation: float = _option(1 / 12, INNER_SHARE)
     """Share of the training examples set aside for validation."""
     augmentation: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
         "none",
         registered("augmentation", "augmentation", "registry", "none", "crop", "crop_flip"),
     )
-    """Random changes of training images: none, crop (by up to 4 pixels), crop_flip (and mirror)."""
+    """Random changes to training images: none, crop (by up to 4 pixels), crop_flip (and mirror)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,19 +140,18 @@ class Switching:
     switcher: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
         "unit", registered("switcher", "switchers", "registry", "unit", "connection", "free")
     )
-    """The switcher network: unit (reads a unit's weights at once) or connection (each weight); or
-    free, a trained logit for each switch and no network."""
+    """The switcher network: unit (reads all weights of a unit at once) or connection (reads each
+    weight); or free, a trained logit for each switch and no network."""
     switcher_hidden: tuple[int, ...] = _option((64,), WIDTHS)
-    """Widths of its hidden layers, such as 64 32; with none of them it is linear. Without
-    effect on free."""
+    """Widths of its hidden layers, such as 64 32; without any, it is linear. No effect on free."""
     switcher_activation: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
         "relu", one_of("relu", "tanh", "silu", "gelu", "elu", "leaky_relu")
     )
-    """Of its hidden layers: relu, tanh, silu, gelu, elu or leaky_relu."""
+    """Activation of its hidden layers: relu, tanh, silu, gelu, elu or leaky_relu."""
     switcher_normalization: Annotated[str, tyro.conf.arg(metavar="{none,layer}")] = _option(
         "none", one_of("none", "layer")
     )
-    """Before each activation in it: none or layer."""
+    """Normalisation before each of its activations: none or layer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +172,7 @@ class AlternationOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Optimisation:
-    """How it learns."""
+    """How the networks learn."""
 
     epochs: int = _option(30, COUNT)
     """Passes over the training examples."""
@@ -186,21 +185,21 @@ class Optimisation:
     learning_rate: Annotated[float, tyro.conf.arg(aliases=("--lr",))] = _option(1e-3, RATE)
     """Of the task network."""
     momentum: float = _option(0.9, SHARE)
-    """Of the task network's optimiser, where it is sgd."""
+    """Momentum of the task network's optimiser if that is sgd."""
     switcher_optimizer: Annotated[str, tyro.conf.arg(metavar="{adam,sgd}")] = _option(
         "adam", one_of("adam", "sgd")
     )
-    """Of the switcher networks; sgd has momentum 0.9."""
+    """Optimiser of the switcher networks; sgd has momentum 0.9."""
     switcher_learning_rate: float = _option(1e-3, RATE)
-    """Of the switcher networks."""
+    """Learning rate of the switcher networks."""
     multiplier_rate: float = _option(0.05, UNIT_RATE)
-    """Weight of each switcher step in the running average that prices a connection."""
+    """Weight of each switcher step in the running average that sets the price of a connection."""
     rate_exponent: float = _option(0.25, WHOLE_SHARE)
-    """A sparse layer learns more slowly: the learning rate of its kernel is divided by its density
-    to this power."""
+    """A sparse layer learns more slowly, so the learning rate of its kernel is divided by its
+    density to this power."""
     weight_decay: float = _option(0.0, AMOUNT)
-    """Decoupled weight decay of the task network's kernels: with sgd, what is 5e-4 in the loss is
-    5e-4 / (1 - momentum) here."""
+    """Decoupled weight decay of the task network's kernels: with sgd, 5e-4 in the loss corresponds
+    to 5e-4 / (1 - momentum) here."""
     lr_schedule: Annotated[str, tyro.conf.arg(metavar="{cosine,constant}")] = _option(
         "cosine", one_of("cosine", "constant")
     )
@@ -208,31 +207,31 @@ class Optimisation:
     label_smoothing: float = _option(0.0, SHARE)
     """Share of a label's weight that is spread over all classes."""
     seed: int = _option(0, SEED)
-    """Of the initial weights, the order of the batches and dropout."""
+    """Seed of the initial weights, the order of the batches and dropout."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How the machine runs it."""
+    """How the machine runs the training."""
 
     precision: Annotated[str, tyro.conf.arg(metavar="{float32,mixed_float16,mixed_bfloat16}")] = (
         _option("float32", one_of("float32", "mixed_float16", "mixed_bfloat16"))
     )
     """The dtype policy of Keras."""
     jit: bool = _option(False, FLAG)
-    """Compile by XLA; needs --no-deterministic."""
+    """Compile with XLA; requires --no-deterministic."""
     steps_per_execution: int = _option(1, COUNT)
-    """Batches in one call of the compiled step, at most: as many as divide an epoch and leave the
-    phases their lengths; 1 with a --strategy."""
+    """Largest number of batches in one call of the compiled step; the number used divides an epoch
+    and leaves the lengths of the phases unchanged, and is 1 with a --strategy."""
     strategy: Annotated[str, tyro.conf.arg(metavar="{none,mirrored,multiworker}")] = _option(
         "none", one_of("none", "mirrored", "multiworker")
     )
     """mirrored spreads each batch over all GPUs of this machine; multiworker, over all workers that
     TF_CONFIG or Slurm names (docs/distributed.md)."""
     worker_timeout: float = _option(600.0, RATE, influences=False)
-    """Seconds to wait for the other workers of multiworker at the start."""
+    """Seconds to wait at the start for the other workers of multiworker."""
     deterministic: bool = _option(True, FLAG)
-    """Only deterministic operations: the same seed gives the same numbers to the bit."""
+    """Use only deterministic operations: the same seed gives the same numbers, bit for bit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,13 +239,14 @@ class Run:
     """The run's folder."""
 
     run_dir: _Path = _option(None, or_none(PATH), influences=False, saved=False)
-    """Where everything is written; none means runs/<model>-<dataset>-<number>."""
+    """Folder that everything is written to; none means runs/<model>-<dataset>-<number>."""
     resume: bool = _option(False, FLAG, influences=False, saved=False)
-    """Continue the run in --run-dir, or else the newest, as configured; if there is none, start."""
+    """Continue the run in --run-dir, or else the newest run, with its configuration; if there is
+    none, start one."""
     config: _Path = _option(None, or_none(PATH), influences=False, saved=False)
-    """A YAML file of any of these options, such as a run's config.yaml; flags outdo it."""
+    """A YAML file with any of these options, such as a run's config.yaml; flags override it."""
     dense_baseline: bool = _option(True, FLAG)
-    """Train the same network with plain dense layers too, to compare."""
+    """Also train the same network with plain dense layers, for comparison."""
     verbose: bool = _option(False, FLAG, influences=False, saved=False)
     """Log more, and show the traceback of an error."""
 
@@ -255,15 +255,15 @@ OF_SWITCHING = frozenset(
     {*vars(Switching()), *vars(AlternationOptions())}
     | {"switcher_optimizer", "switcher_learning_rate", "multiplier_rate", "rate_exponent"}
 )
-"""Options that say how a network is switched, by name."""
+"""Names of the options that determine how a network is switched."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that a training run depends on.
 
-    Flags, config file, recipes and the config.yaml of a run have the names of the fields of the
-    groups. `from_values` makes one from such names.
+    Flags, the config file, recipes and the config.yaml of a run use the names of the groups'
+    fields. `from_values` makes a `Config` from values by these names.
     """
 
     network: Network = dataclasses.field(default_factory=Network)
@@ -292,8 +292,8 @@ def to_values(config: Config, *, only_saved: bool = False) -> dict[str, Any]:
 
     Args:
         config: The configuration.
-        only_saved: Leave out what describes the call and not the run: the run's folder, `resume`,
-            `config` and `verbose`.
+        only_saved: Whether to leave out the options that describe the call rather than the run: the
+            run's folder, `resume`, `config` and `verbose`.
     """
     return {
         field.name: getattr(getattr(config, group), field.name)
@@ -311,7 +311,7 @@ def influences(config: Config) -> dict[str, Any]:
 
 
 def changes(before: Config, after: Config) -> list[str]:
-    """Return what differs between two configurations, among what a run's numbers depend on.
+    """Return the differences between two configurations in options that affect a run's numbers.
 
     Args:
         before: One configuration.
@@ -328,11 +328,11 @@ def from_values(values: Mapping[str, Any], source: str = "the configuration") ->
     """Make a `Config` from options by name; the others keep their defaults.
 
     Args:
-        values: Options by name, as YAML has them.
+        values: Options by name, as read from YAML.
         source: Where they come from, for the error message.
 
     Returns:
-        The configuration, its values not yet checked.
+        The configuration; its values are not checked yet.
 
     Raises:
         ConfigError: If a name is unknown.
@@ -353,7 +353,7 @@ def from_values(values: Mapping[str, Any], source: str = "the configuration") ->
 
 
 def _from_yaml(name: str, value: Any) -> Any:
-    """Return a value as its option holds it: YAML has no tuples, and reads 1e-3 as text."""
+    """Return a value in the type of its option: YAML has no tuples, and reads 1e-3 as text."""
     default = to_values(Config())[name]
     if name in _PATHS and isinstance(value, str) and value.lower() != "none":
         return os.path.expanduser(value)
@@ -373,7 +373,7 @@ def _from_yaml(name: str, value: Any) -> Any:
 
 
 def validate(config: Config) -> Config:
-    """Return the configuration if every value is right, and they go together.
+    """Return the configuration if every value is valid and all go together.
 
     Args:
         config: The configuration.
@@ -430,7 +430,7 @@ def validate(config: Config) -> Config:
 
 
 def check_values(config: Config, source: str | None = None) -> None:
-    """See that each value by itself is right.
+    """Check that each value by itself is valid.
 
     Args:
         config: The configuration.

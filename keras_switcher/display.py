@@ -1,4 +1,4 @@
-"""What `train.py` shows: the configuration, the layers, dense against sparse."""
+"""The output of `train.py`: the configuration, the layers, dense against sparse."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -74,7 +74,7 @@ def show_layers(console: Console, summary: Mapping[str, Any]) -> None:
         "all", "", f"{connections:,}", f"{on:,}", _percent(summary["fc_sparsity"]), style="bold"
     )
     console.print(table)
-    # Of a convolutional network it may be very little, and then so is what its file can lose.
+    # In a convolutional network this share may be very small, and then its file can't shrink much.
     console.print(
         f"These are {_percent(connections / summary['parameters'])} of the network's "
         f"{summary['parameters']:,} parameters, so the sparsity of the whole model is "

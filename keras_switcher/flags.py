@@ -1,4 +1,4 @@
-"""From flags, config file, recipe and an earlier run's configuration to one `Config`."""
+"""Combining flags, config file, recipe and an earlier run's configuration into one `Config`."""
 
 import argparse
 import logging
@@ -17,19 +17,20 @@ from keras_switcher.runs import CONFIG_FILE, newest_run
 logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent / "recipes"
-# Chosen for one switcher on the kernels of one model: on others they may be far too large.
+# A recipe chooses these for one switcher on the kernels of one model; for others they may be far
+# too large.
 _OF_ONE_SWITCHER = ("switcher_hidden", "switcher_learning_rate")
 
 
 def resolve(arguments: Sequence[str]) -> Config:
     """Make the configuration of a run from its command line.
 
-    Flags outdo the file of `--config`, which outdoes the recipe of the model and the data set,
-    which outdoes the defaults of `Config`. On `--resume`, the configuration of the run that is
-    there takes the place of recipe and defaults.
+    Flags override the file of `--config`, which overrides the recipe of the model and the data set,
+    which overrides the defaults of `Config`. With `--resume`, the configuration of the existing run
+    replaces the recipe and the defaults.
 
     Args:
-        arguments: The flags; wrong ones and `--help` leave the process.
+        arguments: The flags; wrong ones and `--help` end the process.
 
     Returns:
         The configuration, valid.
@@ -42,7 +43,7 @@ def resolve(arguments: Sequence[str]) -> Config:
     file = {} if flags.run.config is None else read_yaml(Path(flags.run.config))
     named = _parse(without_help, from_values(file))
     if named.run.resume and named.run.run_dir is None:
-        # Of the model and the data set that are named, or any.
+        # The newest run of the model and the data set that are named, or of any.
         wanted = _parse(without_help, from_values({"model": "*", "dataset": "*", **file}))
         found = newest_run(wanted.network.model, wanted.data.dataset)
         file = file if found is None else {**file, "run_dir": str(found)}
@@ -61,13 +62,14 @@ def resolve_shared(
     refused: Mapping[str, str],
     spreads: str,
 ) -> Config:
-    """Make the configuration of what a command trains again and again.
+    """Make the configuration that all trainings of a command start from.
 
     Args:
         arguments: The flags that are not the command's own.
-        parser: That of the command's own, for what was meant by an unknown flag.
+        parser: The parser of the command's own flags, to suggest what an unknown flag was meant to
+            be.
         refused: Flags of `train.py` that the command has no use for, and why.
-        spreads: The command's flag that spreads its work over processes.
+        spreads: Which flag of the command spreads its work over processes, for the error message.
 
     Returns:
         The configuration, valid.
@@ -82,7 +84,7 @@ def resolve_shared(
         name = flag.replace("_", "-")
         if name in refused:
             raise ConfigError(f"Expected no {name}: {refused[name]}. Received: {flag}")
-        # What `resolve` says would look among the options of `train.py` alone.
+        # The message of `resolve` would suggest only options of `train.py`.
         meant = nearest(name, own)
         if meant and name[2:].replace("-", "_") not in known and not nearest(name[2:], known):
             raise ConfigError(f"Unknown option {flag}.{meant}")
@@ -95,28 +97,29 @@ def resolve_shared(
 
 
 def _recipe_of(config: Config) -> dict[str, Any]:
-    """Return what of the recipe suits a run of which no more than this is known."""
+    """Return the options of the recipe that suit a run of which no more than `config` is known."""
     base = recipe(config.network.model, config.data.dataset)
     suited = from_values(base)
     if config.network.init_from or config.switching.switcher != suited.switching.switcher:
         for name in _OF_ONE_SWITCHER:
             base.pop(name, None)
     if config.network.init_from:
-        # The file has its own.
+        # The network of the file has its own dropout.
         base.pop("dropout", None)
     return base
 
 
 def for_another_switcher(config: Config, switcher: str) -> dict[str, Any]:
-    """Return what changes in a training by a recipe with its switcher.
+    """Return the options that change in a training by a recipe when its switcher changes.
 
     Args:
         config: The training.
         switcher: The other switcher.
 
     Returns:
-        The options, by name, that are chosen for one switcher, as the recipe and the defaults have
-        them for the other one; but not those that the training itself has otherwise.
+        By name, the options that are chosen for one switcher, with their values in the recipe and
+        the defaults for the other one. Options that the training itself sets to another value are
+        left out.
     """
     given = to_values(config)
     other = from_values({**given, "switcher": switcher})

@@ -25,12 +25,12 @@ from keras_switcher.cluster import TF_CONFIG, Cluster, to_tf_config
 from keras_switcher.signals import stopping
 from keras_switcher.workers import GRACE, LAUNCHER, LAUNCHER_FLAGS, WorkerLost
 
-# What the others are given to end by themselves when one has failed, and then after SIGTERM.
+# Seconds that the others get to end by themselves when one has failed, and then after SIGTERM.
 _TO_END = GRACE + 5.0
 _AFTER_TERM = 10.0
 _LAST_LINES = 15
 _WITH_VALUE = ("--workers", "--gpus-per-worker")
-# As train.py, which an installed package lacks.
+# Does the same as train.py, which an installed package lacks.
 _TRAIN = """
 import os, sys
 os.environ["KERAS_SWITCHER_FLAGS_FIRST"] = "1"
@@ -54,11 +54,11 @@ class _Worker:
 def free_ports(number: int) -> list[int]:
     """Return ports of the loopback interface that nothing listens on.
 
-    They lie below those that the system gives out to whoever asks for any: nobody gets one of them
-    by chance between this call and its use.
+    They lie below the ports that the system assigns to programs that ask for any port, so nobody
+    gets one of them by chance between this call and its use.
 
     Args:
-        number: How many.
+        number: How many ports.
 
     Raises:
         OSError: If there are too few.
@@ -68,7 +68,7 @@ def free_ports(number: int) -> list[int]:
         for port in random.sample(range(15_000, 32_000), 1000):
             listener = taken.enter_context(socket.socket())
             with suppress(OSError):
-                # As TensorFlow will: on all interfaces.
+                # On all interfaces, as TensorFlow will.
                 listener.bind(("", port))
                 ports.append(port)
             if len(ports) == number:
@@ -77,11 +77,11 @@ def free_ports(number: int) -> list[int]:
 
 
 def command_of(arguments: Sequence[str]) -> list[str]:
-    """Return what a worker runs.
+    """Return the command that a worker runs.
 
     Args:
-        arguments: A script and its arguments, `-m` with a module and its, or flags alone, which
-            are those of `keras_switcher.training`.
+        arguments: A script and its arguments, `-m` with a module and its arguments, or flags alone,
+            which go to `keras_switcher.training`.
     """
     given = list(arguments[1:] if arguments[:1] == ["--"] else arguments)
     if not given or (given[0].startswith("-") and given[0] != "-m"):
@@ -93,11 +93,11 @@ class Launch:
     """The workers of one run, from their start to their end.
 
     Args:
-        count: How many.
-        command: What each runs.
-        show_all: Whether to show what the workers beside the chief write, too.
+        count: Number of workers.
+        command: The command that each runs.
+        show_all: Whether to show the output of the workers other than the chief, too.
         output: Where the launcher itself writes.
-        gpus: For each worker the names of the GPUs that it is to see; `()` leaves all to all.
+        gpus: For each worker, the names of the GPUs that it sees; with `()`, every worker sees all.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Launch:
                 text=True,
                 encoding="utf-8",
                 errors="replace",
-                # Ctrl-C in a terminal comes to the launcher alone, which forwards it once.
+                # So Ctrl-C in a terminal reaches only the launcher, which forwards it once.
                 process_group=0,
             )
             worker = _Worker(index, process, collections.deque(maxlen=_LAST_LINES))
@@ -168,7 +168,7 @@ class Launch:
                 worker.reader.start()
             self._workers.append(worker)
             if self._signal is not None:
-                # It came before this worker was there.
+                # The signal came before this worker was started.
                 process.send_signal(self._signal)
 
     def _read(self, worker: _Worker) -> None:
@@ -183,7 +183,7 @@ class Launch:
             worker.process.send_signal(self._signal)
 
     def _wait(self) -> int:
-        """Wait for all; once one has failed, see that the others end. Return the exit status."""
+        """Wait for all; once one has failed, make the others end. Return the exit status."""
         ended: list[_Worker] = []
         victims: list[_Worker] = []
         deadlines = [(_TO_END, signal.SIGTERM), (_TO_END + _AFTER_TERM, signal.SIGKILL)]
@@ -202,7 +202,7 @@ class Launch:
         failed = [worker for worker in ended if worker.process.returncode]
         if not failed:
             return 0
-        # Who ended because another did is not to blame.
+        # A worker that ended because another did is not to blame.
         failed.sort(
             key=lambda worker: (
                 worker in victims or worker.process.returncode == WorkerLost.exit_status
@@ -215,7 +215,7 @@ class Launch:
         return status
 
     def _report(self, worker: _Worker) -> None:
-        """Say which worker failed, how, with what last lines, and how to go on."""
+        """Say which worker failed and how, show its last lines, and say how to go on."""
         status = worker.process.returncode
         how = (
             f"was killed by {signal.Signals(-status).name}"
@@ -232,7 +232,7 @@ class Launch:
         )
         for line in lines:
             print(f"[{worker.index}] {line}", file=self.output, flush=True)
-        # Else the chief has said it.
+        # Otherwise the chief has said so itself.
         if self._workers[0].process.returncode < 0:
             self._say("Go on with the same command and --resume.")
 
@@ -251,8 +251,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Its arguments; those of the process by default.
 
     Returns:
-        The exit status: 0; that of the worker that failed first, 128 and the number of the signal
-        if one killed it; 2 for a mistake in the arguments.
+        The exit status: 0; that of the worker that failed first, or 128 plus the number of the
+        signal that killed it; 2 for a mistake in the arguments.
     """
     parser = argparse.ArgumentParser(
         prog="python -m keras_switcher.launch",
@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Example: python -m keras_switcher.launch --workers 2 train.py --strategy "
         "multiworker --model lenet. In an installed package: keras-switcher-launch --workers 2 "
         "--strategy multiworker --model lenet",
-        # What comes after the launcher's own options is not abbreviated ones of it.
+        # The arguments after the launcher's own must not be taken for abbreviations of these.
         allow_abbrev=False,
     )
     parser.add_argument("--workers", type=int, required=True, metavar="N", help="how many")
@@ -296,15 +296,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def shared_gpus(workers: int, each: int | None, visible: str | None) -> list[list[str]]:
-    """Return for each worker the names of its GPUs.
+    """Return the names of the GPUs of each worker.
 
     Args:
-        workers: How many workers.
-        each: How many GPUs each gets; `None` for no sharing out.
+        workers: Number of workers.
+        each: How many GPUs each gets; `None` if they are not shared out.
         visible: The value of CUDA_VISIBLE_DEVICES, if it is set.
 
     Returns:
-        A list for each worker; none if nothing is shared out.
+        A list for each worker; an empty list if nothing is shared out.
 
     Raises:
         ValueError: If there are not enough.
@@ -314,7 +314,8 @@ def shared_gpus(workers: int, each: int | None, visible: str | None) -> list[lis
     if each < 1:
         raise ValueError(f"expected --gpus-per-worker to be 1 or more. Received: {each}")
     needed = workers * each
-    # Which there are, only CUDA could say: a worker without its own ends with TensorFlow's message.
+    # Only CUDA knows which GPUs there are; a worker whose GPUs are missing ends with TensorFlow's
+    # message.
     names = [str(n) for n in range(needed)] if visible is None else visible.split(",")
     if len(names) < needed or "" in names:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""How the workers of a run meet, and see that they agree and reach each other.
+"""How the workers of a run meet, and check that they agree and can reach each other.
 
-It is at the chief's address, before TensorFlow takes it.
+They meet at the chief's address before TensorFlow takes it.
 """
 
 import json
@@ -34,22 +34,22 @@ def joined(cluster: Cluster, facts: Mapping[str, Any], timeout: float) -> Iterat
     Args:
         cluster: The cluster.
         facts: What must be the same on all workers, by name.
-        timeout: Seconds to wait for all to come.
+        timeout: Seconds to wait for all workers to come.
 
     Yields:
         The workers.
 
     Raises:
         ConfigError: If the facts differ.
-        RunError: If not all meet in time, or the port of this one is taken.
+        RunError: If not all meet in time, or the port of this worker is taken.
     """
     meet = _meet_as_chief if cluster.index == 0 else _meet_as_worker
-    # As the others see them: JSON has no tuples.
+    # In the form in which the others receive them: JSON has no tuples.
     own: dict[str, Any] = json.loads(json.dumps(facts))
     workers = ConnectedWorkers(cluster, meet(cluster, own, timeout))
     try:
         yield workers
-        # Not before all are through: without the chief TensorFlow ends the others by force.
+        # Wait until all are through: without the chief, TensorFlow ends the others by force.
         workers.gather("the end of the run", None)
     except BaseException as error:
         workers.leave(str(error) if isinstance(error, Exception) else repr(error))
@@ -65,7 +65,7 @@ def _listen(cluster: Cluster) -> socket.socket:
     both = not loopback and socket.has_dualstack_ipv6()
     listener = socket.socket(socket.AF_INET6 if both else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # TensorFlow listens while the connections that were made here are open.
+        # TensorFlow will listen while the connections that were made here are still open.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if both:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -108,7 +108,7 @@ def _meet_as_chief(
                 try:
                     connection.send(ALIVE)
                 except OSError:
-                    # It may come again.
+                    # The worker may come again.
                     del met[index]
         _probe_all(cluster, met)
     for connection in met.values():
@@ -117,7 +117,7 @@ def _meet_as_chief(
 
 
 def _probe_all(cluster: Cluster, met: dict[int, Connection]) -> None:
-    """See that every worker reaches every other: a collective would wait for ever."""
+    """Check that every worker can reach every other; a collective would wait for ever."""
     try:
         for connection in met.values():
             connection.send(PROBE)
@@ -155,7 +155,7 @@ def _greet(
     facts: dict[str, Any],
     met: dict[int, Connection],
 ) -> None:
-    """Take a worker in that has come, if it is one and agrees with the chief."""
+    """Admit whoever has connected, if it is a worker and agrees with the chief."""
     try:
         kind, hello = connection.receive(5.0)
         index, addresses, theirs = hello["index"], hello["addresses"], hello["facts"]
@@ -195,13 +195,13 @@ def _refuse(met: dict[int, Connection], problem: str) -> None:
 def _meet_as_worker(
     cluster: Cluster, facts: dict[str, Any], timeout: float
 ) -> dict[int, Connection]:
-    # That the port is free shows now, and not when TensorFlow wants it.
+    # If the port is taken, this shows now and not when TensorFlow wants it.
     with _listen(cluster):
         return {0: _knock(cluster, facts, timeout)}
 
 
 def _knock(cluster: Cluster, facts: dict[str, Any], timeout: float) -> Connection:
-    """Return the connection to the chief, when it has all workers together."""
+    """Return the connection to the chief once it has all workers together."""
     hello = {"index": cluster.index, "addresses": cluster.addresses, "facts": facts}
     deadline = time.monotonic() + timeout
     problem = "nothing answers"

@@ -1,4 +1,4 @@
-"""The workers of a run as configured, and what TensorFlow says when one is lost."""
+"""The workers of a run as configured, and TensorFlow's errors when one is lost."""
 
 import os
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def joined_as_configured(config: Config) -> Iterator[Workers]:
         yield Workers()
         return
     if TF_CONFIG not in os.environ:
-        # For the resolver of Slurm.
+        # The resolver for Slurm needs it.
         load_tensorflow(config.run.verbose)
     cluster = find_cluster()
     facts = {
@@ -50,20 +50,20 @@ def joined_as_configured(config: Config) -> Iterator[Workers]:
         **influences(config),
     }
     with joined(cluster, facts, config.execution.worker_timeout) as workers:
-        # For the server of TensorFlow.
+        # TensorFlow's server reads these.
         os.environ.update({TF_CONFIG: to_tf_config(cluster), **without_proxy(cluster.addresses)})
         yield workers
 
 
 @contextmanager
 def lost_workers_named(workers: Workers) -> Iterator[None]:
-    """Say which worker is lost, where TensorFlow says that a collective failed.
+    """Say which worker is lost where TensorFlow only says that a collective failed.
 
     Args:
         workers: The workers of the run.
 
     Raises:
-        WorkerLost: In the place of TensorFlow's error.
+        WorkerLost: Instead of TensorFlow's error, if a worker is lost.
     """
     import tensorflow as tf
 

@@ -41,7 +41,7 @@ class RunError(Exception):
 
 
 class CheckpointError(RunError):
-    """A checkpoint that can't be read, or is of another run."""
+    """A checkpoint that can't be read, or belongs to another run."""
 
 
 class WriteError(RunError):
@@ -49,7 +49,7 @@ class WriteError(RunError):
 
     Args:
         path: The file, or the folder.
-        error: What the system said.
+        error: The error of the operating system.
     """
 
     exit_status = 1
@@ -77,7 +77,7 @@ def newest_run(model: str = "*", dataset: str = "*", root: Path = RUNS) -> Path 
         for path in root.glob(f"{model}-{dataset}-*/{CONFIG_FILE}")
         if path.parent.name.rpartition("-")[2].isdecimal()
     ]
-    # A run writes its configuration whenever it starts.
+    # A run writes its configuration whenever it is started or resumed.
     return max(configs, key=lambda path: path.stat().st_mtime_ns).parent if configs else None
 
 
@@ -99,7 +99,7 @@ def new_run(model: str, dataset: str, root: Path = RUNS) -> Path:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what goes wrong in writing a file or a folder into a `WriteError`."""
+    """Turn an error in writing a file or a folder into a `WriteError`."""
     try:
         yield
     except OSError as error:
@@ -110,8 +110,9 @@ def writing(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file as one atomic unit.
 
-    Yields a temporary path of the same suffix beside it. When the block ends, that file is on the
-    disk and takes the name of `path`; when it fails, it is removed, and `path` is as before.
+    Yields a temporary path with the same suffix beside it. When the block ends, that file is
+    flushed to the disk and takes the name of `path`; if the block fails, it is removed, and `path`
+    is unchanged.
 
     Args:
         path: The file to write or replace.
@@ -136,12 +137,12 @@ def locked(path: Path, refusal: str | None = None, *, is_transient: bool = False
     """Hold a lock on a file as long as the block lasts.
 
     Args:
-        path: The file, which is made if it is not there.
-        refusal: What to say if another process has the lock; `None` waits for it.
-        is_transient: Whether the file goes when the block ends.
+        path: The file, which is created if it does not exist.
+        refusal: Error message if another process has the lock; `None` waits for the lock.
+        is_transient: Whether the file is removed when the block ends.
 
     Raises:
-        RunError: With the refusal.
+        RunError: With the refusal, if another process has the lock.
         WriteError: If the file can't be made.
     """
     with _opened_and_locked(path, refusal) as file:
@@ -173,7 +174,7 @@ def _opened_and_locked(path: Path, refusal: str | None) -> IO[str]:
                 path.parent,
             )
             return file
-        # Whoever had it may have removed it since it was opened here.
+        # The process that had the lock may have removed the file since it was opened here.
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()
@@ -207,11 +208,11 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run here came to its end: what it leaves is complete."""
+        """Whether the run here has finished, so that its files are complete."""
         return (self.path / SUMMARY_FILE).is_file() and not (self.path / CHECKPOINTS).exists()
 
     def start(self, config: str) -> None:
-        """Make the folder where there is none, and write the configuration of the run into it.
+        """Make the folder if there is none, and write the configuration of the run into it.
 
         Args:
             config: The configuration, as YAML.
@@ -220,7 +221,7 @@ class RunFolder:
             RunError: If it can't be written.
         """
         self._make()
-        # The configuration first: with nothing else, a run can go on.
+        # The configuration is written first, as a run can be resumed from it alone.
         self.write_text(CONFIG_FILE, config)
         with writing(self.path):
             (self.path / CHECKPOINTS).mkdir(exist_ok=True)
@@ -237,10 +238,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def under_way(self) -> Iterator[None]:
-        """Keep other processes from going on with the run as long as the block lasts.
+        """Keep other processes from continuing the run as long as the block lasts.
 
         Raises:
-            RunError: If another one is at it, or the folder can't be made.
+            RunError: If another process is working on it, or the folder can't be made.
         """
         self._make()
         with locked(
@@ -252,7 +253,7 @@ class RunFolder:
             yield
 
     def discard(self) -> None:
-        """Take back what `start` did, for a run that could not begin."""
+        """Undo `start` for a run that could not begin."""
         with contextlib.suppress(OSError):
             (self.path / CONFIG_FILE).unlink()
             (self.path / CHECKPOINTS).rmdir()
@@ -274,7 +275,7 @@ class RunFolder:
         self.write_text(name, text.getvalue())
 
     def finish(self) -> None:
-        """Mark the run as finished: its checkpoints go."""
+        """Mark the run as finished by removing its checkpoints."""
         # One rename takes them away; deleting them file by file could stop half-way.
         self.tidy()
         with writing(self.path):
@@ -293,7 +294,7 @@ class Checkpoint:
     Args:
         epoch: Number of epochs done.
         rows: The lines of the history so far.
-        facts: What the state belongs to; a run that differs in it can't go on from here.
+        facts: What the state belongs to; a run that differs in these facts can't continue from it.
         arrays: Every variable, in the order of the model and its optimisers.
     """
 
@@ -312,7 +313,7 @@ class Checkpoint:
 
     @classmethod
     def from_bytes(cls, payload: bytes) -> "Checkpoint":
-        """Return the checkpoint that `to_bytes` made bytes of."""
+        """Return the checkpoint that `to_bytes` turned into bytes."""
         line, _, content = payload.partition(b"\n")
         header = json.loads(line)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
@@ -322,11 +323,11 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one network of a run: the newest two, each one file.
+    """The two newest checkpoints of one network of a run, each in one file.
 
     Args:
-        folder: Where they lie.
-        name: What they are of; the files are `<name>-<epoch>.checkpoint`.
+        folder: Folder of the files.
+        name: Name of the network; the files are `<name>-<epoch>.checkpoint`.
     """
 
     folder: Path
@@ -339,13 +340,13 @@ class Checkpoints:
         return sorted(self.folder.glob(f"{self.name}-*.checkpoint"), reverse=True)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint as one atomic unit, then remove all but the one before.
+        """Write a checkpoint as one atomic unit, then remove all others but the one before it.
 
         Args:
             checkpoint: The state.
 
         Raises:
-            WriteError: If it can't be written; the checkpoints before it are as they were.
+            WriteError: If it can't be written; the checkpoints before it are unchanged.
         """
         payload = checkpoint.to_bytes()
         with (
@@ -364,7 +365,7 @@ class Checkpoints:
             The checkpoint, or `None` if there is none.
 
         Raises:
-            CheckpointError: If all that are there are damaged or foreign.
+            CheckpointError: If all checkpoints that are there are damaged or foreign.
         """
         problems = []
         for path in self._paths():

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a run ends at a point from which it can go on."""
+"""Ctrl-C and SIGTERM, which end a run at a point from which it can be resumed."""
 
 import signal
 from collections.abc import Iterator
@@ -21,10 +21,9 @@ class Interrupted(RunError):
 
 
 def stopping() -> tuple[signal.Signals, ...]:
-    """Return the signals that ask a command to stop, and the processes that it has started.
+    """Return the signals that ask a command, and the processes that it has started, to stop.
 
-    A terminal that closes is as good as a request to stop, unless `nohup` has this process ignore
-    it.
+    A closing terminal counts as a request to stop, unless `nohup` makes this process ignore it.
     """
     asked = (signal.SIGINT, signal.SIGTERM)
     is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -32,12 +31,12 @@ def stopping() -> tuple[signal.Signals, ...]:
 
 
 class StopSignals:
-    """Turns the two signals into `Interrupted`: at once, or while a `fit` lasts, between batches.
+    """Turns the two signals into `Interrupted`: at once or, during a `fit`, between batches.
 
     A second signal ends even a `fit` at once.
 
     Attributes:
-        error: What is raised, `Interrupted` or a subclass of it.
+        error: The class to raise, `Interrupted` or a subclass of it.
     """
 
     def __init__(self) -> None:
@@ -59,7 +58,7 @@ class StopSignals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Put signals off until `check` is called or the block ends."""
+        """Defer signals until `check` is called or the block ends."""
         self._deferred = True
         try:
             yield
@@ -69,7 +68,7 @@ class StopSignals:
 
     @property
     def received(self) -> int | None:
-        """The signal that has come and was put off, if one has."""
+        """The signal that has come and was deferred, if there is one."""
         return self._received
 
     def check(self) -> None:

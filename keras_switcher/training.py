@@ -43,7 +43,8 @@ from keras_switcher.runs import (
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.workers import WorkerLost, Workers, how_to_resume
 
-# TensorFlow takes seconds to load: the functions import what needs it, after the checks.
+# TensorFlow takes seconds to load, so the functions import the modules that need it, after the
+# checks.
 if TYPE_CHECKING:
     import keras
 
@@ -61,13 +62,13 @@ def train(
     Args:
         config: The configuration.
         console: Where to show progress and results; nowhere by default.
-        stop: The signals that stop it; none by default.
+        stop: The signals that stop the training; none by default.
 
     Returns:
-        What `summary.json` holds.
+        The content of `summary.json`.
 
     Raises:
-        ConfigError: If a value is wrong, or the data or the model can't be as configured.
+        ConfigError: If a value is wrong, or the data or the model can't be set up as configured.
         RunError: If the folder can't be used, training diverges, or a signal stops it.
     """
     console = Console(quiet=True) if console is None else console
@@ -114,7 +115,8 @@ def _trained(
         )
         from keras_switcher.report import write_report
 
-        # Workers are silent while TensorFlow's servers meet: wait here for who is slow to load it.
+        # Workers are silent while TensorFlow's servers meet, so wait here for those that are slow
+        # to load TensorFlow.
         workers.gather("the start of TensorFlow", None)
         with lost_workers_named(workers), execution(config) as scope:
             try:
@@ -139,7 +141,7 @@ def _trained(
                     highlight=False,
                 )
 
-            # What the system refuses from here on, it refuses to write.
+            # From here on, an error of the operating system is a failure to write.
             with writing(folder.path):
                 train_network = partial(
                     fit,
@@ -172,7 +174,7 @@ def _trained(
                         with replacing(folder.path / DENSE_FILE) as path:
                             dense.save(path)
 
-                # The test examples are read here and nowhere before.
+                # The test examples are not read before this point.
                 test = evaluation_batches(
                     data.x_test,
                     data.y_test,
@@ -209,9 +211,10 @@ def _trained(
 def _start(
     config: Config, workers: Workers, held: ExitStack
 ) -> tuple[RunFolder, bool, dict[str, Any] | None]:
-    """Return the run's folder, whether the run there goes on, and its summary if it is finished.
+    """Return the run's folder, whether a run there is resumed, and its summary if it is finished.
 
-    The chief opens it, and holds it against other processes; the others may not even see it.
+    The chief opens the folder and locks it against other processes; the other workers may not even
+    see it.
     """
 
     def start() -> bytes:
@@ -219,12 +222,13 @@ def _start(
         summary = None
         if not (resumed and folder.is_finished):
             held.enter_context(folder.under_way())
-        # Who was at it may have ended meanwhile.
+        # Another process that was working on the run may have finished it in the meantime.
         if resumed and folder.is_finished:
             folder.tidy()
             summary = json.loads((folder.path / SUMMARY_FILE).read_text())
         else:
-            # At once: whenever the run is stopped, it can be resumed with the same configuration.
+            # Written at once, so that the run can be resumed with the same configuration whenever
+            # it is stopped.
             folder.start(to_yaml(config))
         return json.dumps([str(folder.path), resumed, summary]).encode()
 
@@ -233,7 +237,7 @@ def _start(
 
 
 def _open_folder(config: Config) -> tuple[RunFolder, bool]:
-    """Return the run's folder, and whether the run that is there goes on."""
+    """Return the run's folder, and whether a run that is already there is resumed."""
     given = config.run.run_dir
     path = Path(given) if given else new_run(config.network.model, config.data.dataset)
     folder = RunFolder(path)
@@ -257,7 +261,7 @@ def _open_folder(config: Config) -> tuple[RunFolder, bool]:
 
 @contextmanager
 def _resumable(folder: RunFolder, workers: Workers) -> Iterator[None]:
-    """Add to an error how the run can go on."""
+    """Add to an error a note on how to resume the run."""
     workers.advice = how_to_resume(folder.path, workers)
     try:
         yield
@@ -275,7 +279,7 @@ def load_data(config: Config) -> "ImageData":
         config: The configuration.
 
     Raises:
-        ConfigError: If its batches don't fit.
+        ConfigError: If a batch is larger than the number of training examples.
     """
     from keras_switcher.data import load
 
@@ -293,7 +297,7 @@ def load_data(config: Config) -> "ImageData":
 def _examples(
     start: "Start", data: "ImageData", folder: RunFolder, console: Console
 ) -> "ImageData":
-    """Return what the part that learns takes: the images, or the features of a frozen trunk."""
+    """Return the inputs of the part that learns: the images, or the features of a frozen trunk."""
     if start.trunk is None:
         return data
     console.print(
@@ -330,7 +334,7 @@ def _summary(
     phases = [row["phase"] for row in rows]
     start = config.network.init_from
     return {
-        # That of --model is not the network of a file.
+        # The name in --model is not that of a network from a file.
         "model": config.network.model if start is None else Path(start).name,
         "init_from": start,
         "freeze_trunk": config.network.freeze_trunk,
@@ -365,7 +369,7 @@ def _seconds(rows: list[dict[str, Any]]) -> float:
 
 
 def _gzip_bytes(model: "keras.Model") -> int:
-    """Return the size of a model's weights when compressed: what zeros are worth in a file."""
+    """Return the compressed size of a model's weights, which shows what zeros save in a file."""
     return len(gzip.compress(b"".join(w.tobytes() for w in model.get_weights()), mtime=0))
 
 

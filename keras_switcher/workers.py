@@ -1,8 +1,9 @@
-"""The workers of a run: how they agree, and learn that one of them is gone.
+"""The workers of a run: how they agree, and how they learn that one of them is gone.
 
-TensorFlow's collectives carry the training. What is said here goes over a connection of each worker
-to the chief: whether all have the same options and data, the checkpoint to go on from, that a
-signal came, and that a worker ended. It is made at the chief's address before TensorFlow takes it.
+TensorFlow's collectives carry the training. The messages of this module go over a connection from
+each worker to the chief: whether all have the same options and data, the checkpoint to go on from,
+that a signal came, and that a worker ended. The connection is made at the chief's address before
+TensorFlow takes that address.
 """
 
 import json
@@ -36,11 +37,11 @@ from keras_switcher.runs import RunError
 
 logger = logging.getLogger(__name__)
 
-# The process id of the launcher, in the environment of its workers; and which of its flags they are
-# to be started with again.
+# In the environment of the launcher's workers: its process id, and those of its flags that are
+# needed to start them again.
 LAUNCHER = "KERAS_SWITCHER_LAUNCHER"
 LAUNCHER_FLAGS = "KERAS_SWITCHER_LAUNCHER_FLAGS"
-# What TensorFlow is given to notice by itself that a worker is lost.
+# Seconds that TensorFlow gets to notice by itself that a worker is lost.
 GRACE = 10.0
 
 
@@ -52,7 +53,7 @@ class WorkerLost(RunError):
 
 
 class Workers:
-    """The workers of a run, seen from one of them. In this class, it is alone."""
+    """The workers of a run, seen from one of them. In this class, it is the only one."""
 
     index = 0
     count = 1
@@ -65,11 +66,11 @@ class Workers:
         return self.index == 0
 
     def gather(self, what: str, value: Any) -> list[Any]:
-        """Return the values of all workers, in their order; waits for all.
+        """Return the values of all workers in the order of their indices; wait for all.
 
         Args:
             what: What the value is, in words.
-            value: The value of this worker, as JSON has it.
+            value: The value of this worker, in the types of JSON.
 
         Raises:
             WorkerLost: If another worker is gone.
@@ -77,11 +78,11 @@ class Workers:
         return [value]
 
     def from_chief(self, what: str, make: Callable[[], bytes]) -> bytes:
-        """Return on all workers what the chief makes.
+        """Return, on all workers, the bytes that the chief makes.
 
         Args:
-            what: What it is, in words.
-            make: Makes it; called on the chief alone.
+            what: What the bytes are, in words.
+            make: Makes the bytes; called only on the chief.
 
         Raises:
             WorkerLost: If another worker is gone.
@@ -89,11 +90,11 @@ class Workers:
         return make()
 
     def check_same(self, what: str, value: Any) -> None:
-        """See that a value is the same on all workers.
+        """Check that a value is the same on all workers.
 
         Args:
             what: What the value is, in words.
-            value: The value of this worker, as JSON has it.
+            value: The value of this worker, in the types of JSON.
 
         Raises:
             ConfigError: If it isn't.
@@ -107,7 +108,7 @@ class Workers:
 
     @contextmanager
     def chief_first(self, what: str) -> Iterator[None]:
-        """Run the block on the chief, and then on the others: it may write what they read.
+        """Run the block on the chief and then on the others, which may read what it writes.
 
         Args:
             what: What the block does, in words.
@@ -119,16 +120,17 @@ class Workers:
             self.gather(what, None)
 
     def loss(self, wait: bool = False) -> WorkerLost | None:
-        """Return which worker is lost, if one is.
+        """Return an error that says which worker is lost, if one is.
 
         Args:
-            wait: Whether to wait until it is known, as something else has failed for it.
+            wait: Whether to wait until this is known, because something else has failed that
+                suggests it.
         """
         return None
 
 
 def how_to_resume(path: Path, workers: Workers) -> str:
-    """Return what to do after a run was stopped.
+    """Return how to resume a run that was stopped.
 
     Args:
         path: The run's folder.
@@ -161,7 +163,7 @@ class ConnectedWorkers(Workers):
         self._is_lost = threading.Event()
         self._has_left = threading.Event()
         self._changing = threading.Lock()
-        # All are told an answer before any is told that one, who had it first, has left.
+        # All must receive an answer before any of them hears that the first to receive it has left.
         self._telling = threading.RLock()
         for other, connection in connections.items():
             self._received[other] = queue.Queue()
@@ -196,7 +198,7 @@ class ConnectedWorkers(Workers):
         return self._lost
 
     def leave(self, problem: str | None) -> None:
-        """Say good-bye, and why."""
+        """Tell the others that this worker leaves, and why."""
         self._has_left.set()
         for connection in self._connections.values():
             with suppress(OSError):
@@ -210,7 +212,7 @@ class ConnectedWorkers(Workers):
         try:
             self._connections[other].send(kind, content)
         except OSError as error:
-            # Its last words may be on their way.
+            # Its last message may still be on its way.
             self._is_lost.wait(ALIVE_EVERY)
             self._lose(other, told(error))
             raise self._lost or WorkerLost(f"Lost worker {other}.") from error
@@ -234,7 +236,7 @@ class ConnectedWorkers(Workers):
         return content[1]
 
     def _hear(self, other: int, connection: Connection) -> None:
-        """Take in what another worker says, until it leaves or is lost."""
+        """Receive the messages of another worker until it leaves or is lost."""
         try:
             while True:
                 kind, content = connection.receive(LOST_AFTER)
@@ -267,19 +269,20 @@ class ConnectedWorkers(Workers):
         threading.Thread(target=self._end_by_force, daemon=True).start()
 
     def _end_by_force(self) -> None:
-        """End the process if what its main thread waits for never comes."""
+        """End the process by force if its main thread waits for something that never comes."""
         if not self._has_left.wait(GRACE):
             print("\n".join(["", f"Error: {self._lost}", self.advice]), file=sys.stderr, flush=True)
-            # Whatever was written is whole: this is no worse than to be killed.
+            # Every file that was written is whole, so this is no worse than being killed.
             os._exit(WorkerLost.exit_status)
 
     def _live(self) -> None:
-        """Say that this worker is alive; end with the launcher that started it."""
+        """Signal that this worker is alive; end it when the launcher that started it has ended."""
         launcher = int(os.environ.get(LAUNCHER, 0))
         while not self._has_left.wait(ALIVE_EVERY):
             for connection in self._connections.values():
                 with suppress(OSError):
-                    # One that is slow to take a checkpoint must not keep the others waiting.
+                    # A worker that is slow to receive a checkpoint must not keep the others
+                    # waiting.
                     connection.send_if_free(ALIVE)
             if launcher and os.getppid() != launcher:
                 launcher = 0

@@ -1,4 +1,4 @@
-"""What `--ablations` compares: the method with one of its parts changed at a time."""
+"""The methods that `--ablations` compares: this project's, with one part changed at a time."""
 
 import logging
 
@@ -10,8 +10,8 @@ logger = logging.getLogger(__name__)
 
 REFERENCE = "switcher"
 
-# By part: the methods to compare with the recipe's `switcher`; what a recipe has is left out, so
-# that the defaults are among them.
+# By part: the methods to compare with the recipe's `switcher`. Those that equal the recipe are left
+# out, so the defaults are listed here, too.
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "switcher": (
         "free",
@@ -52,11 +52,12 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
 
 
 def ablated(parts: list[str], config: Config) -> list[str]:
-    """Return the methods that show what parts of the method bring.
+    """Return the methods that show what parts of the method contribute.
 
     Args:
         parts: Names of parts; none means all of them.
-        config: What all trainings share; a part that has this value there is left out.
+        config: The configuration that all trainings share; variants of `switcher` that change
+            nothing in it are left out.
 
     Raises:
         ConfigError: If there is no such part.

@@ -28,7 +28,7 @@ METHODS = (
 )
 SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99)
 
-# What a run has and a comparison has not, or what it sets itself.
+# Flags of a run that a comparison does not have, or that it sets itself.
 _REFUSED = {
     "--run-dir": "a comparison writes into --out",
     "--resume": "a comparison goes on by itself",
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
-    """Return the options of the command, and what all cells share.
+    """Return the options of the command, and the configuration that all cells share.
 
     Raises:
         ConfigError: If a value is wrong.
@@ -192,7 +192,7 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
 
 
 def _check_method(name: str, needed_by: tuple[str, ...] = ()) -> None:
-    """See that a method exists, and those whose results it needs.
+    """Check that a method exists, and that those whose results it needs do.
 
     Raises:
         ConfigError: If one does not.
@@ -219,7 +219,7 @@ def checked_plan(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
     """Return the options of the command, and the comparison that they describe.
 
     Args:
-        arguments: The flags; wrong ones of the comparison itself and `--help` leave the process.
+        arguments: The flags; wrong ones of the comparison itself and `--help` end the process.
 
     Raises:
         ConfigError: If a value or a name is wrong.

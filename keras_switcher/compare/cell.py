@@ -1,7 +1,7 @@
 """One cell of a comparison, in a process of its own.
 
-The comparison starts it as `python -m keras_switcher.compare.cell DIR PID`, with the number of its
-own process. The folder holds `cell.json`, what to do; `result.json` is left there.
+The comparison starts it as `python -m keras_switcher.compare.cell DIR PID`, with the id of its own
+process. The folder holds `cell.json`, which says what to do; the cell leaves `result.json` there.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def load_methods(paths: list[str]) -> None:
 
 
 def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, Any]:
-    """Train the network of a cell, or go on with it, and return what `result.json` holds.
+    """Train a cell's network, or continue training it, and return the content of `result.json`.
 
     Args:
         folder: The cell's folder.
@@ -94,7 +94,7 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
             with locked(cache / ".lock"):
                 trunk = new_start(config, images).trunk
                 data = images if trunk is None else trunk.features(images, cache, with_test=True)
-            # The first cell has made them for all; what it took is no cost of its method.
+            # The first cell makes them for all; the memory that takes is no cost of its method.
             forget_peak()
         versions = _versions(folder)
         work = Work(
@@ -119,9 +119,9 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
 
 
 def _versions(folder: Path) -> list[str]:
-    """Return by which versions the cell in a folder is trained: several, if it goes on by others.
+    """Return the versions that train the cell in a folder: several, if others continue it.
 
-    They are those when its process starts, whatever becomes of the checkout while it trains.
+    They are read when its process starts, whatever happens to the checkout while it trains.
     """
     path = folder / _VERSIONS_FILE
     before: list[str] = []
@@ -146,7 +146,7 @@ def _version() -> str:
 
 
 def _commit(folder: Path) -> str:
-    """Return the commit of a checkout, `-dirty` if it has changes; nothing for another folder."""
+    """Return a checkout's commit, with `-dirty` if it has changes; nothing for another folder."""
     if not (folder / ".git").exists():
         return ""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude", "*"]
@@ -167,7 +167,7 @@ def _processor() -> str:
 
 
 def forget_peak() -> None:
-    """Have `peak_mib` leave out what was before, on Linux; elsewhere there is no way to."""
+    """Make `peak_mib` leave out the time before, on Linux; elsewhere there is no way to."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
@@ -176,7 +176,7 @@ def peak_mib() -> float:
     """Return the greatest resident size of this process so far, in MiB."""
     status = Path("/proc/self/status")
     if status.exists():
-        # That of getrusage is, on Linux, at least that of the process that started this one.
+        # On Linux, the peak of getrusage is at least that of the process that started this one.
         size = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
         if size is not None:
             return int(size[1]) / 2**10
@@ -185,10 +185,10 @@ def peak_mib() -> float:
 
 
 def _end_with(parent: int) -> None:
-    """Stop, as by SIGTERM, when the process that has started this one is gone.
+    """Stop this process, as by SIGTERM, when the process that started it is gone.
 
     Args:
-        parent: Its number.
+        parent: The id of the process that started this one.
     """
 
     def watch() -> None:
@@ -200,14 +200,14 @@ def _end_with(parent: int) -> None:
 
 
 def main() -> int:
-    """Train a cell; return 0, or 1 for one that failed, whose `error.txt` says why."""
+    """Train a cell; return 0, or 1 if it failed, in which case `error.txt` says why."""
     folder = Path(sys.argv[1])
     _end_with(int(sys.argv[2]))
     stop = StopSignals()
     console = Console(width=120, force_terminal=False)
     with stop.handled(), shown_messages(console, verbose=False):
         try:
-            # One that lost its comparison may not have ended yet.
+            # An earlier process that lost its comparison may not have ended yet.
             with locked(folder / ".lock"):
                 if (folder / RESULT_FILE).exists():
                     return 0
@@ -228,7 +228,7 @@ def main() -> int:
 
 
 def _reason(error: Exception, folder: Path) -> str:
-    """Return what a failure of the cell in a folder means to someone who compares."""
+    """Return what the failure of the cell in a folder means for the user of the comparison."""
     from keras_switcher.callbacks import Diverged
     from keras_switcher.fitting import OutOfMemory
 

@@ -35,19 +35,19 @@ class NetworksFailed(RunError):
 
 
 def _check_data(plan: Plan, folder: Path, is_named: bool) -> tuple[str, Plan, list[str]]:
-    """See, before any process starts, that data, network and methods go together.
+    """Check, before any process starts, that data, network and methods go together.
 
     Args:
         plan: The comparison.
         folder: Its folder.
-        is_named: Whether the methods were named: those that were not are left out where the network
-            is none for them.
+        is_named: Whether the methods were named. Methods that were not named are left out if they
+            can't be used on the network.
 
     Returns:
-        The data's source, the comparison without what is left out, and why that is.
+        The data's source, the comparison without the methods that are left out, and why they are.
 
     Raises:
-        ConfigError: If they do not, or the data are not those of the results that are there.
+        ConfigError: If they do not go together, or the data are not those of the existing results.
     """
     import tensorflow as tf
 
@@ -58,7 +58,7 @@ def _check_data(plan: Plan, folder: Path, is_named: bool) -> tuple[str, Plan, li
 
     try:
         data = load_data(plan.config)
-        # What is on a GPU keeps all of its memory from the processes that train.
+        # On a GPU, this would keep all of its memory from the processes that train.
         with tf.device("CPU:0"):
             start = new_start(plan.config, data)
     except (ValueError, OSError) as error:
@@ -72,7 +72,7 @@ def _check_data(plan: Plan, folder: Path, is_named: bool) -> tuple[str, Plan, li
 
     def check(variant: Variant) -> None:
         method = registry.get(variant.method)
-        # What can't be done at some sparsity can't at the lowest or at the highest.
+        # A method that fails at some sparsity fails at the lowest or at the highest, too.
         ends = {min(plan.sparsities), max(plan.sparsities)} if method.is_sparse else {None}
         for sparsity in ends:
             method().check(Cell(variant, sparsity, plan.seeds[0]).config(plan.config), start)
@@ -86,7 +86,7 @@ def _check_data(plan: Plan, folder: Path, is_named: bool) -> tuple[str, Plan, li
                 check(variant)
             kept.append(variant)
         except RunError as error:
-            # The others are held against the first.
+            # The others are compared with the first.
             if is_named or variant == plan.variants[0]:
                 raise ConfigError(f"Can't compare {variant}. {error}") from error
             reasons.append(f"Without {variant}. {error}")
@@ -95,7 +95,7 @@ def _check_data(plan: Plan, folder: Path, is_named: bool) -> tuple[str, Plan, li
 
 @contextlib.contextmanager
 def open_folder(plan: Plan, folder: Path) -> Iterator[None]:
-    """Make the folder of a comparison, or see that the one in it is the same; keep others out.
+    """Make the folder of a comparison, or check that the one in it is the same; keep others out.
 
     Args:
         plan: The comparison.
@@ -121,9 +121,9 @@ def _compare(flags: Sequence[str], console: Console) -> int:
     from keras_switcher.compare.results import finished
 
     folder: Path = options.out
-    # What ablations are for is to choose, which the test examples must not serve.
+    # Ablations serve to choose options, for which the test examples must not be used.
     part = "test" if options.ablations is None else "validation"
-    # First: what can't be trained must leave no folder behind.
+    # Checked first: a comparison that can't be trained must leave no folder behind.
     source, plan, left_out = _check_data(plan, folder, options.methods_named)
     for reason in left_out:
         console.print(reason, highlight=False, soft_wrap=True)
@@ -167,7 +167,7 @@ def _compare(flags: Sequence[str], console: Console) -> int:
             _show_table(plan, folder, part, console)
             console.print(f"Report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
     if failed:
-        # What has diverged goes on from its last sound epoch, and would diverge again.
+        # A diverged training continues from its last sound epoch, and would diverge again.
         may_help = not all(reason.startswith(DIVERGED) for reason in failed.values())
         raise NetworksFailed(
             f"{len(failed)} of {len(cells)} networks failed, such as {next(iter(failed)).name}: "
@@ -178,7 +178,7 @@ def _compare(flags: Sequence[str], console: Console) -> int:
 
 
 def _write(plan: Plan, folder: Path, with_pages: bool) -> None:
-    """Write the files of results that there are, and the picture and the report if asked."""
+    """Write the results so far and, if `with_pages`, the picture and the report."""
     from keras_switcher.compare.figures import grouped
     from keras_switcher.compare.results import finished, ordered, write_results
 

@@ -16,10 +16,10 @@ from keras_switcher.runs import replacing
 
 PICTURE_FILE = "pareto.png"
 
-# Those of Okabe and Ito, which the colour-blind can tell apart, legible on light and on dark.
+# The colours of Okabe and Ito, which the colour-blind can tell apart, legible on light and dark.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a7f1c")
 _MARKERS = "osD^vP*Xh<"
-# Of the axis of errors in each decade, from coarse to fine.
+# Ticks of the axis of errors in each decade, from coarse to fine.
 _STEPS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(n / 20 for n in range(20, 200)))
 _FEWEST_TICKS, _MOST_TICKS = 4, 8
 
@@ -57,7 +57,7 @@ def draw(groups: Sequence[Group], ink: str, grid: str) -> Figure:
     Args:
         groups: The results, in the order of the methods.
         ink: Colour of the letters.
-        grid: Colour of the lines behind.
+        grid: Colour of the grid lines.
     """
     figure = Figure(figsize=(9.0, 4.8), layout="constrained")
     axes = figure.add_subplot()
@@ -67,14 +67,15 @@ def draw(groups: Sequence[Group], ink: str, grid: str) -> Figure:
     levels = itertools.cycle((":", "-.", "--"))
     for index, method in enumerate(methods):
         own = [group for group in groups if group.method == method]
-        # The first method's colour is no other's.
+        # No other method has the colour of the first.
         others = _COLOURS[1:]
         colour = _COLOURS[0] if index == 0 else others[(index - 1) % len(others)]
         if own[0].target_sparsity is None:
             _level(axes, own[0], ink, next(levels))
             continue
-        # Beside each other, so that error bars don't hide one another: as far as that takes on the
-        # paper, however many sparsities there are, but nearer to their own than to the next.
+        # The methods stand beside each other, so that their error bars don't hide one another:
+        # equally far apart on paper however many sparsities there are, but nearer to their own
+        # sparsity than to the next.
         width = min(0.06 * len(targets), 0.7)
         shift = width * (index / max(1, len(methods) - 1) - 0.5)
         means = [group.mean("test_accuracy") for group in own]
@@ -97,7 +98,7 @@ def draw(groups: Sequence[Group], ink: str, grid: str) -> Figure:
 
 
 def _level(axes: Axes, group: Group, colour: str, line: str) -> None:
-    """Draw a method that aims at no sparsity, as a level across the picture."""
+    """Draw a method that aims at no sparsity as a horizontal line across the picture."""
     mean = group.mean("test_accuracy")
     error, deviation = 100 * (1 - mean.mean), 100 * (mean.deviation or 0.0)
     axes.axhline(error, color=colour, linewidth=1.2, linestyle=line, label=group.title)
@@ -106,7 +107,7 @@ def _level(axes: Axes, group: Group, colour: str, line: str) -> None:
 
 
 def _ticks(best: float, worst: float) -> list[float]:
-    """Return errors between two for the axis to name: about as far from each other on it."""
+    """Return errors between two others for the axis to label, about evenly spaced on it."""
     for steps in _STEPS:
         errors = [step * 10**power for power in (-2, -1, 0, 1) for step in steps]
         inside = [round(error, 6) for error in errors if best <= error <= worst]
@@ -129,7 +130,7 @@ def _scale(axes: Axes, places: dict[float, float], ink: str, grid: str) -> None:
     axes.set_yticks([], minor=True)
     axes.set_xticks(list(places.values()), [f"{100 * target:g} %" for target in places])
     if places:
-        # Room on both sides, also of a single sparsity.
+        # Room on both sides, even of a single sparsity.
         axes.set_xlim(-0.4, len(places) - 0.6)
     axes.set_xlabel("sparsity of the dense layers", color=ink)
     axes.set_ylabel("test accuracy", color=ink)

@@ -27,19 +27,20 @@ RESULT_FILE = "result.json"
 MODEL_FILE = "model.keras"
 ERROR_FILE = "error.txt"
 LOG_FILE = "log.txt"
-# How the reason begins of a failure that is the training's own.
+# Start of the reason for a failure that training itself causes.
 DIVERGED = "Training has diverged."
 
-# What the comparison itself sets for each cell.
+# Options that the comparison itself sets for each cell.
 _SET_BY_CELLS = ("seed", "target_sparsity", "dense_baseline")
-# What all methods share, so that one can be held against another.
+# Options that all methods share, so that they can be compared.
 _SHARED = {*vars(Network()), *vars(Data()), "epochs", "batch_size", "strategy"} - {"dropout"}
-# What methods may read, beside what they share: how any network learns, and how its target rises.
+# Options that methods may read besides the shared ones: how any network learns, and how its target
+# rises.
 TRAINING = frozenset(influences(Config())) - OF_SWITCHING - _SHARED - {*_SET_BY_CELLS}
 COURSE = frozenset({"warmup", "settle", "ramp"})
-# File systems have names of at most 255 bytes.
+# File systems allow names of at most 255 bytes.
 _LONGEST_NAME = 150
-# A comparison may go on with more of these.
+# A comparison may be continued with more of these.
 _MAY_GROW = ("methods", "sparsities", "seeds")
 
 
@@ -59,13 +60,12 @@ class Variant:
     def parse(cls, text: str, reads: Set[str] | None = None) -> "Variant":
         """Read `name` or `name:option=value,option=value`.
 
-        `config=FILE` stands for all options of the switching that the configuration in a file
-        has, such as the `best.yaml` of a search, as far as the method reads them; options after it
-        outdo them.
+        `config=FILE` stands for all options of switching in a configuration file, such as the
+        `best.yaml` of a search, as far as the method reads them; options after it override them.
 
         Args:
             text: The text.
-            reads: Options that have an influence on the method; `None` for all.
+            reads: Options that affect the method; `None` for all.
 
         Raises:
             ConfigError: If an option is unknown or wrong, or would change nothing.
@@ -83,7 +83,7 @@ class Variant:
                 found = _switching_of(Path(value))
                 options.update({n: v for n, v in found.items() if reads is None or n in reads})
                 continue
-            # A list of YAML would need the commas that part the options.
+            # A YAML list would need the commas that separate the options.
             many = isinstance(to_values(Config()).get(name), tuple)
             try:
                 options[name] = (
@@ -118,7 +118,7 @@ class Variant:
                 f"Expected options that {method} reads: {', '.join(sorted(reads or ()))}. "
                 f"Received: {text}, whose {unread[0]} would change nothing"
             )
-        # However it was written, the same has the same name.
+        # However they were written, the same options give the same name.
         return cls(
             method, tuple((name, v) for name, v in to_values(given).items() if name in options)
         )
@@ -136,8 +136,8 @@ def _is_item(text: str) -> bool:
 
 
 def _switching_of(path: Path) -> dict[str, Any]:
-    """Return the options of the switching, by name, that a configuration in a file has."""
-    # What reads flags takes a while to load, and the process of a cell does without it.
+    """Return the options of switching, by name, that a configuration file sets."""
+    # The module that reads flags takes a while to load, and the process of a cell does without it.
     from keras_switcher.flags import read_yaml
 
     given = read_yaml(path)
@@ -147,7 +147,7 @@ def _switching_of(path: Path) -> dict[str, Any]:
 
 
 def digest(method: str) -> str:
-    """Return a short name for a method whose options are too many to be its name.
+    """Return a short name for a method with too many options to be named by them.
 
     Args:
         method: The method with its options, as text.
@@ -164,7 +164,7 @@ class Cell:
     """One network to train.
 
     Args:
-        variant: By which method.
+        variant: The method.
         target_sparsity: The sparsity to reach; `None` for a method that aims at none.
         seed: The seed.
     """
@@ -186,7 +186,7 @@ class Cell:
         """Return the training's configuration.
 
         Args:
-            shared: What all cells share.
+            shared: The configuration that all cells share.
         """
         target = 0.0 if self.target_sparsity is None else self.target_sparsity
         cell = {"seed": self.seed, "target_sparsity": target, "dense_baseline": False}
@@ -194,7 +194,7 @@ class Cell:
         if own.get("switcher", values["switcher"]) != values["switcher"]:
             from keras_switcher.flags import for_another_switcher
 
-            # As `train.py` has it.
+            # As in `train.py`.
             values.update(for_another_switcher(shared, own["switcher"]))
         return from_values({**values, **own, **cell})
 
@@ -204,12 +204,12 @@ class Plan:
     """What is compared.
 
     Args:
-        config: The training that all share.
+        config: The configuration that all trainings share.
         variants: The methods; all others are compared with the first.
         sparsities: The target sparsities.
         seeds: The seeds.
         load: Python files that register methods.
-        facts: What else has an influence on the results, by name.
+        facts: What else affects the results, by name.
         keeps_models: Whether the trained networks are kept.
         aims: For each method's name, whether it aims at a sparsity, and whose results it needs.
     """
@@ -224,9 +224,9 @@ class Plan:
     aims: Mapping[str, tuple[bool, tuple[str, ...]]]
 
     def cells(self) -> list[Cell]:
-        """Return all cells: seed by seed, so that what there is at any time can be compared.
+        """Return all cells, seed by seed, so that the results at any time can be compared.
 
-        A cell comes after those whose results it needs, which are there even if they are not
+        A cell comes after those whose results it needs, which are included even if they are not
         compared themselves.
         """
         found: dict[Cell, None] = {}
@@ -256,7 +256,7 @@ class Plan:
         return [self._cell(Variant(name), cell.target_sparsity, cell.seed) for name in needs]
 
     def to_yaml(self) -> dict[str, Any]:
-        """Return what `compare.yaml` holds."""
+        """Return the content of `compare.yaml`."""
         options = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in influences(self.config).items()
@@ -271,10 +271,10 @@ class Plan:
         }
 
     def changes(self, earlier: Mapping[str, Any]) -> list[str]:
-        """Return what differs from an earlier comparison, such as `epochs: 50 -> 30`.
+        """Return the differences from an earlier comparison, such as `epochs: 50 -> 30`.
 
         Args:
-            earlier: What its `compare.yaml` holds.
+            earlier: The content of its `compare.yaml`.
         """
         before, after = earlier.get("config") or {}, self.to_yaml()["config"]
         return [
@@ -284,10 +284,10 @@ class Plan:
         ]
 
     def grown(self, earlier: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what `compare.yaml` is to hold: what was compared before is not forgotten.
+        """Return the new content of `compare.yaml`, which keeps what was compared before.
 
         Args:
-            earlier: What it holds.
+            earlier: Its content so far.
         """
         own = self.to_yaml()
         for name in _MAY_GROW:
@@ -299,7 +299,7 @@ def cell_folder(folder: Path, cell: Cell) -> Path:
     """Return the folder of a cell.
 
     Args:
-        folder: That of the comparison.
+        folder: The folder of the comparison.
         cell: The cell.
     """
     return folder / CELLS / cell.name

@@ -26,17 +26,18 @@ _OTHER_THREADS = ("TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 
 
 class Pool:
-    """Trains cells, each in a process, at most so many at a time.
+    """Trains cells, each in a process of its own, several at a time.
 
-    A cell that has a result is not trained again; one that was stopped goes on from its last epoch.
+    A cell that has a result is not trained again; one that was stopped continues from its last
+    epoch.
 
     Args:
         plan: The comparison.
         folder: Its folder.
-        source: Where its data come from.
+        source: The source of its data.
         processes: How many cells are trained at a time.
-        threads: Threads of TensorFlow in each.
-        ended: Called with a cell, and with why it failed if it did, whenever one has ended.
+        threads: Number of TensorFlow's threads in each.
+        ended: Called whenever a cell has ended, with the cell and, if it failed, the reason.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Pool:
         waiting = []
         for cell in self.plan.cells():
             if self._has_result(cell):
-                # It may have been killed when nothing was left to do but this.
+                # The cell may have been killed when only this was left to do.
                 folder = RunFolder(cell_folder(self.folder, cell))
                 if (folder.path / CHECKPOINTS).exists():
                     folder.finish()
@@ -127,7 +128,7 @@ class Pool:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(order, indent=2) + "\n", encoding="utf-8")
         environment = {
-            # Else the first of those that share a GPU takes all of its memory.
+            # Otherwise the first of the processes that share a GPU takes all of its memory.
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             **os.environ,
             **dict.fromkeys((THREADS, *_OTHER_THREADS), str(self.threads)),
@@ -145,7 +146,7 @@ class Pool:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C in a terminal comes to this process alone, which passes it on.
+                # So Ctrl-C in a terminal reaches only this process, which passes it on.
                 process_group=0,
             )
 
@@ -176,7 +177,7 @@ class Pool:
     def _signals(self) -> Iterator[None]:
         def note(number: int, frame: FrameType | None) -> None:
             if self._signal is not None:
-                # Asked a second time: at once.
+                # A second signal ends them at once.
                 for process in list(self._running.values()):
                     process.kill()
             self._signal = signal.SIGTERM if number == signal.SIGHUP else number
@@ -189,7 +190,7 @@ class Pool:
                 signal.signal(number, handler)
 
     def _end_all(self) -> None:
-        """Stop what still runs, by force after a while."""
+        """Stop the cells that still run, by force after a while."""
         for process in self._running.values():
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + _TO_END
@@ -202,7 +203,7 @@ class Pool:
 
 
 def _is_another(earlier: dict[str, Any], order: dict[str, Any]) -> bool:
-    """Return whether a cell is to be trained otherwise than it began, or by other code."""
+    """Return whether a cell is to be trained differently from how it began, or by other code."""
     new = json.loads(json.dumps(order))
     first, second = earlier["config"], new["config"]
     return (

@@ -22,7 +22,7 @@ td.all { text-align: center; }
 
 
 def write_report(plan: Plan, folder: Path, groups: Sequence[Group]) -> Path:
-    """Write `report.html`, which loads nothing, as one atomic unit.
+    """Write `report.html`, which loads nothing else, as one atomic unit.
 
     Args:
         plan: The comparison.
@@ -63,7 +63,7 @@ def page(plan: Plan, groups: Sequence[Group]) -> str:
     for fact, kind in (("versions", "versions"), ("processor", "processors")):
         several = sorted({str(r[fact]) for g in groups for r in g.results})
         if len(several) > 1:
-            # Other sums, in another order: the same seed may end with other digits.
+            # These may sum in another order, so the same seed may end with other digits.
             notice += (
                 f'<p class="notice" role="note"><strong>Of several {kind}.</strong> The networks '
                 f"were trained by {escape('; by '.join(several))}.</p>\n"
@@ -109,7 +109,7 @@ def _targets(groups: Sequence[Group]) -> list[float]:
 
 
 def _by_sparsity(groups: Sequence[Group], caption: str, cell: Callable[[Group], str]) -> str:
-    """Return a table of a row for each method and a column for each sparsity."""
+    """Return a table with a row for each method and a column for each sparsity."""
     targets = _targets(groups)
     head = "".join(f'<th scope="col">{100 * target:g} %</th>' for target in targets)
     rows = []
@@ -125,7 +125,7 @@ def _by_sparsity(groups: Sequence[Group], caption: str, cell: Callable[[Group], 
 
 
 def _named(groups: Sequence[Group]) -> str:
-    """Return a line for each method whose title does not tell its options."""
+    """Return a line for each method whose title does not show its options."""
     notes = {
         group.method: f"{group.title}: {group.method.partition(':')[2].replace(',', ', ')}"
         for group in groups
@@ -170,14 +170,14 @@ def accuracy_text(mean: Mean, seeds: int) -> str:
 
     Args:
         mean: The mean.
-        seeds: How many seeds it would be of if none were missing.
+        seeds: How many seeds it would cover if none were missing.
     """
     spread = "one seed" if mean.deviation is None else f"± {100 * mean.deviation:.2f}"
     return f'{100 * mean.mean:.2f} % <span class="spread">{spread}{_few(mean.count, seeds)}</span>'
 
 
 def _few(count: int, seeds: int) -> str:
-    """Return how many seeds there are, where they are fewer than elsewhere."""
+    """Return how many seeds there are, if they are fewer than elsewhere."""
     return f", {count} seeds" if 1 < count < seeds else ""
 
 
@@ -194,7 +194,7 @@ def _differences(groups: Sequence[Group], plan: Plan) -> str:
 
 
 def _difference_table(groups: Sequence[Group], plan: Plan, part: str) -> str:
-    """Return the differences of one part of the data as a table; nothing where there are none."""
+    """Return a table of the differences on one part of the data; nothing if there are none."""
     found = {
         (group.method, target): (group, difference)
         for group, target, difference in differences(groups, plan, f"{part}_accuracy")
@@ -202,7 +202,7 @@ def _difference_table(groups: Sequence[Group], plan: Plan, part: str) -> str:
     if not found:
         return ""
     most = max(len(group.results) for group in groups)
-    # A method without a target is held against the first one at each sparsity.
+    # A method without a target is compared with the first one at each sparsity.
     others = [
         Group(group.method, group.title, target, group.results)
         for (_, target), (group, _) in found.items()
@@ -219,7 +219,7 @@ def difference_text(difference: Difference, seeds: int) -> str:
 
     Args:
         difference: The difference.
-        seeds: How many seeds it would be of if none were missing.
+        seeds: How many seeds it would cover if none were missing.
     """
     text = _signed(difference.mean)
     if difference.low is None or difference.high is None:

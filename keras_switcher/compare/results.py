@@ -1,4 +1,4 @@
-"""The files of results: a CSV row for each network, and JSON with what they come to."""
+"""The files of results: a CSV row for each network, and JSON with the statistics over them."""
 
 import csv
 import dataclasses
@@ -67,12 +67,13 @@ def differences(
     Args:
         groups: All groups.
         plan: The comparison.
-        figure: In what: "test_accuracy", or "validation_accuracy", by which one may choose.
+        figure: The figure to compare: "test_accuracy", or "validation_accuracy", by which one may
+            choose.
 
     Returns:
         For each other group and each target: the group, the target, and the difference. A method
-        that aims at no sparsity has one for each target of the other; of two such methods the
-        target is `None`.
+        that aims at no sparsity has a difference for each target of the other; for two such
+        methods, the target is `None`.
     """
     first = [group for group in groups if group.method == str(plan.variants[0])]
     found = []
@@ -109,7 +110,7 @@ def write_results(
     targets = {group.target_sparsity for group in groups if group.target_sparsity is not None}
     content = {
         **plan.to_yaml(),
-        # Of earlier commands, too.
+        # Including those of earlier commands.
         "methods": list(dict.fromkeys(group.method for group in groups)),
         "sparsities": sorted(targets),
         "seeds": sorted({result["seed"] for result in results}),

@@ -13,8 +13,7 @@ def write_report(run_dir: Path) -> Path:
     """Write the report of a run into its folder.
 
     Reads `config.yaml`, `summary.json`, `history.csv` and `model.keras`, and writes `report.html`,
-    which needs no other file and no network. A report that is there is replaced, at once or not
-    at all.
+    which needs no other file and no network. An existing report is replaced, at once or not at all.
 
     Args:
         run_dir: The run's folder.

@@ -21,7 +21,7 @@ _PIXELWISE = (
     layers.GaussianNoise,
 )
 _UNITWISE = (layers.Dropout, layers.Activation, layers.ReLU, layers.LeakyReLU)
-# Activations through which each unit acts on all of them.
+# Activations in which each unit affects the outputs of all units.
 _MIXING = (
     keras.activations.glu,
     keras.activations.log_softmax,
@@ -66,8 +66,8 @@ def connections_of(model: keras.Model) -> list[Connections]:
     """Return the connections of every switched layer, in the order of `switched_layers`.
 
     Args:
-        model: A model with `SwitchedDense` layers. Of layers inside nested or subclassed models
-            the masks are known, but not what they read and what reads them.
+        model: A model with `SwitchedDense` layers. For layers inside nested or subclassed models,
+            the masks are known, but not what they read or what reads them.
     """
     switched = switched_layers(model)
     masks = {id(layer): _mask(layer) for layer in switched}
@@ -90,14 +90,15 @@ def _mask(layer: SwitchedDense) -> np.ndarray:
 
 def _operations(model: keras.Model) -> list[Any]:
     # Bare operations, such as `keras.ops.relu(x)`, are not among a graph's layers. A Sequential
-    # model has none.
+    # model has no such operations.
     return list(getattr(model, "operations", model.layers))
 
 
 def _tensors(operation: Any, which: str) -> list[Any] | None:
-    """Return an operation's symbolic inputs or outputs; `None` if it has not one set of them."""
-    # Models have tensors of their own, inside, which are not those they are called on. Of an
-    # operation called several times, Keras gives the first ones; only its nodes tell.
+    """Return an operation's symbolic inputs or outputs; `None` unless it has one set of them."""
+    # Models have inner tensors of their own, which are not those they are called on. For an
+    # operation that is called several times, Keras returns the tensors of the first call; only its
+    # nodes show the others.
     if isinstance(operation, keras.Model) or len(nodes(operation)) != 1:
         return None
     return keras.tree.flatten(getattr(operation, which))

@@ -23,7 +23,7 @@ def training_figures(history: Sequence[Row], target: float | None) -> list[str]:
     Args:
         history: One row per epoch, with `epoch` and, if they are known, `phase`, `loss`,
             `val_loss`, `accuracy`, `val_accuracy` and `sparsity`.
-        target: The target of the sparsity, if there was one.
+        target: The target sparsity, if there was one.
 
     Returns:
         A `figure` element for each of the three that the history has.
@@ -88,7 +88,7 @@ def draw_curves(
     Args:
         history: One row per epoch, with `epoch` and, if it is known, `phase`.
         columns: The one or two columns to draw; the first as a full line, the second dashed.
-        name: A word that no other picture of the page has: ids in the SVG start with it.
+        name: A word that no other picture of the page has; ids in the SVG start with it.
         alt: What the picture shows, for those who can't see it.
         shares: Whether the values are shares, to be labelled as percentages.
         target: Where to draw a dashed horizontal line; shares are then drawn from 0 to 100 %.
@@ -131,7 +131,8 @@ def _draw_phases(axes: Any, history: Sequence[Row]) -> None:
         left, right = epochs[0] - 0.5, epochs[-1] + 0.5
         if index % 2:
             axes.axvspan(left, right, color=svg.BAND, linewidth=0, gid=f"phase{index}")
-        # Set at the outer edges, the names of short first and last phases do not meet the others.
+        # Aligned with the outer edges, the names of short first and last phases do not overlap the
+        # others.
         first, last = index == 0, index == len(groups) - 1
         x, side = (left, "left") if first else (right, "right") if last else (None, "center")
         axes.text(

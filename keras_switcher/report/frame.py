@@ -1,4 +1,4 @@
-"""What the pages of reports have in common: the document, figures on cards, and tables."""
+"""The common parts of the reports' pages: the document, figures on cards, and tables."""
 
 import importlib.resources
 from collections.abc import Iterable
@@ -8,14 +8,14 @@ from html import escape
 def document(
     heading: str, kind: str, lead: str, main: str, notice: str = "", style: str = ""
 ) -> str:
-    """Return a whole HTML document, which loads nothing.
+    """Return a whole HTML document, which loads nothing else.
 
     Args:
         heading: What the report is about, as plain text.
         kind: What kind of report it is, as plain text; for the window's title.
         lead: HTML of the line below the heading.
-        main: HTML of all that follows.
-        notice: HTML of a warning below the line, if there is one.
+        main: HTML of everything below.
+        notice: HTML of a warning below the lead, if there is one.
         style: Rules to add to the style sheet.
     """
     sheet = importlib.resources.files(__package__).joinpath("report.css").read_text("utf-8")
@@ -47,7 +47,7 @@ def cards(rows: Iterable[tuple[str, str, str]]) -> str:
     """Return figures on cards.
 
     Args:
-        rows: For each its name, its value and what is said about it, as plain text.
+        rows: For each figure its name, its value and a remark, as plain text.
     """
     return (
         '<dl class="figures">\n'
@@ -61,10 +61,10 @@ def cards(rows: Iterable[tuple[str, str, str]]) -> str:
 
 
 def table(caption: str, head: str, body: str, foot: str = "", after: str = "") -> str:
-    """Return a table that scrolls in itself where it is wider than the page.
+    """Return a table that scrolls within itself if it is wider than the page.
 
     Args:
-        caption: What it is, as plain text.
+        caption: What the table shows, as plain text.
         head: HTML of its first row.
         body: HTML of the other rows.
         foot: HTML of a last row of sums, if there is one.

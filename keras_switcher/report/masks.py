@@ -9,9 +9,9 @@ from matplotlib.image import imsave
 
 from keras_switcher.report.wording import counted, percent
 
-# What a connection that is on looks like; one that is off is transparent.
+# Colour of a connection that is on; one that is off is transparent.
 _ON = (37, 106, 196)
-# How a unit that is off looks, beside no unit at all.
+# Opacity of a unit that is off, to tell it from no unit at all.
 _FAINT = 0.12
 _SHOWN_UNITS = 32
 
@@ -37,7 +37,7 @@ def unit_masks(mask: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarra
         image_shape: Height, width and channels, whose product is the number of inputs.
 
     Returns:
-        Shares of (units, height, width): how many of a pixel's channels the unit reads.
+        Shares of shape (units, height, width): how many of a pixel's channels the unit reads.
     """
     return np.moveaxis(mask.reshape(*image_shape, -1).mean(axis=2), -1, 0)
 
@@ -65,7 +65,7 @@ def density(mask: np.ndarray, rows: int = 100, columns: int = 160) -> np.ndarray
 def data_uri(shares: np.ndarray) -> str:
     """Return a picture of values in [0, 1] as a PNG inside a data URI, one pixel per value.
 
-    Zero is transparent and one is opaque blue: readable on light and on dark ground.
+    Zero is transparent and one is opaque blue, which is readable on light and dark backgrounds.
 
     Args:
         shares: Values of shape (height, width).
@@ -135,7 +135,7 @@ def density_figure(mask: np.ndarray) -> str:
         f"Density over {inputs:,} inputs and {units:,} units: from {percent(least)} to "
         f"{percent(most)} of the connections on."
     )
-    # A layer of few units would be a hairline, one of few inputs a tower.
+    # A layer with few units would be a hairline, one with few inputs a tower.
     ratio = min(8.0, max(1.5, columns / rows))
     return f"""<figure><figcaption>Share of connections that are on: inputs from left to right, \
 units from top to bottom.</figcaption>
@@ -151,7 +151,7 @@ def unit_cells(on: np.ndarray) -> np.ndarray:
         on: Whether each unit is on, boolean.
 
     Returns:
-        One where a unit is on, a faint value where it is off, zero behind the last unit.
+        One where a unit is on, a faint value where it is off, zero after the last unit.
     """
     columns = min(len(on), max(50, math.ceil(math.sqrt(2 * len(on)))))
     cells = np.zeros((math.ceil(len(on) / columns), columns))

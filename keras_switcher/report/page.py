@@ -1,4 +1,4 @@
-"""The page of the report: what stands on it, in which order."""
+"""The page of the report: its content, section by section."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def page(run: RunFiles) -> str:
         run: What the run left in its folder.
 
     Returns:
-        A whole HTML document, which loads nothing; the same input gives the same text.
+        A whole HTML document, which loads nothing else; the same input gives the same text.
     """
     summary = run.summary
     connections = connections_of(run.model)
@@ -79,7 +79,7 @@ def _lead(run: RunFiles) -> str:
 
 
 def _notice(run: RunFiles) -> str:
-    """Say so if the run did not use the whole data set."""
+    """Return a notice if the run did not use the whole data set."""
     source, limit = run.summary["dataset_source"], run.config.get("limit")
     reasons = [f"its images are {source}"] if "embedded" in source.lower() else []
     if limit is not None:

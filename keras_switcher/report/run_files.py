@@ -1,4 +1,4 @@
-"""Reading what a run left in its folder, and checking that it is whole."""
+"""Reading the files of a run's folder, and checking that they are whole."""
 
 import csv
 import dataclasses
@@ -16,8 +16,8 @@ from keras_switcher.runs import CONFIG_FILE, HISTORY_FILE, MODEL_FILE, SUMMARY_F
 
 _NUMBER = (int, float)
 _NUMBER_OR_NONE = (int, float, type(None))
-# What summary.json must have for a report; more may be in it. Those of the dense network are none
-# in a run without it.
+# The figures that summary.json must have for a report; it may have more. Those of the dense network
+# are null in a run without one.
 _FIGURES: dict[str, type | tuple[type, ...]] = {
     "model": str,
     "dataset": str,
@@ -47,13 +47,14 @@ _ROW = {"name": str, "shape": list, "connections": int, "on": int}
 
 @dataclasses.dataclass(frozen=True)
 class RunFiles:
-    """What a run left in its folder.
+    """The files that a run left in its folder.
 
     Args:
         config_text: The text of `config.yaml`.
         config: The settings in it.
-        summary: What `summary.json` holds.
-        history: One row per epoch: `epoch`, `phase` if it is known, and the numbers of Keras.
+        summary: The content of `summary.json`.
+        history: One row per epoch: `epoch`, `phase` if it is known, and the figures that Keras
+            logs.
         model: The switched model.
     """
 

@@ -10,10 +10,10 @@ from keras_switcher.report.wording import duration, percent, percent_or_dash, si
 
 
 def comparison_table(summary: Mapping[str, Any]) -> str:
-    """Return the sparse network beside the dense one, which may not have been trained.
+    """Return a table of the sparse network beside the dense one, which may not have been trained.
 
     Args:
-        summary: What `summary.json` holds.
+        summary: The content of `summary.json`.
     """
     connections = sum(row["connections"] for row in summary["layers"])
     on = sum(row["on"] for row in summary["layers"])
@@ -54,11 +54,11 @@ def _baseline(summary: Mapping[str, Any]) -> str:
 
 
 def layer_table(summary: Mapping[str, Any], connections: Sequence[Connections]) -> str:
-    """Return the connections of each switched layer, and their sum.
+    """Return a table of the connections of each switched layer, and their sum.
 
     Args:
-        summary: What `summary.json` holds.
-        connections: Of each layer, in the order of the summary's.
+        summary: The content of `summary.json`.
+        connections: The connections of each layer, in the order of the summary.
     """
     rows = summary["layers"]
     dead = [int(layer.dead.sum()) for layer in connections]
@@ -90,7 +90,7 @@ def _counts(connections: int, on: int) -> str:
 
 
 def epoch_table(history: Sequence[Mapping[str, Any]]) -> str:
-    """Return every epoch of a history with all its values.
+    """Return a table of every epoch of a history with all its values.
 
     Args:
         history: One row per epoch, with `epoch`.

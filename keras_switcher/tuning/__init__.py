@@ -1,6 +1,6 @@
 """The search over the switcher's architecture with Keras Tuner.
 
-`python -m keras_switcher.tuning` is the command; `SwitcherHyperModel` is for scripts of one's own.
+`python -m keras_switcher.tuning` is the command; `SwitcherHyperModel` is for your own scripts.
 """
 
 from typing import TYPE_CHECKING

@@ -21,7 +21,7 @@ from keras_switcher.tuning.space import Space, read_space
 from keras_switcher.tuning.spread import Place, Spread, own_command
 
 _NEEDED = {"keras_tuner": "keras-tuner", "sklearn": "scikit-learn"}
-# What a run has and a search has not.
+# Flags of a run that a search does not have.
 _REFUSED = {
     "--run-dir": "a search writes into --out",
     "--resume": "a search writes into --out, and goes on from there by itself",
@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         "python train.py --help lists them. An option of the switching that is given is not "
         "searched. Example: python -m keras_switcher.tuning --model lenet300 --dataset mnist "
         "--trials 30 --out searches/lenet300",
-        # A flag of train.py is not an abbreviated one of these.
+        # A flag of train.py must not be taken for an abbreviation of one of these.
         allow_abbrev=False,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the search")
@@ -83,7 +83,7 @@ def plan_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
     """Return the options of the command, and the search that they describe.
 
     Args:
-        arguments: The flags; wrong ones of the search itself and `--help` leave the process.
+        arguments: The flags; wrong ones of the search itself and `--help` end the process.
 
     Raises:
         ConfigError: If a value is wrong.
@@ -161,7 +161,7 @@ def _search(flags: Sequence[str], console: Console) -> int:
         from keras_switcher.tuning.search import Search, summary
         from keras_switcher.tuning.stopping import Stopped
 
-        # It would be a failure of the trial to Keras Tuner.
+        # Keras Tuner would take `Interrupted` for a failure of the trial.
         stop.error = Stopped
         search = Search(plan, options.out, place, console, stop)
         facts: dict[str, Any] | None = None

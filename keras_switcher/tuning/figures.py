@@ -1,4 +1,4 @@
-"""The figures of a search's report: each picture with its legend and what must be said to it."""
+"""The figures of a search's report: each picture with its legend and its notes."""
 
 from collections.abc import Sequence
 from html import escape
@@ -105,7 +105,7 @@ shuffled</span><span class="key best">spread</span></figcaption>
 
 
 def _no_importance(found: Importances) -> str:
-    """Say why the importances mean nothing, if they don't."""
+    """Say why the importances mean nothing, if that is the case."""
     if not found.has_enough_trials:
         return (
             f"Too few trials to tell. It takes {LEAST_TRIALS} with an objective at one budget, and "

@@ -18,7 +18,7 @@ _REMOVED = ".removed"
 
 @contextlib.contextmanager
 def open_folder(plan: Plan, folder: Path, overwrite: bool) -> Iterator[None]:
-    """Make the folder of a search, or see that the search in it is the same; keep others out.
+    """Make the folder of a search, or check that the search in it is the same; keep others out.
 
     Args:
         plan: The search.
@@ -44,14 +44,14 @@ def _remove(folder: Path) -> None:
     (folder / BEST_FILE).unlink(missing_ok=True)
     if (folder / TRIALS).exists():
         os.replace(folder / TRIALS, folder / _REMOVED)
-    # The plan last: as long as it is there, the folder is known to be one of a search.
+    # The plan goes last: as long as it is there, the folder is known to be one of a search.
     for path in sorted(folder.iterdir(), key=lambda path: path.name == PLAN_FILE):
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def wait_for_folder(plan: Plan, folder: Path) -> None:
-    """Wait until the chief has made the folder, and see that its search is the same.
+    """Wait until the chief has made the folder, and check that its search is the same.
 
     Args:
         plan: The search.

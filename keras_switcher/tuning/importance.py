@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupKFold
 
 from keras_switcher.tuning.reading import Parameter, Trial
 
-# With fewer trials at one budget, nothing is said.
+# With fewer trials at one budget, no importance is reported.
 LEAST_TRIALS = 10
 _FOLDS = 5
 _REPEATS = 5
@@ -25,7 +25,8 @@ class Importance:
 
     Args:
         name: The hyperparameter.
-        mean: By how much R² of held-out trials falls, the mean over repeats; none if not above 0.
+        mean: By how much R² of held-out trials falls, the mean over repeats; at 0 or below it does
+            not matter.
         spread: The standard deviation over the repeats.
     """
 
@@ -35,7 +36,7 @@ class Importance:
 
     @property
     def is_told(self) -> bool:
-        """Whether it stands out of the spread over the repeats."""
+        """Whether it stands out from the spread over the repeats."""
         return self.mean > 2 * self.spread
 
 
@@ -70,10 +71,10 @@ class Importances:
 
     @property
     def chance(self) -> float:
-        """What R² stays below in 19 of 20 searches whose objective is noise.
+        """The value that R² stays below in 19 of 20 searches whose objective is noise.
 
-        Such predictions and the objective correlate by chance, with a variance of one over the
-        settings less one; and R² is at most the square of a correlation.
+        Predictions and noise correlate by chance, with a variance of `1 / (settings - 1)`, and R²
+        is at most the square of a correlation.
         """
         return 1.645**2 / max(1, self.settings - 1)
 
@@ -88,22 +89,23 @@ def importances(
 ) -> Importances:
     """Find how much each hyperparameter matters for the objective.
 
-    A random forest predicts the objective's rank from the hyperparameters. Ranks, since a trial
-    that misses its target lies far below all others; and among the trials of one budget, since more
-    epochs are better, and explain more than all else together. The budget is one more input, as a
-    hyperparameter may matter for a short training only. An importance is what R² loses in trials
-    that the forest was not fitted to when a hyperparameter's values are shuffled among them. Trials
-    with the same hyperparameters and other budgets are never on both sides.
+    A random forest predicts the objective's rank from the hyperparameters. It predicts ranks, since
+    a trial that misses its target lies far below all others; and they are ranks among the trials of
+    one budget, since more epochs are better, and explain more than all else together. The budget is
+    one more input, as a hyperparameter may matter only for a short training. An importance is the
+    loss of R², in trials that the forest was not fitted to, when a hyperparameter's values are
+    shuffled among them. Trials with the same hyperparameters and different budgets are never on
+    both sides.
 
-    A hyperparameter that is inactive in a trial has a value there that is drawn from the active
-    ones, anew in each repeat, and only active values are shuffled. A mark for "inactive" would tell
-    the forest the value of the hyperparameter that decides on it, such as the switcher's kind, and
-    take that one's importance.
+    A hyperparameter that is inactive in a trial gets a value there that is drawn from the active
+    ones, anew in each repeat, and only active values are shuffled. A mark for "inactive" would show
+    the forest the value of the hyperparameter that it depends on, such as the switcher's kind, and
+    take over that one's importance.
 
     Args:
         trials: The trials; failed ones are left out.
         space: The hyperparameters by name; every value of a trial is within its range.
-        seed: Of the forests and the shuffles; the same gives the same result.
+        seed: Seed of the forests and the shuffles; the same seed gives the same result.
 
     Example:
 
@@ -158,7 +160,7 @@ def _active(column: np.ndarray) -> np.ndarray:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return the rank of each value, from -0.5 to 0.5; equal values share the mean of theirs."""
+    """Return each value's rank, from -0.5 to 0.5; equal values share the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts + 1) / 2)[inverse]
     return np.asarray((ranks - ranks.mean()) / max(1, len(values) - 1))
@@ -167,13 +169,13 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def _scores(
     table: np.ndarray, target: np.ndarray, groups: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return R² of held-out rows, and what it loses by each shuffled column, for each repeat.
+    """Return R² of held-out rows, and its loss by shuffling each column, for each repeat.
 
     Args:
         table: Rows of hyperparameters, NaN where inactive.
-        target: What to predict.
+        target: The values to predict.
         groups: Rows with the same number are held out together.
-        random: What draws.
+        random: The random generator.
     """
     variance = max(((target - target.mean()) ** 2).sum(), 1e-12)
     scores, losses = [], []
@@ -204,7 +206,7 @@ def _scores(
 
 
 def _fill(table: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Put a value drawn from the active ones of its column wherever one is inactive."""
+    """Replace each inactive value by one drawn from the active values of its column."""
     filled = table.copy()
     for column in filled.T:
         active = _active(column)

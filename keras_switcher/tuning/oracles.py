@@ -17,10 +17,10 @@ from keras_tuner.oracles import (
 from keras_switcher.runs import RunError, replacing
 from keras_switcher.tuning.objective import objective
 
-# How far the seeds of two searches are apart: more than a search draws.
+# How far apart the seeds of two searches are: more than the number of values a search draws.
 _DRAWS = 100_003
 
-# Trials that fail one after the other, until the search gives up.
+# The search gives up when this many trials have failed one after the other.
 MOST_FAILURES = 3
 
 
@@ -28,26 +28,27 @@ class Durable(keras_tuner.Oracle):
     """What this package adds to an oracle.
 
     Keras Tuner writes the state file in place, and not after a trial has left the list of those
-    under way; so a kill may leave half a file, and a search that goes on may run a finished trial
-    again, or never one that it had just begun (keras-tuner 1.4.8). Here every file takes its place
-    by a rename, and `reload` compares the state with the trials.
+    under way. So a kill may leave half a file, and a search that goes on may run a finished trial
+    again, or never run one that it had just begun (keras-tuner 1.4.8). Here every file is put in
+    place by a rename, and `reload` compares the state with the trials.
 
-    `save` and `_save_trial` are where an oracle writes; the latter, like `_get_oracle_fname` and
-    `_retry_queue`, has no public name.
+    An oracle writes in `save` and `_save_trial`; the latter, like `_get_oracle_fname` and
+    `_retry_queue`, is not public.
     """
 
     trials: dict[str, Trial]
-    # Set after the oracle is made, as each kind of it takes other arguments.
+    # Set after the oracle is made, as each kind of oracle takes other arguments.
     ended: Callable[["Durable"], None] | None = None
     keeps_workers = False
-    # What went wrong in writing. Raised where it happens, it would leave Keras Tuner's lock locked.
+    # The error that occurred in writing. If it were raised where it occurs, Keras Tuner's lock
+    # would stay locked.
     error: Exception | None = None
     _ended_before = 0
 
     def save(self) -> None:
         """Write the state as one atomic unit."""
         with replacing(Path(self._get_oracle_fname())) as temporary:
-            # Of the class above `Oracle`, which takes the file's name.
+            # The `save` of the class above `Oracle`, which takes the file's name.
             super(keras_tuner.Oracle, self).save(str(temporary))
 
     def _save_trial(self, trial: Trial) -> None:
@@ -57,13 +58,13 @@ class Durable(keras_tuner.Oracle):
     def reload(self) -> None:
         """Read the state; trials that were under way are run again.
 
-        With workers on machines of their own (`keeps_workers`), which live on when the chief is
+        With workers on machines of their own (`keeps_workers`), which outlive a chief that is
         killed, such a trial stays with its worker.
         """
         super().reload()
         under_way = dict(self._under_way)
-        # In order, in which a Gaussian process sums them up. One that had been written when the
-        # state had not is left out: its number is given again.
+        # In the order of their start, in which a Gaussian process sums over them. A trial that had
+        # been written when the state had not is left out: its number is given out again.
         self.trials = {number: self.trials[number] for number in self.start_order}
         self.end_order += [
             number
@@ -78,11 +79,11 @@ class Durable(keras_tuner.Oracle):
         self._ended_before = len(self.end_order)
 
     def get_state(self) -> dict[str, Any]:
-        """Return the state, as Keras Tuner has it, and whether the workers outlive the chief."""
+        """Return Keras Tuner's state, and whether the workers outlive the chief."""
         return {**super().get_state(), "keeps_workers": self.keeps_workers}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take the state over that `get_state` returned."""
+        """Take over the state that `get_state` returned."""
         self._under_way = state["ongoing_trials"]
         self._kept_workers = state["keeps_workers"]
         known = {w: n for w, n in state["ongoing_trials"].items() if n in self.trials}
@@ -90,7 +91,7 @@ class Durable(keras_tuner.Oracle):
 
     @keras_tuner.synchronized
     def create_trial(self, tuner_id: str) -> Trial:
-        """Return the next trial; one with the status STOPPED after too many failures in a row."""
+        """Return the next trial, or one with status STOPPED after too many failures in a row."""
         if self.error is None and (
             self.failures < MOST_FAILURES or tuner_id in self.ongoing_trials
         ):
@@ -103,7 +104,7 @@ class Durable(keras_tuner.Oracle):
 
     @keras_tuner.synchronized
     def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Any:
-        """Record what a trial has come to so far."""
+        """Record the metrics of a trial so far."""
         try:
             return super().update_trial(trial_id, metrics, step)
         except (RunError, OSError) as error:
@@ -112,10 +113,11 @@ class Durable(keras_tuner.Oracle):
 
     @keras_tuner.synchronized
     def end_trial(self, trial: Trial) -> None:
-        """Record how a trial ended, and say so."""
+        """Record how a trial ended, and call `ended`."""
         try:
             super().end_trial(trial)
-            # Its worker may have outlived a chief that had put it back into the queue.
+            # The trial's worker may have outlived a chief that had put the trial back into the
+            # queue.
             self._retry_queue = [n for n in self._retry_queue if n != trial.trial_id]
             self.save()
             if self.ended is not None:
@@ -135,7 +137,7 @@ class Durable(keras_tuner.Oracle):
 
     @property
     def ended_trials(self) -> list[Trial]:
-        """The trials that have ended, each once, in that order."""
+        """The trials that have ended, each once, in order of ending."""
         return [self.trials[number] for number in dict.fromkeys(self.end_order)]
 
 
@@ -144,14 +146,14 @@ def _has_ended(trial: Trial) -> bool:
 
 
 class Hyperband(Durable, HyperbandOracle):
-    """Hyperband of three rungs: a ninth, a third and all of the epochs, again and again.
+    """Hyperband with three rungs: a ninth, a third and all of the epochs, again and again.
 
-    With fewer epochs a training with a warm-up and a settled end says nothing about a longer one.
+    With fewer epochs, a training with a warm-up and a settled end says nothing about a longer one.
 
     Args:
         max_epochs: Epochs of a trial on the highest rung.
         max_trials: Trials in all; each rung that a combination climbs is another trial.
-        seed: Of the values that are drawn.
+        seed: Seed of the values that are drawn.
     """
 
     def __init__(self, max_epochs: int, max_trials: int, seed: int):
@@ -163,8 +165,8 @@ class Hyperband(Durable, HyperbandOracle):
             max_consecutive_failed_trials=math.inf,
         )
         self.max_trials = max_trials
-        # Its own least number of epochs is one, whatever the greatest; it has begun with that.
-        # (Dividing twice by 3 may come to a little less than once by 9.)
+        # Keras Tuner's own least number of epochs is one, whatever the greatest, and it has begun
+        # with that. (Dividing by 3 twice may give a little less than dividing by 9 once.)
         self.min_epochs = max(1, (1 - 1e-9) * max_epochs / self.factor**2)
         self._brackets: list[Any] = []
         self._current_bracket = self._get_num_brackets() - 1
@@ -179,7 +181,7 @@ class Bayesian(Durable, BayesianOptimizationOracle):
 
     Args:
         max_trials: Trials in all.
-        seed: Of the values that are drawn.
+        seed: Seed of the values that are drawn.
     """
 
     def __init__(self, max_trials: int, seed: int):
@@ -194,7 +196,7 @@ class Bayesian(Durable, BayesianOptimizationOracle):
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Choose the values of a trial, by the same random numbers before and after a kill.
 
-        The state of an oracle lacks that of its generator, which has no public name.
+        The state of an oracle lacks that of its random generator, which is not public.
         """
         self._random_state = np.random.RandomState(self.seed + len(self.trials))
         chosen: dict[str, Any] = super().populate_space(trial_id)
@@ -206,7 +208,7 @@ class Random(Durable, RandomSearchOracle):
 
     Args:
         max_trials: Trials in all.
-        seed: Of the values that are drawn.
+        seed: Seed of the values that are drawn.
     """
 
     def __init__(self, max_trials: int, seed: int):
@@ -220,10 +222,10 @@ def make(name: str, trials: int, max_epochs: int, seed: int) -> Durable:
         name: "hyperband", "bayesian" or "random".
         trials: Trials in all, >= 1.
         max_epochs: Epochs of a trial, at most.
-        seed: Of the values that are drawn; each oracle of Keras Tuner draws one itself for 0.
+        seed: Seed of the values that are drawn; given 0, Keras Tuner's oracles would draw a seed.
     """
-    # Keras Tuner adds 1 for every value that it draws: the next seed would draw the same, shifted
-    # by one. And 0 means to it that there is none.
+    # Keras Tuner adds 1 to the seed for every value that it draws, so the next seed would draw the
+    # same values, shifted by one. And it takes 0 for no seed.
     seed = 1 + seed * _DRAWS % 2**31
     if name == "hyperband":
         return Hyperband(max_epochs, trials, seed)

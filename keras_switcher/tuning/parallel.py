@@ -11,10 +11,10 @@ from matplotlib.ticker import MaxNLocator
 from keras_switcher.report import svg
 from keras_switcher.tuning.reading import Parameter, Trial, Value
 
-# Inches of the figure's width, of which names have a share, left of their axes.
+# Width of the figure in inches, and the share of it for names, left of their axes.
 _WIDTH = 4.6
 _NAMES = 0.26
-# Where an axis puts inactive values, and where its least and its greatest value.
+# Where on an axis inactive values lie, and where its least and its greatest value.
 _NONE, _FIRST, _LAST = 0.0, 0.14, 1.0
 _MOST_LINES, _LEAST_LINES = 100, 40
 _WIDEST_NAME = 16
@@ -23,8 +23,8 @@ _WIDEST_NAME = 16
 def objective_floor(trials: Sequence[Trial]) -> float:
     """Return where the axis of objectives begins: at least half of the trials lie above.
 
-    A trial that misses its target lies so far below that an axis for all would show the good ones
-    as one.
+    A trial that misses its target lies so far below that an axis for all trials would show the good
+    ones as one.
 
     Args:
         trials: The trials.
@@ -39,7 +39,7 @@ def objective_floor(trials: Sequence[Trial]) -> float:
 def shown_trials(trials: Sequence[Trial]) -> list[Trial]:
     """Return the trials whose hyperparameters are drawn, poorest first.
 
-    Those with an objective; where they are many, only those of the greatest budgets.
+    These are the trials with an objective; if there are many, only those with the greatest budgets.
 
     Args:
         trials: The trials.
@@ -61,7 +61,7 @@ def parallel_picture(
     The axes lie below each other, so that their names fit and a phone shows them all.
 
     Args:
-        trials: What `shown_trials` returned.
+        trials: The trials that `shown_trials` returned.
         space: The hyperparameters to show, by name.
         best: The trial to emphasise.
         alt: What the picture shows, for those who can't see it.
@@ -129,7 +129,7 @@ def _draw_axis(axes: Any, row: int, parameter: Parameter, has_none: bool, is_cli
         ticks[0] = (ticks[0][0], f"≤ {ticks[0][1]}")
     for place, text in [*([(_NONE, "none")] if has_none else []), *ticks]:
         axes.plot([place] * 2, [row - 0.09, row + 0.09], color=svg.INK, linewidth=0.9, zorder=1)
-        # A long text at an end would leave the picture, or meet the one before it.
+        # A long text at an end would stick out of the picture, or overlap the one before it.
         side = "center"
         if len(text) > 3 and place in (_FIRST, _LAST):
             side = "left" if place == _FIRST else "right"
@@ -146,7 +146,7 @@ def _draw_axis(axes: Any, row: int, parameter: Parameter, has_none: bool, is_cli
 
 
 def broken(name: str) -> str:
-    """Return a name, if it is long broken in two at the underscore nearest to its middle."""
+    """Return a name; a long one is broken in two at the underscore nearest to its middle."""
     breaks = [i for i, letter in enumerate(name) if letter == "_"]
     if len(name) <= _WIDEST_NAME or not breaks:
         return name
@@ -158,7 +158,7 @@ def axis_ticks(parameter: Parameter) -> list[tuple[float, str]]:
     """Return where on its axis, from 0 to 1, a hyperparameter's ticks are, and their texts.
 
     Args:
-        parameter: The hyperparameter. Of more than six values, only some have a text.
+        parameter: The hyperparameter. If it has more than six values, only some have a text.
     """
     if parameter.values:
         step = math.ceil(len(parameter.values) / 6)
@@ -175,7 +175,7 @@ def axis_ticks(parameter: Parameter) -> list[tuple[float, str]]:
         between = [
             float(tick) for tick in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
         ]
-    # What lies beside an end would be written over its text.
+    # The text of a tick beside an end would overlap that of the end.
     inner = [value for value in between if 0.17 < parameter.position(value) < 0.83]
     ends = dict.fromkeys([low, *inner, high])
     return [(parameter.position(value), _written(value)) for value in ends]

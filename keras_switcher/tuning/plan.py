@@ -1,4 +1,4 @@
-"""`Plan`: what a search is; two searches with the same plan find the same."""
+"""`Plan`: the definition of a search; two searches with the same plan find the same result."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ BEST_FILE = "best.json"
 
 ORACLES = ("hyperband", "bayesian", "random")
 COSTS = ("none", "parameters", "seconds")
-# A search may go on with more of them.
+# A search may be continued with more of them.
 _MAY_CHANGE = ("trials",)
 
 
@@ -24,12 +24,12 @@ class Terms:
     """The objective: `metric - penalty * max(0, target - sparsity) - cost_weight * cost`.
 
     Args:
-        metric: Name in the logs of what is to be great, such as "val_accuracy".
-        penalty: What a missing share of sparsity costs; with 10, a tenth of a point of sparsity
-            costs a point of accuracy. A settled model misses nothing.
-        cost: What a trial costs: "none"; "parameters", the weights of the switchers for each
-            connection that they switch; or "seconds", those of a training step.
-        cost_weight: What a unit of it takes from the objective.
+        metric: Name in the logs of the metric to maximise, such as "val_accuracy".
+        penalty: Factor by which a missing share of sparsity lowers the objective; with 10, a tenth
+            of a point of sparsity costs a point of accuracy. A settled model misses nothing.
+        cost: The cost of a trial: "none"; "parameters", the weights of the switchers per connection
+            that they switch; or "seconds", those of a training step.
+        cost_weight: Factor by which the cost lowers the objective.
     """
 
     metric: str = "val_accuracy"
@@ -55,16 +55,16 @@ class Terms:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a search is.
+    """The definition of a search.
 
     Args:
-        config: The run whose switching is searched; its epochs are those of the best one's training
+        config: The run whose switching is searched; its epochs are those for training the best one
             afterwards.
         space: What is searched.
         oracle: "hyperband", "bayesian" or "random".
-        trials: Trials in all.
-        max_epochs: Epochs of a trial, at most.
-        terms: Of the objective.
+        trials: Number of trials in all.
+        max_epochs: Largest number of epochs of a trial.
+        terms: The terms of the objective.
         hopeless: Whether trials far behind the others are stopped.
     """
 
@@ -77,7 +77,7 @@ class Plan:
     hopeless: bool
 
     def to_yaml(self) -> dict[str, Any]:
-        """Return what `search.yaml` holds."""
+        """Return the content of `search.yaml`."""
         options = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in influences(self.config).items()
@@ -91,15 +91,15 @@ class Plan:
             **dataclasses.asdict(self.terms),
             "hopeless": self.hopeless,
             "space": {name: _described(r) for name, r in self.space.ranges.items()},
-            # What is searched takes their place.
+            # In trials, searched values take the place of some of these.
             "config": {n: v for n, v in options.items() if n not in named},
         }
 
     def changes(self, earlier: Mapping[str, Any]) -> list[str]:
-        """Return what differs from an earlier search, such as `space.gate: ['step'] -> none`.
+        """Return the differences from an earlier search, such as `space.gate: ['step'] -> none`.
 
         Args:
-            earlier: What its `search.yaml` holds.
+            earlier: The content of its `search.yaml`.
         """
         before, after = _flat(earlier), _flat(self.to_yaml())
         return [
@@ -122,7 +122,7 @@ def _described(range_: Any) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of the two groups beside the others."""
+    """Return all values in one mapping, with those of the two groups beside the others."""
     groups = {name: values.get(name) or {} for name in ("space", "config")}
     return {
         **{name: value for name, value in values.items() if name not in groups},

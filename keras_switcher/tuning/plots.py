@@ -1,4 +1,4 @@
-"""The pictures of a search: its trials in order of ending, and what hyperparameters matter."""
+"""The pictures of a search: its trials in order of ending, and which hyperparameters matter."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from keras_switcher.tuning.importance import Importances
 from keras_switcher.tuning.parallel import broken, objective_floor
 from keras_switcher.tuning.reading import Trial, best_of
 
-# Inches of the figures' width; Matplotlib has 72 points, the unit of fonts, in one.
+# Width of the figures in inches; an inch has 72 points, Matplotlib's unit of font sizes.
 _WIDTH = 4.6
 
 
@@ -73,7 +73,7 @@ def progress_alt(trials: Sequence[Trial]) -> str:
 
 
 def budget_strength(epochs: int, budgets: Sequence[int]) -> float:
-    """Return the opacity of the points of a budget: the greater, the greater.
+    """Return the opacity of a budget's points, which grows with the budget.
 
     Args:
         epochs: The budget.
@@ -110,7 +110,7 @@ def _draw_trial(
 
 
 def importance_picture(found: Importances, alt: str) -> str:
-    """Draw the importances as bars, the spread over the repeats as a line.
+    """Draw the importances as bars, with the spread over the repeats as a line.
 
     Args:
         found: The importances; there is at least one.

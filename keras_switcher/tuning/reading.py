@@ -1,4 +1,4 @@
-"""What a search left in its folder: its settings, its trials and the best of them, checked."""
+"""Reading a search's folder: its settings, its trials and the best of them, all checked."""
 
 import contextlib
 import csv
@@ -14,7 +14,7 @@ import yaml
 from keras_switcher.tuning.plan import BEST_FILE, PLAN_FILE, TRIALS_FILE
 
 _PREFIX = "hp:"
-# So few integers in a row are values to choose from.
+# Up to this many integers in a row count as values to choose from.
 _FEW_INTEGERS = 8
 _SETTINGS = ("model", "dataset", "target_sparsity", "oracle", "max_epochs", "trials", "seed")
 _COLUMNS = (
@@ -33,10 +33,10 @@ class Trial:
         name: Its id.
         status: "COMPLETED" or "FAILED".
         stopped: "hopeless" or "diverged" if it was stopped early, else "".
-        objective: What the search makes greater; `None` if it failed.
+        objective: The value that the search maximises; `None` if it failed.
         val_accuracy: Its validation accuracy, if known.
         sparsity: Share of the switched connections that are off, if known.
-        epochs: Its budget.
+        epochs: Its budget of epochs.
         epochs_run: Epochs that it ran.
         seconds: Time that it took, if known.
         switcher_parameters: Weights of the switchers, if known.
@@ -65,13 +65,13 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """A hyperparameter: some values, or all between two numbers.
+    """A hyperparameter: one of some values, or any number between two.
 
     Args:
         name: Its name.
         values: The values, if there are some to choose from.
-        minimum: Else, the least value.
-        maximum: And the greatest.
+        minimum: Otherwise, the least value.
+        maximum: Otherwise, the greatest value.
         is_log: Whether values between are drawn on a logarithmic scale.
     """
 
@@ -91,7 +91,7 @@ class Parameter:
 
     @classmethod
     def from_yaml(cls, name: str, written: Any, seen: Iterable[Value] = ()) -> "Parameter":
-        """Make it from its range in `search.yaml`, made wide enough for all values seen.
+        """Make it from its range in `search.yaml`, widened to include all values seen.
 
         Args:
             name: Its name.
@@ -123,7 +123,7 @@ class Parameter:
         if isinstance(written, Mapping):
             written = written["values"]
         listed = list(written) if isinstance(written, (list, tuple)) else [written]
-        # As in `trials.csv`, so that YAML's 1e-3, which is text, is the number there.
+        # Parsed as in `trials.csv`, so that YAML's 1e-3, which is text, becomes the same number.
         known = [value for value in map(_value, map(str, listed)) if value is not None]
         values = list(dict.fromkeys([*known, *seen]))
         if all(_is_number(value) for value in values):
@@ -137,13 +137,13 @@ def _is_number(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class SearchFiles:
-    """What a search left in its folder.
+    """The files that a search left in its folder.
 
     Args:
-        settings: What `search.yaml` holds.
+        settings: The content of `search.yaml`.
         space: Each hyperparameter of the trials by its name, in the order of `trials.csv`.
         trials: The trials, in order of ending.
-        best: What `best.json` holds; `None` while the search is under way.
+        best: The content of `best.json`; `None` while the search is under way.
     """
 
     settings: Mapping[str, Any]
@@ -165,7 +165,7 @@ ScoredTrial = TypeVar("ScoredTrial", bound=_Scored)
 
 
 def best_of(trials: Iterable[ScoredTrial]) -> ScoredTrial | None:
-    """Return the best trial: among those with the most epochs.
+    """Return the best of the trials with the most epochs.
 
     Args:
         trials: The trials.

@@ -34,8 +34,8 @@ def write_report(folder: Path) -> Path:
     """Write the report of a search, which may be under way, into its folder.
 
     Reads `search.yaml`, `trials.csv` and, when the search is over, `best.json`, and writes
-    `report.html`, which needs no other file and no network. A report that is there is replaced, at
-    once or not at all. The same files give the same report.
+    `report.html`, which needs no other file and no network. An existing report is replaced, at once
+    or not at all. The same files give the same report.
 
     Args:
         folder: The search's folder.
@@ -62,7 +62,7 @@ def write_report(folder: Path) -> Path:
 
 
 def page(search: SearchFiles) -> str:
-    """Return the report of a search as a whole HTML document, which loads nothing.
+    """Return the report of a search as a whole HTML document, which loads nothing else.
 
     Args:
         search: What the search left in its folder.

@@ -49,9 +49,9 @@ class SwitcherTuner(keras_tuner.Tuner):
 
     Args:
         hypermodel: The model of the trials.
-        oracle: What gives them out, or stands for the one that the chief has.
+        oracle: The oracle that gives them out, or a stand-in for the one of the chief.
         folder: The folder of the search.
-        place: Which of its processes this is.
+        place: Which of the search's processes this is.
     """
 
     oracle: Any
@@ -69,15 +69,15 @@ class SwitcherTuner(keras_tuner.Tuner):
         self.board = folder / "tensorboard"
 
     def pre_create_trial(self) -> None:
-        """Wait a little: an oracle that has nothing to give is asked again at once."""
+        """Wait a little, as an oracle that has nothing to give is asked again at once."""
         self.hypermodel.stop.check()
         if self.is_worker:
             time.sleep(0.2)
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
-        """Train a trial; with the curves and the hyperparameters of it in TensorBoard."""
+        """Train a trial, with its curves and hyperparameters in TensorBoard."""
         self.hypermodel.folder = Path(self.get_trial_dir(trial.trial_id))
-        # Of a run of it that was killed.
+        # Left by a run of the trial that was killed.
         (self.hypermodel.folder / RESULT_FILE).unlink(missing_ok=True)
         shutil.rmtree(self.board / trial.trial_id, ignore_errors=True)
         board = keras.callbacks.TensorBoard(str(self.board), write_graph=False)
@@ -86,7 +86,7 @@ class SwitcherTuner(keras_tuner.Tuner):
         except FatalError:
             raise
         except Exception as error:
-            # The oracle of a chief does not get the message.
+            # The oracle of a chief does not receive the message.
             reason = f"{type(error).__name__}: {error}"
             self.hypermodel.keep(trial.hyperparameters, [], epochs_run=0, error=reason)
             raise
@@ -95,30 +95,30 @@ class SwitcherTuner(keras_tuner.Tuner):
 
 
 def forget_gradients() -> None:
-    """Have TensorFlow forget the custom gradients of this process, and so the graphs they hold.
+    """Make TensorFlow forget the custom gradients of this process, and so the graphs they hold.
 
-    It registers one whenever a function with `custom_gradient` is traced, for ever; the graph stays
-    with it: tens of MiB for each trial, as neither `clear_session` nor the garbage collector gets
-    at it. No function that has been traced before can be differentiated afterwards.
+    It registers one for ever whenever a function with `custom_gradient` is traced. The graph stays
+    with it, tens of MiB for each trial, as neither `clear_session` nor the garbage collector can
+    free it. Functions that were traced before this call can't be differentiated afterwards.
 
     Reference:
         tensorflow#97697.
     """
-    # There is no public way. A later TensorFlow may have no need of it.
+    # There is no public way. A later TensorFlow may not need this.
     registry = getattr(ops.gradient_registry, "_registry", {})
     for name in [name for name in registry if name.startswith("CustomGradient-")]:
         del registry[name]
 
 
 class Search:
-    """A search, by one process or by its part of several.
+    """A search, by a single process or as one of several.
 
     Args:
         plan: What is searched, and how.
         folder: Where everything is written.
         place: Which of several processes this is.
-        console: Where progress and results are shown; its file must be given, as the standard
-            output is Keras Tuner's meanwhile.
+        console: Where progress and results are shown. Its file must be given, as standard output is
+            redirected during the search to silence Keras Tuner.
         stop: The signals that stop it, as `Stopped`.
     """
 
@@ -135,20 +135,20 @@ class Search:
         """Search to the end.
 
         Returns:
-            What `best.json` holds; `None` of a worker.
+            The content of `best.json`; `None` on a worker.
 
         Raises:
             RunError: If the folder is in use, too many trials fail, or a signal stops the search.
         """
-        # It warns that many functions are traced: each trial has its own.
+        # TensorFlow warns that many functions are traced, but each trial has its own.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         with (
             execution(self.plan.config),
-            # Keras Tuner prints, for a chief even what its developers once looked for.
+            # Keras Tuner prints, on a chief even what its developers used for debugging.
             open(os.devnull, "w", encoding="utf-8") as nowhere,
             contextlib.redirect_stdout(nowhere),
         ):
-            # One process prepares what the others then find.
+            # One process prepares the data, which the others then find.
             with locked(self.folder / ".data-lock"):
                 data = load_data(self.plan.config)
             hypermodel = TrialModel(
@@ -194,11 +194,12 @@ class Search:
 
     def _search(self, tuner: SwitcherTuner, oracle: Any, data: ImageData) -> dict[str, Any]:
         try:
-            # A chief would wait for workers to tell that there is nothing left.
+            # A chief would wait for workers, only to tell them that nothing is left.
             if not self._is_over(oracle):
-                # Of a search that had fewer trials.
+                # Left by a search that had fewer trials.
                 (self.folder / BEST_FILE).unlink(missing_ok=True)
-                # Keras and Keras Tuner catch much of what is raised in them. A chief only waits.
+                # Signals are deferred because Keras and Keras Tuner catch much of what is raised in
+                # them; a chief only waits.
                 chief = self.place.is_chief
                 with self.place.serving() if chief else self.stop.deferred():
                     tuner.search()
@@ -225,7 +226,7 @@ class Search:
             return self._finish(tuner, oracle, data)
 
     def _report(self) -> None:
-        # What draws it takes seconds to load, and workers do without it.
+        # The modules that draw it take seconds to load, and workers do without them.
         from keras_switcher.tuning.report import write_report
 
         write_report(self.folder)
@@ -234,10 +235,10 @@ class Search:
         return len(oracle.ended_trials) >= self.plan.trials and not oracle.ongoing_trials
 
     def _make_reloadable(self) -> None:
-        """See that the tuner of this process reads the state that any process has left.
+        """Make sure that the tuner of this process reads the state that any process has left.
 
-        Keras Tuner looks for a file named after the process. What a worker left in its own is of no
-        use, and a kill may have cut it off.
+        Keras Tuner looks for a file named after the process. A worker's own file is of no use, and
+        a kill may have truncated it.
         """
         state = self.folder / TRIALS
         if self.place.is_worker:
@@ -253,7 +254,7 @@ class Search:
         return self.folder / TRIALS / f"trial_{number}"
 
     def _update(self, oracle: Any) -> None:
-        """Write what the trials so far have come to, and show the last one."""
+        """Write the results of the trials so far, and show the new ones."""
         with self._lock:
             rows = self._rows(oracle)
             best = best_of(rows)
@@ -267,7 +268,7 @@ class Search:
             self._shown = len(rows)
             for row in rows:
                 if best is None or row.trial != best.trial:
-                    # Weights of every trial would fill a disk.
+                    # The weights of every trial would fill a disk.
                     (self._trial_folder(row.trial) / _CHECKPOINT).unlink(missing_ok=True)
 
     def _write_config(self, oracle: Any, best: Row) -> None:
@@ -295,7 +296,7 @@ class Search:
         self.console.print("  ".join(parts), soft_wrap=True, highlight=False)
 
     def _finish(self, tuner: SwitcherTuner, oracle: Any, data: ImageData) -> dict[str, Any]:
-        """Read the test examples, once, for the best trial; write the results."""
+        """Evaluate the best trial on the test examples, once, and write the results."""
         self._update(oracle)
         if self._shown < self.plan.trials:
             self.console.print(
@@ -334,7 +335,7 @@ class Search:
 
 
 def summary(facts: dict[str, Any], folder: Path) -> str:
-    """Return what is shown at the end of a search.
+    """Return the text to show at the end of a search.
 
     Args:
         facts: What `Search.run` returned.

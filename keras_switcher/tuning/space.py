@@ -11,12 +11,12 @@ import yaml
 from keras_switcher.checks import ConfigError, is_integer, is_number, nearest
 from keras_switcher.config import check_values, from_values
 
-# Hidden layers of a switcher, at most.
+# Largest number of hidden layers of a switcher.
 _DEEPEST = 4
 _KINDS = ("unit", "connection")
 _RATES = {"adam": "adam_learning_rate", "sgd": "sgd_learning_rate"}
 
-# What a hyperparameter that is no option by itself says about options.
+# Hyperparameters that are not options themselves, but determine options.
 _OF_HIDDEN = tuple(
     f"{kind}_{what}"
     for kind in _KINDS
@@ -27,14 +27,14 @@ OPTIONS = (
     *("task_steps", "switcher_steps", "warmup", "settle", "ramp"),
     *("switcher_optimizer", "multiplier_rate", "rate_exponent"),
 )
-# What matters for a target sparsity alone.
+# Options that matter only with a target sparsity.
 _OF_TARGET = ("ramp", "multiplier_rate")
 _PARENTS = ("switcher", "switcher_optimizer")
 _PHASES = ("warmup", "settle")
-# Whatever they are written as: Keras Tuner takes no integers among floats.
+# Floats however they are written, as Keras Tuner accepts no integers among floats.
 _FLOATS = (*_PHASES, "ramp", "multiplier_rate", "rate_exponent", *_RATES.values())
 NAMES = (*OPTIONS, *_OF_HIDDEN, *_RATES.values())
-# What a flag of train.py that is given fixes.
+# The hyperparameters that a given flag of train.py fixes.
 _FIXES = {
     "switcher_hidden": _OF_HIDDEN,
     "switcher_learning_rate": tuple(_RATES.values()),
@@ -47,9 +47,9 @@ class Range:
     """The values that a hyperparameter may take: some, or all between two numbers.
 
     Args:
-        values: The values, if there are some to choose from; one value is a fixed one.
-        minimum: Else, the least value.
-        maximum: And the greatest.
+        values: The values, if there are some to choose from; a single value is fixed.
+        minimum: Otherwise, the least value.
+        maximum: Otherwise, the greatest value.
         sampling: How values between are drawn: "linear" or "log".
     """
 
@@ -65,7 +65,7 @@ class Range:
 
     @property
     def is_integer(self) -> bool:
-        """Whether all between the least and the greatest value are integers."""
+        """Whether all values from the least to the greatest are integers."""
         return is_integer(self.minimum) and is_integer(self.maximum)
 
     def declare(self, hyperparameters: Any, name: str) -> Any:
@@ -83,7 +83,7 @@ class Range:
         return kind(name, self.minimum, self.maximum, sampling=self.sampling)
 
     def check_examples(self) -> list[Any]:
-        """Return what shows whether all are right: each value, or the least and the greatest."""
+        """Return the values to check in place of all: each one, or the least and the greatest."""
         return list(self.values) or [self.minimum, self.maximum]
 
     @classmethod
@@ -92,7 +92,7 @@ class Range:
 
         Args:
             name: Its name, for the error message.
-            value: What is written for it.
+            value: The value written for it.
 
         Raises:
             ConfigError: If it is none of these.
@@ -121,7 +121,7 @@ class Range:
 
 
 def _typed(name: str, value: Any) -> Any:
-    """Return a value as the option has it, if it is a number at all."""
+    """Return a value in the type of its option, if it is a number at all."""
     number = _number(value) if name in _FLOATS else None
     return value if number is None else float(number)
 
@@ -142,7 +142,8 @@ DEFAULT: dict[str, Any] = {
     "unit_width_1": [16, 32, 64, 128],
     "unit_width_2": [16, 32, 64, 128],
     "connection_depth": {"min": 1, "max": 2},
-    # It runs once for every connection: wider ones take longer than all else in a training.
+    # This network runs once for every connection; a wider one takes longer than all else in a
+    # training.
     "connection_width_1": [4, 8, 16],
     "connection_width_2": [4, 8, 16],
     "switcher_activation": ["relu", "tanh", "silu"],
@@ -150,7 +151,7 @@ DEFAULT: dict[str, Any] = {
     "gate": ["step", "relu_tanh"],
     "switcher_optimizer": ["adam", "sgd"],
     "adam_learning_rate": {"min": 1e-4, "max": 1e-2, "sampling": "log"},
-    # Above, a layer loses all its switches but one within a few turns.
+    # Above this, a layer loses all its switches but one within a few turns.
     "sgd_learning_rate": {"min": 1e-3, "max": 0.1, "sampling": "log"},
     "task_steps": [4, 8, 16],
     "switcher_steps": [1, 2],
@@ -167,7 +168,7 @@ class Space:
     """What is searched, and in which ranges.
 
     Args:
-        ranges: For each hyperparameter its range. Those left out keep the option of the
+        ranges: The range of each hyperparameter. Those left out keep the option of the
             configuration.
     """
 
@@ -175,11 +176,11 @@ class Space:
 
     @classmethod
     def from_yaml(cls, values: Mapping[str, Any] | None = None) -> "Space":
-        """Make the default space, some ranges of it replaced.
+        """Make the default space with some of its ranges replaced.
 
         Args:
-            values: By name, what takes the place of the default range: a list of values, a mapping
-                with `min`, `max` and `sampling`, or one value, which is fixed.
+            values: By name, what replaces the default range: a list of values, a mapping with
+                `min`, `max` and `sampling`, or a single value, which is fixed.
 
         Raises:
             ConfigError: If a name or a range is wrong.
@@ -196,27 +197,27 @@ class Space:
         return space._pruned()
 
     def without(self, options: Mapping[str, Any]) -> "Space":
-        """Return the space without what these options of the configuration fix.
+        """Return the space without the hyperparameters that options of the configuration fix.
 
         Args:
-            options: Options that are given, by name; names that are none of the space's don't
-                matter.
+            options: Options that are given, by name; those that have nothing to do with the space
+                don't matter.
 
         Raises:
-            ConfigError: If what they fix leaves too little for what is searched.
+            ConfigError: If the fixed options leave too little for those that are searched.
         """
         fixed = {name for option in options for name in _FIXES.get(option, ())}
         if options.get("target_sparsity", 0.0) is None:
             fixed |= {*_OF_TARGET}
         ranges = {name: r for name, r in self.ranges.items() if name not in fixed}
-        # On these depends what else is searched.
+        # What else is searched depends on these.
         parents = {n: Range(values=(options[n],)) for n in _PARENTS if n in options}
         phases = {n: Range(values=(options[n],)) for n in _PHASES if n in options}
         Space({**ranges, **phases})._check_phases()
         return Space({**parents, **ranges})._pruned()
 
     def _pruned(self) -> "Space":
-        """Return the space without what matters only for values that nothing can take."""
+        """Return the space without hyperparameters that matter only for values outside it."""
         kinds = self._alternatives("switcher", _KINDS[0])
         rates = [_RATES[name] for name in self._alternatives("switcher_optimizer", "adam")]
         return Space(
@@ -229,7 +230,7 @@ class Space:
         )
 
     def check(self) -> None:
-        """See that every value is one that the option takes.
+        """Check that every value is one that its option accepts.
 
         Raises:
             ConfigError: If one is not.
@@ -296,7 +297,7 @@ class Space:
             width = f"{kind}_width_{index}"
             with self._where(hyperparameters, name, [d for d in depths if d >= index]):
                 widths.append(self.ranges[width].declare(hyperparameters, width))
-        # Nothing is chosen where the kind is another.
+        # Nothing is chosen if the switcher is of another kind.
         return tuple(widths[: depth or 0])
 
     def _alternatives(self, name: str, default: Any) -> tuple[Any, ...]:
@@ -317,7 +318,7 @@ class Space:
 
 
 def _check(name: str, value: Any) -> None:
-    """See that a value of a hyperparameter is right, by the option that it stands for."""
+    """Check that a value of a hyperparameter is valid for the option that it stands for."""
     where = "the search space"
     if name.endswith("_depth"):
         if not (is_integer(value) and 0 <= value <= _DEEPEST):

@@ -18,13 +18,13 @@ from keras_switcher.cluster import without_proxy
 from keras_switcher.launch import THREADS, cores, free_ports
 from keras_switcher.signals import stopping
 
-# What Keras Tuner reads.
+# The variables that Keras Tuner reads.
 _ID, _IP, _PORT = "KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
 _LAUNCHER = "KERAS_SWITCHER_TUNING_LAUNCHER"
 
-# To a chief that serves workers.
+# The signal to a chief that serves workers.
 NO_WORKER_LEFT = signal.SIGUSR1
-# Times that a worker is started again after it was killed.
+# How often a worker is started again after it was killed.
 _STARTS = 3
 _TO_END = 30.0
 _LAST_LINES = 15
@@ -36,9 +36,9 @@ class Place:
 
     Args:
         name: Its name, as Keras Tuner knows it.
-        is_worker: Whether a chief elsewhere gives it its trials.
+        is_worker: Whether a chief in another process gives it its trials.
         is_chief: Whether it gives trials out and trains none.
-        launcher: The number of the process that has started it, or 0.
+        launcher: The id of the process that started it, or 0.
     """
 
     name: str = "tuner0"
@@ -48,12 +48,12 @@ class Place:
 
     @property
     def is_cluster(self) -> bool:
-        """Whether the workers live on when the chief ends, and the other way round."""
+        """Whether the workers live on when the chief ends, and vice versa."""
         return (self.is_worker or self.is_chief) and not self.launcher
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Place":
-        """Read the place from the variables that Keras Tuner has for it.
+        """Read the place from Keras Tuner's variables for it.
 
         Args:
             environment: The environment variables.
@@ -70,25 +70,25 @@ class Place:
                 f"{', '.join(given)}"
             )
         name, launcher = environment[_ID], int(environment.get(_LAUNCHER, 0))
-        # So Keras Tuner tells them apart.
+        # This is how Keras Tuner tells them apart.
         is_chief = "chief" in name
         return cls(name, not is_chief, is_chief, launcher)
 
     def take(self) -> None:
-        """Speak to the chief directly, and end when the launcher has ended."""
+        """Take the place: reach the chief directly, and end when the launcher has ended."""
         if self.is_worker:
             os.environ.update(without_proxy([f"{os.environ[_IP]}:{os.environ[_PORT]}"]))
         if not self.launcher:
             return
         if self.is_chief:
-            # It comes at any time after the last trial.
+            # The signal comes at any time after the last trial.
             signal.signal(NO_WORKER_LEFT, signal.SIG_IGN)
 
         def watch() -> None:
             while os.getppid() == self.launcher:
                 time.sleep(0.5)
             os.kill(os.getpid(), signal.SIGTERM)
-            # It may wait for an answer of the chief, which has ended, too.
+            # The main thread may be waiting for an answer from the chief, which has ended, too.
             time.sleep(_TO_END / 2)
             os._exit(128 + signal.SIGTERM)
 
@@ -99,7 +99,7 @@ class Place:
         """Serve workers in the block, which ends when the launcher says that none is left."""
 
         class Over(BaseException):
-            """No error: Keras Tuner must not take it for one."""
+            """Not an error, and Keras Tuner must not take it for one."""
 
         def over(number: int, frame: FrameType | None) -> None:
             raise Over
@@ -112,20 +112,20 @@ class Place:
             pass
         finally:
             if self.launcher:
-                # Python gives handlers up as it ends, and the signal would then kill.
+                # Python drops handlers as it ends, and the signal would then kill the process.
                 signal.signal(NO_WORKER_LEFT, signal.SIG_IGN)
 
 
 class Spread:
     """A chief and workers on this machine, from their start to the end of the search.
 
-    A worker that is killed is started again and trains its trial anew. When the chief is
-    killed, all end: the same command goes on.
+    A worker that is killed is started again and trains its trial anew. When the chief is killed,
+    all end, and the same command continues the search.
 
     Args:
-        workers: How many.
-        command: What each process runs.
-        folder: The folder of the search; what workers write goes into `logs/` there.
+        workers: Number of workers.
+        command: The command that each process runs.
+        folder: The folder of the search; the output of workers goes into `logs/` there.
         output: Where this process writes.
     """
 
@@ -150,7 +150,7 @@ class Spread:
 
     def _run(self) -> int:
         self._environment = {
-            # Else the first of those that share a GPU takes all of its memory.
+            # Otherwise the first of the processes that share a GPU takes all of its memory.
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             **os.environ,
             _IP: "127.0.0.1",
@@ -189,7 +189,7 @@ class Spread:
                     starts[name] += 1
                     self._say(f"Worker {name} was killed by {how}: starting it again.")
                     self._start(name)
-        # It waits for workers that may still come; none will.
+        # The chief waits for workers that may still come, but none will.
         self._processes["chief"].send_signal(NO_WORKER_LEFT)
         return self._exit_status(self._processes["chief"].wait())
 
@@ -204,7 +204,7 @@ class Spread:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C in a terminal comes to this process alone, which forwards it once.
+                # So Ctrl-C in a terminal reaches only this process, which forwards it once.
                 process_group=0,
             )
         if self._signal is not None:
@@ -216,7 +216,7 @@ class Spread:
             process.send_signal(self._signal)
 
     def _stopped(self, who: str, status: int) -> int:
-        """End what still runs; say who failed, unless all were asked to stop."""
+        """End the processes that still run; say which one failed, unless all were asked to stop."""
         self._end_all()
         if self._signal is not None:
             return 128 + self._signal
@@ -237,10 +237,11 @@ class Spread:
         return status if status >= 0 else 128 - status
 
     def _end_all(self) -> None:
-        """End what still runs, by force after a while."""
+        """End the processes that still run, by force after a while."""
         running = [p for p in self._processes.values() if p.poll() is None]
         if self._signal is None:
-            # Else all have been asked, and a chief that is asked twice writes no report.
+            # Otherwise all have been asked already, and a chief that is asked twice writes no
+            # report.
             for process in running:
                 process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + _TO_END
@@ -256,7 +257,7 @@ class Spread:
 
 
 def own_command(arguments: Sequence[str]) -> list[str]:
-    """Return the command that runs this module again.
+    """Return the command that runs `keras_switcher.tuning` again.
 
     Args:
         arguments: Its flags.

@@ -1,4 +1,4 @@
-"""What ends a search, and what must not."""
+"""Errors that end a search, and those that must not."""
 
 import time
 from collections.abc import Callable
@@ -24,19 +24,19 @@ class ChiefLost(RunError, FatalError):
 
 
 class PatientOracle:
-    """A worker's way to the oracle of the chief, which asks again when the chief was killed.
+    """A worker's way to the oracle of the chief, which asks again if the chief was killed.
 
-    Keras Tuner waits for a chief that is not there yet; but a question that the chief was about to
-    answer fails, and it would take that for a failure of the trial. All that is asked may be asked
-    twice: a worker gets the same trial again, and one that has ended ends once.
+    Keras Tuner waits for a chief that is not there yet. But a request that the chief was about to
+    answer fails, and Keras Tuner would take that for a failure of the trial. Every request may be
+    repeated: a worker gets the same trial again, and a trial that has ended ends only once.
 
     Args:
-        client: What Keras Tuner asks.
+        client: The client by which Keras Tuner asks the chief.
         check: Called before it asks again; raises if the search was asked to stop.
         seconds: How long to wait before asking again.
 
     Raises:
-        ChiefLost: By whatever is asked.
+        ChiefLost: On any request.
     """
 
     def __init__(self, client: Any, check: Callable[[], None], seconds: float = 1.0):

@@ -36,7 +36,7 @@ from keras_switcher.workers import Workers
 logger = logging.getLogger(__name__)
 
 RESULT_FILE = "result.json"
-# Names of the hyperparameters that Hyperband adds for itself.
+# Start of the names of the hyperparameters that Hyperband adds for itself.
 _OWN = "tuner/"
 _EPOCHS = f"{_OWN}epochs"
 
@@ -48,14 +48,15 @@ class Hopeless(Exception):
 class StopHopeless(keras.callbacks.Callback):
     """Ends a trial that is far behind the median of the others at the same point.
 
-    Compared are trials of the same number of epochs, from half of them on, at the same epoch, by
-    their validation accuracy: they may differ in how sparse they are by then, hence the margin.
+    Trials with the same number of epochs are compared at the same epoch, from half of the epochs
+    on, by their validation accuracy. They may differ in how sparse they are by then, hence the
+    margin.
 
     Args:
-        folder: Where the folders of all trials are.
+        folder: The folder that holds the folders of all trials.
         epochs: Epochs of this trial.
         margin: How far behind is hopeless.
-        least: How many others there must be.
+        least: How many others there must be at least.
 
     Raises:
         Hopeless: At the end of an epoch.
@@ -93,12 +94,12 @@ class TrialModel(SwitcherHyperModel):
     """The model of the command's trials: that of a run, from its configuration.
 
     Args:
-        config: The configuration of the run, from which each trial's differs in what is searched,
-            and in its epochs.
-        data: What it learns from.
+        config: The configuration of the run; each trial's differs from it in what is searched, and
+            in its epochs.
+        data: The data to learn from.
         space: What is searched.
-        terms: Of the objective.
-        max_epochs: Epochs of a trial, where the oracle does not say.
+        terms: The terms of the objective.
+        max_epochs: Number of epochs of a trial if the oracle does not set it.
         hopeless: Whether to stop hopeless trials.
         stop: The signals that stop the search.
     """
@@ -140,12 +141,12 @@ class TrialModel(SwitcherHyperModel):
 
         Args:
             hp: The hyperparameters of the trial.
-            model: What `build` returned.
-            *args: None.
+            model: The model that `build` returned.
+            *args: Not used.
             **kwargs: The callbacks of the tuner.
 
         Returns:
-            The objective and what belongs to it, of the best epoch.
+            The objective, validation accuracy and sparsity of the best epoch.
         """
         options, data, epochs = self.config.optimisation, self.data, self.epochs(hp)
         record = EpochRows([], more=(NAME,))
@@ -180,7 +181,8 @@ class TrialModel(SwitcherHyperModel):
         except Diverged as reason:
             stopped = "diverged"
             logger.debug("Stopped: %s", reason)
-        # As if it had learned nothing: the oracle is to keep away from such values.
+        # A diverged trial counts as if it had learned nothing, so that the oracle keeps away from
+        # such values.
         target = model.target_sparsity or 0.0
         nothing = {NAME: -self.terms.penalty * target, "val_accuracy": 0.0, "sparsity": 0.0}
         rows = [nothing] if stopped == "diverged" or not record.rows else record.rows
@@ -196,12 +198,12 @@ class TrialModel(SwitcherHyperModel):
         return {name: float(best[name]) for name in (NAME, "val_accuracy", "sparsity")}
 
     def keep(self, hp: keras_tuner.HyperParameters, rows: list[Any], **facts: Any) -> None:
-        """Write what a trial came to.
+        """Write the result of a trial.
 
         Args:
             hp: The hyperparameters of the trial.
-            rows: Of its epochs.
-            **facts: What else is known of it.
+            rows: The rows of its epochs.
+            **facts: What else is known about it.
         """
         result = {"worker": self.worker, "epochs": self.epochs(hp), **facts, "rows": rows}
         with replacing(self.folder / RESULT_FILE) as temporary:
@@ -210,7 +212,7 @@ class TrialModel(SwitcherHyperModel):
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Keep the model from warning that it has not settled, or has few turns: a trial need not."""
+    """Suppress warnings that the model has not settled or has few turns, which a trial may."""
     logs = [logging.getLogger(module.__name__) for module in (model_module, schedule)]
     levels = [log.level for log in logs]
     for log in logs:
@@ -232,7 +234,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def values_of(trial: Trial) -> dict[str, Any]:
-    """Return the values of a trial's hyperparameters, of those that are active."""
+    """Return the values of a trial's hyperparameters that are active."""
     hyperparameters = trial.hyperparameters
     hyperparameters.ensure_active_values()
     return {
@@ -251,9 +253,9 @@ class Row:
     Args:
         trial: Its number, as text.
         status: "COMPLETED" or "FAILED".
-        objective: What it came to; `None` if it failed.
-        val_accuracy: Of the best epoch.
-        sparsity: At that epoch.
+        objective: Its objective; `None` if it failed.
+        val_accuracy: Validation accuracy of the best epoch.
+        sparsity: Sparsity at that epoch.
         result: What was kept of its training.
         values: The values of its hyperparameters.
     """
@@ -302,11 +304,11 @@ class Row:
 
 
 def to_csv(rows: list[Row], names: list[str]) -> str:
-    """Return trials as CSV, one row each, in the order of their ends.
+    """Return trials as CSV, one row each, in order of ending.
 
     Args:
         rows: The trials.
-        names: Of the hyperparameters.
+        names: The names of the hyperparameters.
     """
     text = io.StringIO()
     kept = ("epochs", "epochs_run", "seconds", "switcher_parameters", "worker")

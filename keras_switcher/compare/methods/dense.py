@@ -1,4 +1,4 @@
-"""Networks without a sparse layer: the whole one, and a narrow one of as many parameters."""
+"""Networks without a sparse layer: the whole one, and a narrow one as small as the sparse ones."""
 
 from typing import Any
 
@@ -27,12 +27,12 @@ class Dense(Method):
 
 @register("small-dense")
 class SmallDense(Method):
-    """The network with fewer units in its dense hidden layers: as many parameters as are left.
+    """The network with fewer units in its dense hidden layers, for as many parameters as are left.
 
     All hidden layers are narrowed by one factor, so that the network has, to within a unit, as many
-    parameters as the sparse ones have left; no hidden layer but the first gets fewer units than
-    there are classes, which is where the common factor ends. The narrow layers have new weights of
-    the same initialisation.
+    parameters as the sparse ones have left. Only the first hidden layer may get fewer units than
+    there are classes; the others stop there, whatever the common factor. The narrow layers have new
+    weights from the same initialisation.
     """
 
     title = "small dense"
@@ -61,7 +61,7 @@ class SmallDense(Method):
         return work.parameters - self._lost
 
     def layers(self, model: keras.Model) -> Layers:
-        # Of the whole network's connections: what is not there is off.
+        # Out of the whole network's connections: those that are not there are off.
         return [{**self._whole[row["name"]], "on": row["on"]} for row in dense_layers(model)]
 
 
@@ -70,14 +70,14 @@ def narrowed(network: keras.Model, parameters: float, least_units: int) -> keras
 
     Args:
         network: A graph of layers.
-        parameters: How many parameters it may have, at most; but no layer has less than one unit.
-        least_units: What no hidden layer but the first may fall below.
+        parameters: The most parameters that it may have; but no layer has less than one unit.
+        least_units: The fewest units of any hidden layer but the first.
 
     Raises:
         RunError: If it has no dense hidden layer.
     """
     low, high = 0.0, 1.0
-    # Enough to tell a single unit of the widest layer.
+    # Enough steps to resolve a single unit of the widest layer.
     for _ in range(16):
         middle = (low + high) / 2
         fits = _clone(network, _units(network, middle, least_units)).count_params() <= parameters

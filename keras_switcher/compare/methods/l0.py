@@ -14,7 +14,7 @@ from keras_switcher.compare.pruned import READS
 from keras_switcher.copying import converted_functional
 from keras_switcher.networks import compiled_switched
 
-# Neither is published for a target that falls along a course; they were not tuned.
+# Neither has a published value for a target that falls along a course; they were not tuned.
 GATE_RATE = 0.02
 MULTIPLIER_RATE = 0.1
 

@@ -23,7 +23,7 @@ class UniformMagnitude(Method):
 
 @register("magnitude-global")
 class GlobalMagnitude(Method):
-    """The smallest weights of all layers together go, whatever that leaves of each layer.
+    """The smallest weights of all layers together are removed, whatever that leaves of each layer.
 
     Reference:
         [Zhu & Gupta, 2017](https://arxiv.org/abs/1710.01878), the schedule.

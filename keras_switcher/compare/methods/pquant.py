@@ -1,6 +1,6 @@
-"""Methods of PQuantML, by its dense layer for Keras and its callback.
+"""Methods of PQuantML, through its dense layer for Keras and its callback.
 
-The package is in an extra of its own, as it brings a quantiser under the LGPL and a database.
+The package is in an extra of its own, as it brings in a quantiser under the LGPL and a database.
 """
 
 import importlib.util
@@ -106,13 +106,13 @@ class _Pquant(Method):
 
         Args:
             parameters: `pruning_parameters` of its configuration.
-            work: What to do.
-            epochs: Epochs in which it prunes.
+            work: The work.
+            epochs: Number of epochs in which it prunes.
         """
         raise NotImplementedError
 
     def thresholds(self, layers: list[Any]) -> list[Any]:
-        """Return what it trains besides the weights, which must not decay with them.
+        """Return the variables that it trains besides the weights, which must not decay with them.
 
         Args:
             layers: The layers that it prunes.
@@ -124,7 +124,7 @@ class _Pquant(Method):
 
         Args:
             layers: The layers that it prunes.
-            epoch: Counted from the first one in which it prunes.
+            epoch: Number of the epoch, counted from the first one in which it prunes.
         """
 
     def end(self, layers: list[Any], parameters: Any, work: Work, epoch: int) -> None:
@@ -133,8 +133,8 @@ class _Pquant(Method):
         Args:
             layers: The layers that it prunes.
             parameters: `pruning_parameters` of its configuration.
-            work: What to do.
-            epoch: Counted from the first one in which it prunes.
+            work: The work.
+            epoch: Number of the epoch, counted from the first one in which it prunes.
         """
 
 
@@ -142,11 +142,12 @@ class _Pquant(Method):
 class Dst(_Pquant):
     """Dynamic sparse training: a trained threshold for the weights of every unit.
 
-    It knows no target: the strength of its penalty decides how sparse a network becomes. It starts
-    from what the authors have for MNIST, and after each epoch is multiplied by what the odds of the
-    density will be away from the target's two epochs later, if they go on changing as they do, at
-    most by 2 either way. What then misses is made up for before fine-tuning: those connections stay
-    on whose weights are furthest above their thresholds.
+    It knows no target: the strength of its penalty decides how sparse a network becomes. That
+    strength starts from the authors' value for MNIST. After each epoch it is multiplied by the
+    ratio of the odds of the density two epochs later, if they go on changing as they do, to the
+    odds of the target density, but at least by 1/2 and at most by 2. The remaining difference is
+    made up before fine-tuning: the connections whose weights are furthest above their thresholds
+    stay on.
 
     Reference:
         [Liu et al., 2020](https://arxiv.org/abs/2005.06870).
@@ -159,12 +160,13 @@ class Dst(_Pquant):
 
     def configure(self, parameters: Any, work: Work, epochs: int) -> None:
         self._odds: float | None = None
-        # As the authors have it, https://github.com/junjieliu2910/DynamicSparseTraining. With the
-        # package's own configuration there is one under every weight, and a hundredth of the price.
+        # As in the authors' code, https://github.com/junjieliu2910/DynamicSparseTraining. In the
+        # package's own configuration there is a threshold for every weight, and the penalty is a
+        # hundredth of this.
         parameters.threshold_type = "channelwise"
-        # Above it, a layer's thresholds start again from 0.
+        # Above this share, a layer's thresholds would start again from 0.
         parameters.max_pruning_pct = 1.0
-        # A variable, as the penalty is compiled into the step.
+        # A variable, because the penalty is compiled into the step.
         parameters.alpha = keras.Variable(5e-4, trainable=False, dtype="float32")
 
     def thresholds(self, layers: list[Any]) -> list[Any]:
@@ -179,7 +181,7 @@ class Dst(_Pquant):
             density = float(sum(keras.ops.sum(mask) for mask in masks))
             density /= sum(math.prod(mask.shape) for mask in masks)
             odds = _odds(density)
-            # Thresholds keep going for a while: without looking ahead, the course swings.
+            # Thresholds keep moving for a while, so without looking ahead the density would swing.
             ahead = odds * (1.0 if self._odds is None else odds / self._odds) ** 2
             self._odds = odds
             change = ahead / _odds(1 - work.target_sparsity)
@@ -199,9 +201,9 @@ class Dst(_Pquant):
 class Pdp(_Pquant):
     """Parameter-free differentiable pruning: a soft mask by magnitude, at a growing sparsity.
 
-    The sparsity grows by the same amount in each epoch, and arrives when the switcher's target
-    does. A layer's final one is the share of its weights that are among the smallest of all layers
-    when pruning begins.
+    The sparsity grows by the same amount in each epoch, and reaches its final value when the
+    switcher's target does. A layer's final sparsity is the share of its weights that are among the
+    smallest of all layers when pruning begins.
 
     Reference:
         [Cho et al., 2023](https://arxiv.org/abs/2305.11203).
@@ -217,7 +219,7 @@ class Pdp(_Pquant):
 
     def begin(self, layers: list[Any], epoch: int) -> None:
         for layer in layers if epoch == 0 else []:
-            # Version 0.1.0 writes it under one name and, in its layers for Keras, reads another.
+            # Version 0.1.0 writes it under one name but, in its layers for Keras, reads another.
             layer.pruning_layer._init_r = float(layer.pruning_layer.init_r)
 
 
@@ -237,15 +239,15 @@ def _epochs(work: Work) -> tuple[int, int, int]:
 
 
 def _with_layers_of_pquant(network: keras.Model, config: Any) -> tuple[keras.Model, list[Any]]:
-    """Return a copy of a network, with its weights, and those of its layers that are PQuantML's.
+    """Return a copy of a network, with its weights, and the copy's layers that are PQuantML's.
 
-    The package's own `add_compression_layers` takes chains of layers alone, and leaves out average
-    pooling and most activations where nothing is quantised.
+    The package's own `add_compression_layers` accepts only chains of layers, and leaves out average
+    pooling and most activations if nothing is quantised.
     """
     from pquant.core.keras.layers import PQDense
 
     class ActivatedDense(PQDense):
-        """PQuantML's dense layer, which has no activation, with one."""
+        """PQuantML's dense layer, which has no activation, with one added."""
 
         def __init__(self, activation: Any, **kwargs: Any) -> None:
             super().__init__(config, **kwargs)

@@ -1,7 +1,7 @@
 """`prune_low_magnitude` of TensorFlow Model Optimization, on Keras 2.
 
-The package sets TF_USE_LEGACY_KERAS=1 when it is imported: only the process that trains a cell of
-the comparison may import it, and so this module imports it where it is needed.
+The package sets TF_USE_LEGACY_KERAS=1 when it is imported. Only the process that trains a cell of
+the comparison may import it, so this module imports it only where it is needed.
 """
 
 import functools
@@ -25,10 +25,10 @@ from keras_switcher.features import producer
 from keras_switcher.networks import Start
 from keras_switcher.runs import RunError
 
-# Of a layer's configuration: what Keras 2 does not know, or what the weights make void.
+# Entries of a layer's configuration that Keras 2 does not know, or that the weights make void.
 _LEFT_OUT = ("dtype", "quantization_config", "lora_rank", "lora_alpha", "registered_name", "build")
 _LEFT_OUT_ENDS = ("_initializer", "_regularizer", "_constraint")
-# Of these, what would change the training.
+# Those of them that would change the training.
 _REFUSED_ENDS = ("_regularizer", "_constraint")
 
 
@@ -41,15 +41,15 @@ class Tfmot(Method):
     """
 
     title = "tfmot, uniform"
-    # Its callback needs a call for each step.
+    # Its callback must be called at each step.
     reads = (TRAINING | COURSE) - {"steps_per_execution"}
 
     def sparsities(self, work: Work, names: list[str]) -> list[float]:
         """Return the sparsity of each dense layer.
 
         Args:
-            work: What to do.
-            names: The layers.
+            work: The work.
+            names: Names of the layers.
         """
         return [work.target_sparsity for _ in names]
 
@@ -125,7 +125,7 @@ class TfmotLayerwise(Tfmot):
 
 @functools.lru_cache(maxsize=1)
 def _has_keras_2(network: keras.Model) -> None:
-    """See that a network can be made in Keras 2, which takes seconds and is asked several times.
+    """Check that Keras 2 can make a network; cached, as it takes seconds and is asked repeatedly.
 
     Args:
         network: The network.
@@ -137,13 +137,13 @@ def _has_keras_2(network: keras.Model) -> None:
 
 
 def to_keras_2(model: keras.Model) -> Any:
-    """Return a graph of layers of Keras 3 as one of Keras 2, with its weights.
+    """Return a graph of Keras 3 layers as one of Keras 2 layers, with its weights.
 
     Args:
         model: A functional model with one input and one output.
 
     Raises:
-        RunError: If Keras 2 has no such layer or computes something else by it, or if a layer has a
+        RunError: If Keras 2 lacks a layer or computes something else with it, or if a layer has a
             regulariser or a constraint.
     """
     import tf_keras
@@ -174,18 +174,18 @@ def to_keras_2(model: keras.Model) -> Any:
 
 
 def _compare(model: keras.Model, copy: Any) -> None:
-    """See that a network of Keras 2 computes what that of Keras 3 does.
+    """Check that a network of Keras 2 computes the same as that of Keras 3.
 
-    Some names have another meaning in each, such as the activation `hard_sigmoid`.
+    Some names have different meanings in the two, such as the activation `hard_sigmoid`.
     """
     shape = model.inputs[0].shape[1:]
     random = np.random.default_rng(0)
-    # Small and large ones, as features and as pixels.
+    # Small and large values, like features and like pixels.
     given = np.concatenate(
         [random.normal(size=(4, *shape)), random.integers(0, 256, size=(4, *shape))]
     ).astype(model.inputs[0].dtype)
     own, other = (np.asarray(network(given, training=False)) for network in (model, copy))
-    # What rounding makes of a deep network, in another order of the sums.
+    # This allows for rounding in a deep network whose sums run in another order.
     if not np.allclose(other, own, rtol=1e-3, atol=1e-3 * float(np.abs(own).max())):
         raise RunError(
             "Expected a network that computes the same with the layers of Keras 2. Received: "

@@ -1,4 +1,4 @@
-"""Switches that no switcher network makes: of free logits, ranks of magnitudes, and random ones."""
+"""Switches without a switcher network: from free logits, from ranks of magnitudes, and random."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from keras_switcher.switchers import FreeSwitcher
 
 _READS = READS | {
     *("granularity", "gate", "task_steps", "switcher_steps"),
-    # With magnitudes, too: the layers' offsets are learned.
+    # These matter with magnitudes, too, as the layers' offsets are learned.
     *("switcher_optimizer", "switcher_learning_rate", "multiplier_rate"),
 }
 
@@ -25,8 +25,8 @@ _READS = READS | {
 class FreeSwitches(Method):
     """The switcher's training without a switcher network: a free logit for each connection.
 
-    Target, phases, objective and gate are the switcher's own; what reading the weights brings is
-    the difference.
+    Target, phases, objective and gate are the switcher's own, so the difference shows what reading
+    the weights contributes.
     """
 
     title = "free logits, no network"
@@ -42,10 +42,10 @@ class FreeSwitches(Method):
 
 @register("magnitude-switcher")
 class MagnitudeSwitches(Method):
-    """The switcher's training with weights' magnitudes in the place of the network's logits.
+    """The switcher's training with the weights' magnitudes in place of the network's logits.
 
-    Offsets still spread the density over the layers; which connections of a layer are on, is not
-    learned: what that brings is the difference.
+    Offsets still spread the density over the layers, but which connections of a layer are on is not
+    learned; the difference shows what learning it contributes.
     """
 
     title = "magnitude in the switcher's place"
@@ -60,7 +60,7 @@ class MagnitudeSwitches(Method):
 
 @register("random")
 class RandomMask(Method):
-    """A random mask, fixed before training, with Erdos-Renyi densities of the layers.
+    """A random mask, fixed before training, with Erdos-Renyi densities for the layers.
 
     Reference:
         [Mocanu et al., 2018](https://arxiv.org/abs/1707.04780), the densities.
@@ -82,19 +82,19 @@ class RandomMask(Method):
             count = math.prod(shape)
             on = random.permutation(count) < max(1, round(density * count))
             layer.switches.assign(on.reshape(shape).astype("float32"))
-        # The structure stays: a model that has settled has no other phase to go to.
+        # The structure stays, as a model that has settled enters no other phase.
         model.alternation_state.settled.assign(1)
         return model
 
 
 def erdos_renyi(shapes: Sequence[tuple[int, int]], density: float) -> list[float]:
-    """Return the density of each layer that has `density` of all connections.
+    """Return the density of each layer, such that `density` of all connections are on.
 
     It is proportional to `(inputs + units) / (inputs * units)`, and at most 1.
 
     Args:
         shapes: Inputs and units of each layer.
-        density: The share of all connections, in [0, 1].
+        density: The share of all connections that are on, in [0, 1].
     """
     sizes = np.array([inputs * units for inputs, units in shapes], "float64")
     raw = np.array([inputs + units for inputs, units in shapes]) / sizes
