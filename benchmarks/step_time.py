@@ -115,7 +115,7 @@ def block_seconds(model: Any, data: Any, steps: int, before: int | None = None) 
     timer = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: times.append((batch, time.perf_counter()))
     )
-    # A switcher would have few turns in a training of one block; its warning does not matter here.
+    # In a training of one block, a switcher would have few turns: that warning is not wanted here.
     logging.getLogger("keras_switcher").setLevel(logging.ERROR)
     model.fit(data, steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0, callbacks=[timer])
     if state is not None:

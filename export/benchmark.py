@@ -1,4 +1,4 @@
-"""`python -m export benchmark FILE...`: size, speed and memory of any TFLite files."""
+"""`python -m export benchmark FILE...`: size, speed and memory of TFLite files on this machine."""
 
 import json
 import os

@@ -118,7 +118,7 @@ def _check_weight_types(operation: Operation, channel_axis: int) -> None:
         )
         operation.require(not weights.zero_points.any(), "symmetric weights", weights.zero_points)
     if inputs.type == INT8:
-        # Computed as in XNNPACK, which frees a convolution twice if it is beyond this limit.
+        # Computed as in XNNPACK, which frees a convolution twice if this is too large.
         multiplier = float((inputs.scales[0] * weights.scales / output.scales[0]).max())
         operation.require(
             multiplier < _MAX_MULTIPLIER,

@@ -98,7 +98,7 @@ def _kept(graph: Graph, needed: dict[int, Mask]) -> dict[int, Mask]:
     kept = {key: mask.copy() for key, mask in needed.items()}
 
     def can_be_gathered(tensor: Any) -> bool:
-        # Only a vector: a dense layer that reads it becomes faster.
+        # Only from a vector: there, a dense layer gains by it.
         return graph.gather and len(tensor.shape) == 2 and not (tensor.sparse or tensor.ragged)
 
     def step(part: Part) -> bool:
