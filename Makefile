@@ -8,13 +8,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCKED := --require-hashes --no-build-isolation --requirement requirements.lock
 # The stamp says that .venv matches the two files below. While a set-up is under way, `unfinished`
-# lies there instead; whoever finds it starts from an empty .venv.
+# lies there instead; a set-up that finds it starts from an empty .venv.
 STAMP := $(VENV)/.setup-done
 UNFINISHED := $(VENV)/.setup-unfinished
 # TensorFlow as pinned by the lock has wheels for these.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-# The page, and what its browser tests show. Both are made by `make` alone, and not committed.
+# The page, and the runs that its browser tests show. Both come from `make` only, not from git.
 WEB := export/web
 WEB_TOOLS := $(WEB)/node_modules/.installed
 PAGE := $(WEB)/node_modules/.page-built
@@ -41,12 +41,12 @@ $(STAMP): requirements.lock pyproject.toml
 	    || ! $(BIN)/python -c '$(SUPPORTED)'; \
 	  then $(PYTHON) -m venv --clear $(VENV); fi
 	@rm -f $(STAMP) && touch $(UNFINISHED)
-	@# As the lock has them: setuptools, with which the one dependency that comes as source only is
+	@# In the lock's versions: setuptools, so that the one dependency that comes only as source is
 	@# built the same way every year, and uv, which installs in a third of pip's time.
 	@awk '/^[^ #]/ { wanted = /^(setuptools|uv)==/ } wanted' requirements.lock > $(VENV)/first.lock
 	$(PIP) install --require-hashes --requirement $(VENV)/first.lock
-	@# Without configuration: the constraint in pyproject.toml, for `make lock`, has no hash. Where
-	@# only some configuration, or pip's, leads to the packages, pip takes over.
+	@# Without configuration, as the constraint in pyproject.toml, for `make lock`, has no hash. If
+	@# the packages can be reached only through some configuration, or pip's, pip takes over.
 	$(BIN)/uv pip install --no-config --python $(BIN)/python --compile-bytecode $(LOCKED) \
 	  || $(PIP) install $(LOCKED)
 	$(PIP) install --no-deps --no-build-isolation --editable .
@@ -95,7 +95,8 @@ format: setup ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 
 lock: ## write requirements.lock from pyproject.toml (ARGS=--upgrade for newer versions)
-	@# A set-up from a lock that can't be installed would fail, and could not be mended by this.
+	@# Not a prerequisite: a set-up from a lock that can't be installed would fail, and then this
+	@# could not mend the lock.
 	@test -x $(BIN)/uv || $(MAKE) setup
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --extra compare --extra pquant --extra tune --group dev --custom-compile-command "make lock" \

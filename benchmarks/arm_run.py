@@ -1,4 +1,4 @@
-"""Run a .tflite file on seeded pixels, and compare what two machines made of it.
+"""Run a .tflite file on seeded pixels, and compare the outputs of two machines.
 
 `arm_check.sh` runs this file on both sides, so it needs nothing but numpy and ai_edge_litert.
 
@@ -16,8 +16,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 EXAMPLES = 20
 
 # Largest difference allowed, as a share of the largest output. A float file differs by the order in
-# which sums are taken. An int8 file rounds on the way: a value that falls on the other side of a
-# rounding is off by one step of that tensor, and full int8 puts the output on steps, too.
+# which sums are taken. An int8 file rounds on the way: a value that is rounded the other way is off
+# by one step of its tensor, and full int8 rounds the output to steps, too.
 FLOAT_TOLERANCE = 1e-5
 INT8_TOLERANCE = 0.02
 
@@ -49,7 +49,7 @@ def run(file: Path, out: Path, delegate: bool) -> None:
     interpreter.allocate_tensors()
     source = only(interpreter.get_input_details(), "input", file)
     sink = only(interpreter.get_output_details(), "output", file)
-    # An input of type int8 holds the pixel less 128; float32 and uint8 hold it as it is.
+    # An input of type int8 holds the pixel minus 128; float32 and uint8 hold it as it is.
     shift = 128 if source["dtype"] == np.int8 else 0
     results = []
     for example in pixels(tuple(source["shape"])):
@@ -60,7 +60,7 @@ def run(file: Path, out: Path, delegate: bool) -> None:
 
 
 def compare(file: Path, expected: np.ndarray, received: np.ndarray) -> bool:
-    """Print largest difference, its limit and the share of equal classes; say if all is well."""
+    """Print largest difference, limit and share of equal classes; return whether all is well."""
     int8 = any(tensor["dtype"] == np.int8 for tensor in load(file).get_tensor_details())
     limit = (INT8_TOLERANCE if int8 else FLOAT_TOLERANCE) * np.abs(expected).max()
     finite = bool(np.isfinite(expected).all() and np.isfinite(received).all())

@@ -1,4 +1,4 @@
-"""The tables and the picture of a page of compared methods, from the CSV file of a comparison.
+"""Make the tables and the picture of a page of compared methods from a comparison's CSV file.
 
 python benchmarks/compare_page.py docs/results/compare/lenet300.csv --methods switcher free dense \
     --picture docs/results/compare/lenet300.png

@@ -1,9 +1,9 @@
-"""Seconds per training step of a switched model under each option of execution.
+"""Measure the seconds per training step of a switched model under each option of execution.
 
 The same model trains with the defaults of `train.py`, with several steps in one execution, compiled
-by XLA and in mixed precision, all in one process, in turn, a block of steps each. The ratio to the
-defaults' block of the same round is taken, and the median of the rounds is printed: below 1 the
-option is faster. The switcher has its turns throughout.
+by XLA and in mixed precision, all in one process, taking turns, a block of steps each. Each block
+is compared with the defaults' block of the same round, and the median ratio over the rounds is
+printed: below 1, the option is faster. The switcher has its turns throughout.
 
     python benchmarks/execution.py --model resnet18 --image 32 32 3 --width 0.25 -b 64
 """
@@ -47,7 +47,7 @@ def build(options: dict[str, Any], args: argparse.Namespace) -> Any:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         ["accuracy"],
         target_sparsity=0.95,
-        # The alternate phase throughout: the dearest one; a turn in each execution of several.
+        # The alternate phase, the costliest, throughout; a turn in each execution of several steps.
         alternation=Alternation(task_steps=TOGETHER, warmup=0.0, settle=0.0),
         **options,
     )

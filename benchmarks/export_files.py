@@ -1,9 +1,9 @@
-"""What the networks of a comparison weigh, and how fast they are, as TFLite files.
+"""Measure how large and how fast the networks of a comparison are as TFLite files.
 
 Every network of one seed that `python -m keras_switcher.compare --keep-models` has kept is exported
-by `python -m export`; printed, and written as JSON, are bytes and latency of its dense and its
-sparse file, and the ratios to the file of the method `dense`. Without `--comparison`, a short one
-is trained first.
+by `python -m export`. The bytes and latency of its dense and its sparse file, and the ratios to the
+file of the method `dense`, are printed and written as JSON. Without `--comparison`, a short one is
+trained first.
 
     python benchmarks/export_files.py --json export.json
     python benchmarks/export_files.py --comparison comparisons/lenet300
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(*command: str) -> None:
-    """Run a module of Python in the checkout; ends with what it wrote if it fails."""
+    """Run a Python module in the checkout; if it fails, exit with its output."""
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True
     )
@@ -55,7 +55,7 @@ def files(cell: Path, dataset: str | None, folder: Path) -> dict[str, Any]:
 
     Args:
         cell: The cell's folder.
-        dataset: What to prove the files with; `None` for what the network was trained on.
+        dataset: Data set to verify the files with; `None` for the one of the network's training.
         folder: Where the files go.
     """
     config = json.loads((cell / CELL_FILE).read_text(encoding="utf-8"))["config"]
@@ -86,7 +86,7 @@ def files(cell: Path, dataset: str | None, folder: Path) -> dict[str, Any]:
 
 
 def latencies(paths: list[Path], scratch: Path) -> list[float]:
-    """Return microseconds of files that are measured in turn, each the faster of two ways."""
+    """Measure files in turn; return each one's microseconds, with XNNPACK or without if faster."""
     out = scratch / "latencies.json"
     run("export", "benchmark", *map(str, paths), "--threads", "1", "--json", str(out))
     return [

@@ -1,10 +1,11 @@
 """Mutate TFLite files and run those that the validator accepts: no runtime may crash on one.
 
-Half of the mutations change a field of the object model, all kinds of fields alike: segments,
-indices, versions, shapes, types, options, quantisation, buffers, what operators read and write. The
-other half flips bits, overwrites bytes, cuts or moves pieces of the file. What the validator
-accepts runs in another process, with and without delegates. Death by a signal, more than 4 GiB of
-memory or ten seconds count as a crash; an error that the runtime raises does not.
+Half of the mutations change a field of the object model, and all kinds of fields equally often:
+segments, indices, versions, shapes, types, options, quantisation, buffers, the inputs and outputs
+of operators. The other half flips bits, overwrites bytes, cuts or moves pieces of the file. A file
+that the validator accepts runs in another process, with and without delegates. Death by a signal,
+more than 4 GiB of memory or more than ten seconds count as a crash; an error that the runtime
+raises does not.
 
     python benchmarks/fuzz_validator.py *.tflite --count 100000 --seed 7 --keep crashes
 """
@@ -38,13 +39,13 @@ _FLOATS = (0.0, -1.0, 1e-38, 1e-12, 1e12, 3e38, float("nan"), float("inf"))
 
 @dataclasses.dataclass
 class Outcome:
-    """What came of mutated files.
+    """What became of mutated files.
 
     Args:
         rejected: How many the validator refused.
         ran: How many it accepted and the runtime ran.
         refused: How many it accepted and the runtime refused with an error.
-        crashes: Those that it accepted and the runtime died of.
+        crashes: Those that it accepted and that crashed the runtime.
     """
 
     rejected: int = 0
@@ -54,13 +55,13 @@ class Outcome:
 
 
 class Runtime:
-    """The process that runs files, started anew when one has killed it."""
+    """The process that runs files, restarted after one has killed it."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
 
     def survives(self, content: bytes) -> bool | None:
-        """Return whether a file ran, `False` if it was refused, or `None` if it was deadly."""
+        """Return `True` if a file ran, `False` if it was refused, or `None` if it was deadly."""
         if self.process is None:
             worker = Path(__file__).with_name("litert_worker.py")
             self.process = subprocess.Popen(
@@ -94,7 +95,7 @@ def fuzz(files: Sequence[bytes], count: int, seed: int = 0) -> Outcome:
     Args:
         files: Valid files.
         count: How many mutants to make.
-        seed: Of the random choices.
+        seed: Seed of the random choices.
     """
     random = np.random.default_rng(seed)
     outcome = Outcome()
@@ -155,7 +156,7 @@ def mutated_model(content: bytes, random: np.random.Generator) -> bytes:
         builder = flatbuffers.Builder(2 * len(content))
         try:
             builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-        # A number that its field can't hold can't be written: take another one.
+        # A number that its field can't hold can't be written: mutate again.
         except (TypeError, ValueError, AttributeError, struct.error, OverflowError):
             continue
         return bytes(builder.Output())
@@ -163,19 +164,19 @@ def mutated_model(content: bytes, random: np.random.Generator) -> bytes:
 
 @functools.cache
 def _pickled(content: bytes) -> bytes:
-    """Return the object model of a file; to unpickle it is far faster than to read it."""
+    """Return the pickled object model of a file, as unpickling is far faster than reading."""
     return pickle.dumps(read(content))
 
 
 def _mutate(model: schema.ModelT, random: np.random.Generator) -> None:
     places: dict[str, list[Any]] = {}
     _collect(model, places)
-    # A field of which there are many would be all that is ever changed.
+    # By name first, as otherwise only fields that occur often would ever be changed.
     name = sorted(places)[random.integers(len(places))]
     owner = places[name][random.integers(len(places[name]))]
     value = getattr(owner, name)
     if random.random() < 0.2:
-        # What is right elsewhere is the likeliest to be accepted.
+        # A value that is right elsewhere is the most likely to be accepted.
         other = places[name][random.integers(len(places[name]))]
         setattr(owner, name, getattr(other, name))
     else:

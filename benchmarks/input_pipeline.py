@@ -1,9 +1,9 @@
-"""Whether the input pipeline keeps the processor busy with training.
+"""Measure whether the input pipeline keeps the processor busy with training.
 
-A model trains on the batches that `train.py` gives it (shuffled, gathered, augmented in the
-background), and on one batch that lies ready in memory, in turn, a block of steps each. The ratio
-of a pair of blocks is what waiting for data, and preparing it on the same cores, costs. The time
-that the pipeline needs by itself stands beside it.
+A model trains alternately on the batches that `train.py` gives it (shuffled, gathered, augmented in
+the background) and on one batch that lies ready in memory, a block of steps each. The ratio of a
+pair of blocks is the cost of waiting for data and of preparing it on the same cores. The time that
+the pipeline needs by itself is given beside it.
 
     python benchmarks/input_pipeline.py --model resnet18 --width 0.25 --json input_pipeline.json
 """
@@ -25,7 +25,7 @@ EXAMPLES = 20_000
 
 
 def pipeline(args: argparse.Namespace, steps: int) -> Any:
-    """Return that many batches of made images, prepared as for a training run."""
+    """Return that many batches of made-up images, prepared as for a training run."""
     import numpy as np
 
     from keras_switcher.batches import training_batches
@@ -40,14 +40,14 @@ def pipeline(args: argparse.Namespace, steps: int) -> Any:
 
 
 def ready(args: argparse.Namespace, steps: int) -> Any:
-    """Return one batch over and over."""
+    """Return the same batch over and over."""
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensors(next(iter(pipeline(args, 1)))).repeat(steps)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Train on both in turn; return milliseconds a step and their ratio."""
+    """Train on both in turn; return the milliseconds per step and their ratio."""
     import keras
 
     from keras_switcher import Alternation, models, switch
@@ -57,7 +57,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     model.compile(
         *("sgd", "adam", loss, ["accuracy"]),
         target_sparsity=0.95,
-        # The alternate phase throughout: the dearest one.
+        # The alternate phase, the costliest, throughout.
         alternation=Alternation(warmup=0.0, settle=0.0),
     )
     kinds = {"pipeline": pipeline(args, args.steps), "ready": ready(args, args.steps)}

@@ -1,7 +1,7 @@
-"""Run TFLite files that come in by stdin, until none comes; killed by the first that is deadly.
+"""Run TFLite files that arrive on stdin, until there are no more; the first deadly one kills it.
 
-Each file comes as its length in four bytes and its content; one byte answers: `k` if it ran with
-and without delegates, `e` if the runtime refused it with an error.
+Each file arrives as its length in four bytes and its content. The answer is one byte: `k` if it ran
+with and without delegates, `e` if the runtime refused it with an error.
 """
 
 import os
@@ -54,7 +54,7 @@ def main() -> None:
         ):
             try:
                 run(content, resolver)
-            # Whatever the runtime raises is its way to refuse.
+            # Whatever the runtime raises counts as refusing.
             except Exception:
                 answer = b"e"
         answers.write(answer)

@@ -1,8 +1,8 @@
 """Train with several workers and with one process, in turn, and compare figures and times.
 
-Each seed is trained twice at the same global batch: by one process, and by the launcher. Printed,
-and written as CSV, are accuracy and sparsity of both, the seconds per step, and whether the state
-of the workers (weights, switches, both optimisers) had the same digest after every epoch.
+Each seed is trained twice at the same global batch: by one process, and by the launcher. The
+accuracy and sparsity of both, the seconds per step, and whether the state of the workers (weights,
+switches, both optimisers) had the same digest after every epoch are printed and written as CSV.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def train(workers: int, seed: int, flags: list[str], folder: Path) -> dict[str, 
     batch = int(re.findall(r"^batch_size: (\d+)", (folder / "config.yaml").read_text(), re.M)[0])
     steps = summary["train_examples"] // batch
     states = _STATE.findall(output)
-    # What each worker said of each epoch.
+    # The digests that the workers logged after each epoch.
     digests = [{digest for _, e, digest in states if int(e) == n + 1} for n in range(len(rows))]
     told = {worker or "0" for worker, _, _ in states}
     return {
@@ -46,7 +46,7 @@ def train(workers: int, seed: int, flags: list[str], folder: Path) -> dict[str, 
         "test_accuracy": summary["test_accuracy"],
         "validation_accuracy": summary["validation_accuracy"],
         "fc_sparsity": summary["fc_sparsity"],
-        # The first epoch holds the tracing of the graphs.
+        # The first epoch includes the tracing of the graphs.
         "ms_per_step": 1e3 * statistics.median(float(row["seconds"]) for row in rows[1:]) / steps,
         "states_equal": all(len(d) == 1 for d in digests) and len(told) == workers
         if workers > 1

@@ -1,19 +1,19 @@
-"""How the cost of a training step grows with a layer's units and inputs, and with the batch.
+"""Measure how the cost of a training step grows with a layer's units and inputs, and the batch.
 
 One dense hidden layer is switched, and its switcher has a turn after every step. For each number of
-units, of inputs and of examples in a batch, the other two as in LeNet-300-100's first layer, the
-switched model and the same one of plain `Dense` train in turn; what the turn costs is the
-difference, with the mask of the task step and the sum of its gradients in it. A power law is fitted
-to it, and to the number of multiply-adds that the turn should take:
+units, of inputs and of examples in a batch, with the other two as in LeNet-300-100's first layer,
+the switched model and the same model with plain `Dense` layers train in turn. The cost of the turn
+is the difference, which includes the mask of the task step and the sum of its gradients. A power
+law is fitted to it, and to the number of multiply-adds that the turn should take:
 
-- the switcher, inputs x hidden x inputs for each unit: 2 * inputs * hidden * units a pass, of which
-  there are two forward, and backward to its weights and activations: 7 times half of that; without
-  a hidden layer inputs x inputs for each unit, twice forward and once backward;
+- the switcher, inputs x hidden x inputs for each unit: 2 * inputs * hidden * units per pass. Two
+  passes forward, and those backward to its weights and activations, take 7 times half of that.
+  Without a hidden layer, it is inputs x inputs for each unit, twice forward and once backward;
 - a few passes over the kernel and the switches: 20 * inputs * units.
 
-The batch is not in it: the turn takes the gradients that the task step has left. The fitted
-exponent stands beside that of the count. `--workers` adds the seconds per step of a multi-worker
-training, one thread for each worker, over the number of workers.
+The batch is not in it, as the turn uses the gradients that the task step has left. The fitted
+exponent is printed beside that of the count. `--workers` adds the seconds per step of a
+multi-worker training, with one thread for each worker, over the number of workers.
 
     python benchmarks/scaling.py --json scaling.json
 """
@@ -67,7 +67,7 @@ def model(inputs: int, units: int, hidden: int, is_switched: bool) -> keras.Mode
 
 
 def batches(inputs: int, batch: int, steps: int) -> tf.data.Dataset:
-    """Return batches of made features."""
+    """Return batches of made-up features."""
     random = np.random.default_rng(0)
     x = random.normal(size=(4 * batch, inputs)).astype("float32")
     y = random.integers(0, 10, 4 * batch).astype("int32")
@@ -122,7 +122,7 @@ def text(found: float | None) -> str:
 
 
 def grown(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Print how the turn grows over a name's values; return it."""
+    """Print how the turn grows over the values of a quantity; return it."""
     values = [row[name] for row in rows]
     found: dict[str, Any] = {
         "over": name,
@@ -149,7 +149,7 @@ def grown(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
 def over_workers(counts: list[int]) -> dict[str, Any]:
     """Return the milliseconds per step of LeNet over the number of workers, and how they grow."""
     flags = ["--model", "lenet", "--dataset", "mnist5k", "--epochs", "4"]
-    # Else one process would have all cores, and several would share them.
+    # Otherwise one process would have all cores, and several would share them.
     os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,14 +1,14 @@
-"""Seconds per training step and peak memory: a switched model against the same one of plain Dense.
+"""Measure step time and peak memory of a switched model against the same one of plain Dense.
 
-Beside it stands `prune_low_magnitude` of TensorFlow Model Optimization against the same network of
-plain layers of Keras 2, in a process of its own (`--no-tfmot` leaves it out).
+It also measures `prune_low_magnitude` of TensorFlow Model Optimization against the same network of
+plain layers of Keras 2, in a process of its own (`--no-tfmot` leaves this out).
 
-The two of Keras 3, and the two of Keras 2, train on the same batches in one process, in turn, a
-block of steps each; the ratio to the plain model's block of the same round is taken, and the median
-of the rounds is printed. So a change of the machine's speed during the run falls on both. What is
-timed of a block holds whole periods: as many task steps for each turn of the switcher as in a
-training. Memory is the peak resident size of a process that trains one of them, and what of it lies
-above the size that the process had after its imports.
+The two models of Keras 3, like the two of Keras 2, train on the same batches in one process, taking
+turns, a block of steps each. Each block is compared with the plain model's block of the same round,
+and the median ratio over the rounds is printed, so that a change of the machine's speed during the
+run affects both. The timed part of a block consists of whole periods: it has as many task steps for
+each turn of the switcher as a training. Memory is the peak resident size of a process that trains
+one of them, and the part of it above the size that the process had after its imports.
 
     python benchmarks/step_time.py --model lenet300 --json step_time.json
     python benchmarks/step_time.py --model resnet18 --image 32 32 3 --width 0.25 -b 64 --steps 10
@@ -30,7 +30,7 @@ from typing import Any
 
 PLAIN, SWITCHED = "plain", "switched"
 TFMOT = "tfmot"
-# It chooses anew once in so many steps, by default.
+# By default, tfmot chooses anew once in this many steps.
 PRUNING_STEPS = 100
 
 
@@ -59,7 +59,7 @@ def build(kind: str, args: argparse.Namespace) -> Any:
         args.optimizer,
         "adam",
         target_sparsity=0.95,
-        # The alternate phase throughout: the dearest one.
+        # The alternate phase, the costliest, throughout.
         alternation=Alternation(task_steps=args.task_steps, warmup=0.0, settle=0.0),
         **options,
     )
@@ -67,7 +67,7 @@ def build(kind: str, args: argparse.Namespace) -> Any:
 
 
 def batches(args: argparse.Namespace) -> Any:
-    """Return batches of made images; the time of a step does not depend on what they show."""
+    """Return batches of made-up images; the time of a step does not depend on what they show."""
     import numpy as np
     import tensorflow as tf
 
@@ -81,13 +81,13 @@ def batches(args: argparse.Namespace) -> Any:
 def block_steps(wanted: int, period: int, together: int = 1) -> tuple[int, int]:
     """Return how many steps a block has, and how many come before those that are timed.
 
-    Timed is a whole number of periods, at least one, and about as much as four fifths of what is
-    wanted.
+    The timed steps are a whole number of periods, at least one, and about four fifths of the wanted
+    steps.
 
     Args:
-        wanted: Steps that are wanted.
+        wanted: Number of steps that are wanted.
         period: Steps from one turn of the switcher, or from one choice of tfmot, to the next.
-        together: Steps of one execution.
+        together: Number of steps in one execution.
     """
     before = max(1, math.ceil(wanted / 5 / together)) * together
     whole = math.lcm(period, together)
@@ -95,27 +95,27 @@ def block_steps(wanted: int, period: int, together: int = 1) -> tuple[int, int]:
 
 
 def block_seconds(model: Any, data: Any, steps: int, before: int | None = None) -> float:
-    """Return the seconds per step of one `fit` over the data, its start left out.
+    """Return the seconds per step of one `fit` over the data, without its start.
 
     Args:
         model: The model.
         data: As many batches as steps.
-        steps: How many.
-        before: Steps that are not timed: a fifth by default.
+        steps: Number of steps.
+        before: Number of steps at the start that are not timed; a fifth by default.
     """
     import keras
 
     before = steps // 5 if before is None else before
     state = getattr(model, "alternation_state", None)
     if state is not None:
-        # A `fit` ends with a settled model, whose switcher has no turn any more.
+        # A `fit` ends with a settled model, whose switcher has no more turns.
         state.restart()
         turns = int(model.switcher_optimizer.iterations)
     times: list[tuple[int, float]] = []
     timer = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: times.append((batch, time.perf_counter()))
     )
-    # In a training of one block, a switcher would have few turns; that is not what is measured.
+    # In a training of one block, a switcher would have few turns: that warning is not wanted here.
     logging.getLogger("keras_switcher").setLevel(logging.ERROR)
     model.fit(data, steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0, callbacks=[timer])
     if state is not None:
@@ -126,7 +126,7 @@ def block_seconds(model: Any, data: Any, steps: int, before: int | None = None) 
 
 
 def per_step(times: list[tuple[int, float]], before: int) -> float:
-    """Return the seconds per step, of the last batch of each execution and when it had ended."""
+    """Return the seconds per step, given the last batch of each execution and when it ended."""
     first = next(one for one in times if one[0] >= before - 1)
     (begun, start), (ended, end) = first, times[-1]
     if ended == begun:
@@ -215,7 +215,7 @@ def train_and_watch(args: argparse.Namespace) -> dict[str, float]:
         _train_keras_2(build_keras_2(kind, args), kind, args)
     else:
         model = build(args.memory_of, args)
-        # The network that it was made of, as in a training.
+        # Free the network that it was made from, as in a training.
         gc.collect()
         for _ in range(3):
             block_seconds(model, batches(args), args.steps, args.before)
@@ -233,7 +233,7 @@ def _train_keras_2(model: Any, kind: str, args: argparse.Namespace) -> None:
 
 
 def memory(kind: str) -> dict[str, float]:
-    """Return what `train_and_watch` returns, of a process of its own."""
+    """Return the result of `train_and_watch` in a process of its own."""
     command = [sys.executable, __file__, "--memory-of", kind, *sys.argv[1:]]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures: dict[str, float] = json.loads(done.stdout)

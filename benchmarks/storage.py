@@ -1,4 +1,4 @@
-"""From which sparsity on a sparse layer is as fast as a dense one, for each way to store it.
+"""Find the sparsity from which a sparse layer is as fast as a dense one, for each way to store it.
 
 python benchmarks/storage.py --json docs/results/storage.json
 

@@ -1,9 +1,9 @@
-"""Train every combination of options, and write what the validation examples say as CSV.
+"""Train every combination of options, and write the figures on the validation examples as CSV.
 
-The test examples are left alone unless `--test` asks for them: choose by the validation accuracy,
-then read the test accuracy of the choice, once. A sweep that was stopped goes on: combinations
-that are in the file already are not trained again. What all of them share stands in a YAML file
-beside it, and with other flags the sweep is refused.
+The test examples are not used unless `--test` asks for them: choose by the validation accuracy,
+then read the test accuracy of the choice, once. A sweep that was stopped can go on: combinations
+that are already in the file are not trained again. The options that all of them share are in a YAML
+file beside it; with other flags, the sweep is refused.
 
     python benchmarks/sweep.py --model lenet300 --dataset mnist --epochs 20 \
         --vary target_sparsity=0.9,0.95 --vary seed=0,1,2 --out sweep.csv
@@ -49,12 +49,12 @@ def combinations(varied: list[str]) -> list[dict[str, Any]]:
 
 
 def plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options as YAML reads them again."""
+    """Return options as they are when read back from YAML."""
     return {n: list(value) if isinstance(value, tuple) else value for n, value in options.items()}
 
 
 def check_shared(out: Path, shared: dict[str, Any]) -> None:
-    """See that a file of results, if there is one, is of this sweep; say so beside a new one."""
+    """Check that any file of results is of this sweep, and write the sweep's options beside it."""
     beside = out.with_name(f"{out.name}.plan.yaml")
     if not out.absolute().parent.is_dir():
         raise SystemExit(f"Expected --out in a folder that exists. Received: {out}")
@@ -109,7 +109,7 @@ def train(config: Config, data: ImageData, network: str, with_test: bool) -> dic
 
 
 def show(rows: list[dict[str, Any]], names: list[str]) -> None:
-    """Print a line per combination, its seeds as mean and range."""
+    """Print a line per combination, with the mean and range over its seeds."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         key = (*(str(row[name]) for name in names if name != "seed"), str(row["network"]))

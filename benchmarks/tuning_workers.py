@@ -1,8 +1,8 @@
-"""Trials per hour of a search by a chief and workers, against one process that has all cores.
+"""Measure trials per hour of a search by chief and workers, against one process with all cores.
 
-The same search runs both ways, in a folder of its own each time, in turn; `--oracle random` gives
+The same search runs both ways in turn, each time in a folder of its own; `--oracle random` gives
 both the same trials, none of which is stopped early. The time is that of the whole command,
-TensorFlow's start included, and, next to it, what is left without the time until training begins.
+including TensorFlow's start, and, next to it, the same without the time until training begins.
 
     python benchmarks/tuning_workers.py --workers 2 --trials 8 -- --model lenet300 --dataset mnist \
         --limit 10000 --max-epochs 2
@@ -21,7 +21,7 @@ from typing import Any
 
 
 def search(workers: int, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run the search; return its seconds and what its trials were."""
+    """Run the search; return its seconds and the values of its trials."""
     command = [
         *(sys.executable, "-m", "keras_switcher.tuning", "--oracle", "random"),
         *("--trials", str(args.trials), "--workers", str(workers), "--out", str(folder)),
@@ -41,7 +41,7 @@ def search(workers: int, args: argparse.Namespace, folder: Path) -> dict[str, An
         by_end = list(csv.DictReader(file))
     first, rows = by_end[0], sorted(by_end, key=lambda row: row["trial"])
     values = [[row[name] for name in row if name.startswith("hp:")] for row in rows]
-    # That of the trial that has ended first began with the others' or before them.
+    # The training of the trial that ended first began with the others' or before them.
     begun = ends[0] - float(first["seconds"])
     return {
         "seconds": time.perf_counter() - start,

@@ -1,10 +1,10 @@
-"""Train the classifier of VGG16, 512-4096-4096-10, sparse on MNIST, and leave it for an export.
+"""Train the classifier of VGG16, 512-4096-4096-10, sparse on MNIST, and save it for an export.
 
 python benchmarks/vgg_classifier.py --granularity block4 --out runs/vgg-block4
 
-Its 512 inputs are the features of two convolutions that learn with it. Leaves `classifier.keras`,
-a plain Keras model of the three dense layers alone, and `features.npz`, what they read of the
-training and test images, so that
+Its 512 inputs are the features of two convolutions that learn with it. The files that it saves are
+`classifier.keras`, a plain Keras model of only the three dense layers, and `features.npz`, the
+inputs of these layers for training and test images, so that
 
 python -m export runs/vgg-block4/classifier.keras --examples runs/vgg-block4/features.npz
 

@@ -6,7 +6,7 @@
         node export/web/benchmark.mjs DIR/$zeros
     done
 
-They are not trained: 784-2048-2048-10, of whose two large kernels a random 5 % is left.
+The networks, 784-2048-2048-10, are not trained; a random 5 % of their two large kernels is left.
 """
 
 import sys
@@ -20,7 +20,7 @@ PATTERNS = {"connection": 1, "block4": 4, "block16": 16}
 
 
 def network(block: int) -> keras.Model:
-    """Return a network with zeros in blocks of so many inputs of a unit."""
+    """Return a network with zeros in blocks of this many inputs of a unit."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     inputs = keras.Input((28, 28, 1), name="image")

@@ -1,4 +1,4 @@
-"""From a source to its files: compacted, converted, stored, described; nothing is measured yet."""
+"""Make the files of an export: compact, convert, store and describe; nothing is measured here."""
 
 import dataclasses
 import logging
@@ -23,11 +23,11 @@ from .weights import weights
 
 logger = logging.getLogger("keras_switcher.export")
 
-# What the models of `keras_switcher.models` take; scaling is a layer of theirs.
+# True of the models of `keras_switcher.models`, which scale their inputs in a layer of their own.
 PREPROCESSING = "none: as the Keras model takes them, such as pixels from 0 to 255"
-# Training examples from which the ranges of int8 activations are read.
+# Number of training examples from which the ranges of int8 activations are read.
 _CALIBRATION = 200
-# Which share of the weights in blocks with a non-zero must be non-zeros for blocks to be a pattern.
+# Zeros come in blocks if at least this share of the weights in blocks with a non-zero is non-zero.
 _FILL = 0.75
 
 
@@ -37,9 +37,9 @@ class Artifact:
 
     Args:
         file: Its name.
-        kind: What it is: `dense`, `sparse`, `compact`, `int8`, `float16`; or
-            `experimental_sparsity`, which is measured beside them and not left.
-        precision: What it computes in.
+        kind: One of `dense`, `sparse`, `compact`, `int8` and `float16`; or `experimental_sparsity`,
+            which is measured beside them but not published.
+        precision: The numbers that it computes in.
         content: Its content.
         purpose: What it is for, in a few words.
     """
@@ -59,10 +59,10 @@ def artifacts(source: Source, options: ExportOptions) -> tuple[list[Artifact], C
         options: The command's options.
 
     Returns:
-        The files, each validated, and what compacting did.
+        The files, each validated, and the result of compacting.
 
     Raises:
-        ExportError: If the model can't be exported so.
+        ExportError: If the model can't be exported with these options.
     """
     compacted = compact(source.model)
     build = _Builder(source, options)
@@ -79,7 +79,7 @@ def artifacts(source: Source, options: ExportOptions) -> tuple[list[Artifact], C
 
 
 def experimental_sparsity(source: Source, options: ExportOptions) -> Artifact:
-    """Make what the converter itself makes of the model's zeros, for comparison."""
+    """Return the file that the converter itself makes of the model's zeros, for comparison."""
     content = convert(source.model, batch=options.batch, experimental_sparsity=True)
     return Artifact(
         "EXPERIMENTAL_SPARSITY",
@@ -112,7 +112,7 @@ class _Builder:
         )
 
     def sparse(self) -> Artifact:
-        # Blocks of 16 inputs are blocks of 4, which is what float32 kernels read.
+        # Blocks of 16 inputs are also blocks of 4, which float32 kernels read.
         group = min(4, block_of(self.source.model))
         stored = self._stored(self._converted(self._compacted(group)))
         if has_idle_gather(stored):
@@ -162,15 +162,15 @@ class _Builder:
         content = flatbuffer.write(model)
         if names := labels(self.source):
             content = metadata.with_labels(content, names)
-        # What the converter wrote is no stranger's; what was done to it since is checked.
+        # What the converter itself wrote is trusted; what was changed since is checked.
         validate(content, trusted=flatbuffer.operators(model))
         return content
 
 
 def has_idle_gather(model: Any) -> bool:
-    """Return whether a gather leaves out what sparse layers alone would have read.
+    """Return whether a model has gathers, and only sparse layers read them.
 
-    Zeros cost a sparse layer nothing, so that it is faster without.
+    Zeros cost a sparse layer nothing, so it is faster without a gather.
 
     Args:
         model: A `ModelT`.
@@ -191,7 +191,7 @@ def has_idle_gather(model: Any) -> bool:
 
 
 def calibration(source: Source, batch: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yield batches of training examples, as `convert` wants them; none if there are none."""
+    """Yield batches of training examples in the form that `convert` expects, if there are any."""
     train = source.examples.train or {}
     count = min((len(values) for values in train.values()), default=0)
     for start in range(0, min(count, max(_CALIBRATION, batch)) - batch + 1, batch):
@@ -201,7 +201,7 @@ def calibration(source: Source, batch: int) -> Iterator[dict[str, np.ndarray]]:
 
 
 def facts(source: Source) -> dict[str, Any]:
-    """Return what every file says of itself."""
+    """Return the facts that every file holds about itself."""
     kept = ("dataset", "test_accuracy", "fc_sparsity", "granularity")
     return {
         "model": source.name,
@@ -220,9 +220,9 @@ def facts(source: Source) -> dict[str, Any]:
 
 
 def labels(source: Source) -> list[str]:
-    """Return the names of the classes: their numbers, where no names are known.
+    """Return the names of the classes, or their numbers if no names are known.
 
-    Empty if the model is no classifier.
+    The list is empty if the model is not a classifier.
     """
     if not is_classifier(source.model):
         return []
@@ -244,7 +244,7 @@ def block_of(model: keras.Model) -> int:
 
 
 def sparse_kernels(model: keras.Model) -> list[np.ndarray]:
-    """Return the kernels of dense layers most of whose weights are zero, (units, inputs)."""
+    """Return the kernels, as (units, inputs), of dense layers whose weights are mostly zero."""
     kernels = [
         np.asarray(layer.kernel).T
         for layer in model.layers

@@ -1,4 +1,4 @@
-"""`python -m export benchmark FILE...`: what any TFLite files weigh and how fast they run here."""
+"""`python -m export benchmark FILE...`: size, speed and memory of TFLite files on this machine."""
 
 import json
 import os
@@ -29,10 +29,10 @@ def benchmark(options: BenchmarkOptions, console: Console) -> dict[str, Any]:
         console: Where to show the table.
 
     Returns:
-        What `--json` writes.
+        The content that `--json` writes.
 
     Raises:
-        InvalidFile: If a file can't be read, is no TFLite model, or could make the runtime read
+        InvalidFile: If a file can't be read, is not a TFLite model, or could make the runtime read
             out of bounds.
         RuntimeFailure: If the runtime refuses a file, crashes or hangs.
         WriteError: If the JSON file can't be written.
@@ -78,7 +78,7 @@ def benchmark(options: BenchmarkOptions, console: Console) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Return on what latencies were measured."""
+    """Return which machine latencies are measured on."""
     return {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
 
 

@@ -23,7 +23,7 @@ def write_bundle(assets: Mapping[str, Asset], out: Path) -> None:
         out: The folder.
 
     Raises:
-        ExportError: If it holds something that is no bundle, which would be lost.
+        ExportError: If it holds something other than a bundle, which would be lost.
         WriteError: If it can't be written.
     """
     if out.exists() and not out.is_dir():
@@ -46,7 +46,7 @@ def write_bundle(assets: Mapping[str, Asset], out: Path) -> None:
             for encoding in asset.encoded:
                 write(path.with_name(path.name + ENCODINGS[encoding]), asset.read(encoding))
         with writing(out):
-            # What mkdtemp makes, nobody else may read; a web host has to.
+            # Nobody else may read a folder that mkdtemp makes, but a web host has to.
             made.chmod(0o755)
             if out.exists():
                 shutil.rmtree(out)

@@ -8,7 +8,7 @@ from .display import change, megabytes, microseconds, percent, threads
 from .metadata import LABELS_FILE
 from .source import Source
 
-# Of a summary that came with a run.
+# Entries of a run's summary, with their labels.
 _FACTS = {
     "dataset": "Data set",
     "dataset_source": "Data",
@@ -25,7 +25,7 @@ def model_card(source: Source, content: Mapping[str, Any]) -> str:
 
     Args:
         source: What was exported.
-        content: What `export.json` holds.
+        content: The content of `export.json`.
     """
     parts = [
         f"# {source.name}",

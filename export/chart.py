@@ -29,10 +29,10 @@ _STYLE: Any = {
 
 
 def write_chart(content: Mapping[str, Any], path: Path) -> None:
-    """Draw the measured files of an export, and what the converter makes of the same model.
+    """Draw the measured files of an export, and the one that the converter makes of the same model.
 
     Args:
-        content: What `export.json` holds.
+        content: The content of `export.json`.
         path: The PNG file.
     """
     entries = [

@@ -1,4 +1,4 @@
-"""The command `python -m export`, in an installed package `keras-switcher-export`."""
+"""The command `python -m export`, or `keras-switcher-export` in an installed package."""
 
 import sys
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The flags; those of the process by default.
 
     Returns:
-        The exit status: 0; 2 for a mistake in the flags; 1 for an export that failed; 130 and 143
-        after Ctrl-C, which is how a server ends with 0, and SIGTERM.
+        The exit status: 0; 1 for an export that failed; 2 for a mistake in the flags; 130 after
+        Ctrl-C, except for a server, which ends with 0 then; 143 after SIGTERM.
     """
     flags = list(sys.argv[1:] if arguments is None else arguments)
     verbose = "--verbose" in flags

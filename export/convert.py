@@ -1,4 +1,4 @@
-"""From a Keras model to a TFLite model of dense tensors, as bytes."""
+"""Convert a Keras model to a TFLite model of dense tensors, as bytes."""
 
 import enum
 import os
@@ -18,19 +18,19 @@ from keras_switcher.signals import Interrupted
 
 from .errors import ExportError
 
-# The one entry of every file; its inputs and outputs have the names of the Keras model's.
+# The only signature of a file; its inputs and outputs have the names of the Keras model's.
 SIGNATURE = "serving_default"
 
 Examples = Sequence[Mapping[str, np.ndarray]]
 
 
 class Precision(enum.StrEnum):
-    """In what numbers a file computes. Inputs and outputs have the Keras model's types in each."""
+    """The numbers that a file computes in; its inputs and outputs keep the Keras model's types."""
 
     FLOAT32 = "float32"
-    FLOAT16 = "float16"  # weights in float16, computed as float32 where the runtime unpacks them
-    DYNAMIC = "dynamic"  # int8 weights; activations are quantised as they come
-    INT8 = "int8"  # weights and activations, whose ranges representative examples gave
+    FLOAT16 = "float16"  # float16 weights; computes in float32 where the runtime unpacks them
+    DYNAMIC = "dynamic"  # int8 weights; activations are quantised as they are computed
+    INT8 = "int8"  # int8 weights and activations; examples give the ranges of the latter
 
 
 def convert(
@@ -45,12 +45,12 @@ def convert(
 
     Args:
         model: A built Keras model whose inputs have fixed shapes, apart from the batch.
-        precision: In what numbers the file computes.
+        precision: The numbers that the file computes in.
         batch: Number of examples in a call.
         representative: For `INT8`: examples as the model will see them, each a batch of float32
             arrays (batch, ...) by input name.
-        experimental_sparsity: Let the converter write sparse tensors, by
-            `tf.lite.Optimize.EXPERIMENTAL_SPARSITY`: for comparisons only, since what it writes is
+        experimental_sparsity: Whether the converter writes sparse tensors, by
+            `tf.lite.Optimize.EXPERIMENTAL_SPARSITY`; for comparisons only, since what it writes is
             not always right.
 
     Returns:
@@ -89,7 +89,7 @@ def convert(
         except (Interrupted, OSError):
             raise
         except Exception as error:
-            # The converter raises what its many passes raise, with pages of text.
+            # Each of the converter's many passes raises its own errors, with pages of text.
             raise ExportError(
                 f"TFLite's converter can't take the model '{model.name}': {_reason(error, log)} "
                 "Replace the layers that make these operations. Received: layers "
@@ -102,7 +102,7 @@ def fixed_shape(tensor: keras.KerasTensor) -> tuple[int, ...]:
     """Return the shape of a model's input without the batch.
 
     Raises:
-        ExportError: If a size in it is open.
+        ExportError: If a size in it is not fixed.
     """
     shape = tuple(tensor.shape[1:])
     if None in shape:
@@ -198,7 +198,7 @@ def _reason(error: Exception, log: Path) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[Path]:
-    """Send what the converter writes, on both streams and from C++ too, to a file; yield it."""
+    """Send the converter's output, on both streams and also from C++, to a file; yield its path."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         sys.stdout.flush()

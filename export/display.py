@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-# `benchmark` shows tables too, and does without TensorFlow.
+# `benchmark` imports this module, too, and does without TensorFlow.
 if TYPE_CHECKING:
     from .compact import Compacted
 
@@ -29,7 +29,7 @@ def show_compaction(console: Console, compacted: "Compacted") -> None:
 
 
 def show_artifacts(console: Console, content: Mapping[str, Any]) -> None:
-    """Show the files, and beside them what the converter makes of the zeros by itself."""
+    """Show the files and, beside them, the one that the converter itself makes of the zeros."""
     table = Table(title="Files", title_justify="left")
     table.add_column("file")
     for column in (
@@ -63,7 +63,7 @@ def show_artifacts(console: Console, content: Mapping[str, Any]) -> None:
 
 
 def threads(content: Mapping[str, Any]) -> str:
-    """Return with how many threads the latencies were measured that stand for the files."""
+    """Return, as text, the number of threads of the latencies that stand for the files."""
     count = content["threads"]
     return "one thread" if count == 1 else f"{count} threads"
 

@@ -8,7 +8,7 @@ class ExportError(Exception):
 
 
 class InvalidFile(ExportError):
-    """A file that is no TFLite model, or one that a runtime could not read safely."""
+    """A file that is not a TFLite model, or one that a runtime could not read safely."""
 
 
 class RuntimeFailure(ExportError):

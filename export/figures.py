@@ -1,4 +1,4 @@
-"""What a file weighs: bytes, zipped bytes, values, and the fewest bytes that its weights need."""
+"""The size of a file: bytes, gzipped bytes, values, and the fewest bytes that its weights need."""
 
 import dataclasses
 import gzip
@@ -14,13 +14,13 @@ from .weights import Weight, weights
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What can be read off a file.
+    """Figures that can be read off a file.
 
     Args:
         bytes: Its size.
-        gzip_bytes: Its size when compressed, as app stores do for the download.
-        nonzeros: Weights of dense and convolutional layers that are not zero.
-        weights: All weights of these layers, zeros included.
+        gzip_bytes: Its size when compressed, as app stores compress downloads.
+        nonzeros: Number of weights of dense and convolutional layers that are not zero.
+        weights: Number of all weights of these layers, zeros included.
         storages: How each weight is stored, by the name of its tensor.
     """
 
@@ -54,8 +54,8 @@ def _by_name(found: Iterable[Weight]) -> dict[str, Storage]:
 def information_bound(kernels: Iterable[np.ndarray], others: int, value_bytes: int) -> int:
     """Return the fewest bytes that weights need, if every non-zero is a number of its own.
 
-    The values, and the entropy of which of each kernel's weights are not zero:
-    `n * H(nonzeros / n)` bits for a kernel of n weights.
+    They are the bytes of the values and, for each kernel of n weights, the entropy of which weights
+    are not zero: `n * H(nonzeros / n)` bits.
 
     Args:
         kernels: The kernels with zeros in them.

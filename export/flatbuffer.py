@@ -21,11 +21,11 @@ def read(content: bytes) -> schema.ModelT:
 
     Returns:
         The object model. Buffers that lie behind the flatbuffer, as in files of more than 2 GB or
-        of ai-edge-quantizer, are resolved: the data of each is in its `data`.
+        from ai-edge-quantizer, are resolved: each has its data in `data`.
 
     Raises:
-        InvalidFile: If it can't be read as one. Whether a runtime can run it safely is for
-            `validate` to say.
+        InvalidFile: If it can't be read as one. `validate` tells whether a runtime can run it
+            safely.
     """
     if content[4:8] != IDENTIFIER:
         raise InvalidFile(
@@ -34,7 +34,7 @@ def read(content: bytes) -> schema.ModelT:
         )
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    # Whatever damage there is, the reader of flatbuffers trips over it in its own way.
+    # The reader of flatbuffers raises a different error for each kind of damage.
     except Exception as error:
         raise InvalidFile(
             "Expected a TFLite model. Received: one whose structure is damaged "
@@ -64,14 +64,14 @@ def write(model: schema.ModelT) -> bytes:
     starts at a multiple of 16 bytes, as runtimes that map the file into memory expect.
 
     Args:
-        model: The object model. Its buffers are reordered, and what refers to them follows.
+        model: The object model. Its buffers are reordered, and the references to them updated.
 
     Returns:
         The file.
     """
     _compact_buffers(model)
     data_bytes = sum(0 if buffer.data is None else len(buffer.data) for buffer in model.buffers)
-    # All at once: growing copies everything, several times.
+    # Reserved all at once, as growing would copy everything several times.
     builder = flatbuffers.Builder(data_bytes + data_bytes // 16 + 2**16)
     buffers = model.buffers
     model.buffers = [_Aligned(buffer.data) for buffer in buffers]

@@ -1,4 +1,4 @@
-"""The folder of an export: one export at a time, and no file in it that was not proven."""
+"""The folder of an export: one export at a time, and only files in it that were verified."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ CHART_FILE = "export.png"
 CARD_FILE = "model_card.md"
 PAGE_FILE = "page.json"
 _SCRATCH = ".unproven-"
-# What an export may leave; a file of an earlier export that this one did not make is stale.
+# Files that an export may leave; one of an earlier export that this one did not make is stale.
 _OWN = (
     *(f"model_{kind}.tflite" for kind in ("dense", "sparse", "compact", "int8", "float16")),
     EXPORT_FILE,
@@ -31,14 +31,14 @@ _OWN = (
 def exclusive(out: Path) -> Iterator[Path]:
     """Hold a folder for one export, and yield an empty folder inside it to work in.
 
-    The inner folder is gone when the block ends, however it ends.
+    The inner folder is removed when the block ends, however it ends.
 
     Args:
-        out: The folder; it is made if it is not there.
+        out: The folder; it is created if it does not exist.
 
     Raises:
-        ExportError: If another export writes into it, it can't be a folder, or files in it that are
-            no export's have the names of one's.
+        ExportError: If another export is writing into it, it is not a folder, or it holds files
+            that no export wrote but that have the names of an export's files.
         WriteError: If it can't be written.
     """
     if out.exists() and not out.is_dir():
@@ -49,7 +49,7 @@ def exclusive(out: Path) -> Iterator[Path]:
         lock = os.open(out, os.O_RDONLY)
     try:
         try:
-            # The system lets go of it when the process ends, even by kill -9.
+            # The system releases the lock when the process ends, even by kill -9.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ExportError(
@@ -70,17 +70,17 @@ def exclusive(out: Path) -> Iterator[Path]:
             _clean(out)
             if not was_there:
                 with contextlib.suppress(OSError):
-                    out.rmdir()  # only if nothing came of it
+                    out.rmdir()  # succeeds only if nothing was published
     finally:
         os.close(lock)
 
 
 def publish(out: Path, scratch: Path, names: Iterable[str]) -> None:
-    """Give proven files their final names, and remove what an earlier export left beside them.
+    """Give verified files their final names, and remove what an earlier export left beside them.
 
     Args:
         out: The folder of the export.
-        scratch: Where the files lie.
+        scratch: The folder that the files are in.
         names: Their names.
 
     Raises:
@@ -88,7 +88,7 @@ def publish(out: Path, scratch: Path, names: Iterable[str]) -> None:
     """
     names = list(names)
     with writing(out):
-        # First the one that says whose the others are.
+        # First export.json, which marks the other files as an export's.
         for name in sorted(names, key=lambda name: name != EXPORT_FILE):
             os.replace(scratch / name, out / name)
         for name in set(_OWN) - set(names):
@@ -96,7 +96,7 @@ def publish(out: Path, scratch: Path, names: Iterable[str]) -> None:
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Write a file and see that it is on the disk.
+    """Write a file and make sure that it is on the disk.
 
     Args:
         path: The file.

@@ -88,7 +88,7 @@ def check_pooling(operation: Operation) -> None:
     operation.require_types(inputs, F32, INT8)
     operation.require_types(output, inputs.type)
     window = (options.filterHeight, options.filterWidth)
-    # A larger one has nothing but padding more.
+    # A larger window would only add padding.
     operation.require(
         all(
             1 <= size <= 2 * extent for size, extent in zip(window, inputs.shape[1:3], strict=True)
@@ -118,7 +118,7 @@ def _check_weight_types(operation: Operation, channel_axis: int) -> None:
         )
         operation.require(not weights.zero_points.any(), "symmetric weights", weights.zero_points)
     if inputs.type == INT8:
-        # Computed as XNNPACK does, which frees a convolution beyond this twice.
+        # Computed as in XNNPACK, which frees a convolution twice if this is too large.
         multiplier = float((inputs.scales[0] * weights.scales / output.scales[0]).max())
         operation.require(
             multiplier < _MAX_MULTIPLIER,
@@ -140,8 +140,8 @@ def _check_windows(
     Args:
         operation: A convolution or pooling.
         window: Height and width of the filter.
-        channels: Of the output.
-        depth: Channels that a filter reads.
+        channels: Number of channels of the output.
+        depth: Number of channels that a filter reads.
     """
     inputs, output, options = operation.input(0), operation.outputs[0], operation.options
     operation.require_fused_activation()

@@ -1,4 +1,4 @@
-"""What a file says of itself: classes, preprocessing and the runtime that it needs."""
+"""What a file says about itself: classes, preprocessing and the runtime that it needs."""
 
 import io
 import json
@@ -16,7 +16,7 @@ LABELS_FILE = "labels.txt"
 # The converter writes it; tools read it to tell whether a runtime is new enough.
 MINIMUM_RUNTIME = "min_runtime_version"
 
-# Operator and version, and the first TensorFlow Lite that has it.
+# By operator and version, the first TensorFlow Lite that has it.
 _FIRST_RUNTIME = {
     (schema.BuiltinOperator.FULLY_CONNECTED, 8): (2, 3, 0),
     (schema.BuiltinOperator.DENSIFY, 1): (2, 2, 0),
@@ -28,12 +28,12 @@ def describe(model: Any, facts: Mapping[str, Any]) -> None:
 
     Args:
         model: A `ModelT`; it is changed.
-        facts: What can be written as JSON. `runtime` is added.
+        facts: Values that can be written as JSON. `runtime` is added.
     """
     needed = runtime_needed(model)
     text = json.dumps({**facts, "runtime": f"TensorFlow Lite or LiteRT >= {needed}"})
     _set_entry(model, ENTRY, text.encode())
-    # A fixed 16 bytes, as the converter has it.
+    # A fixed 16 bytes, as the converter writes it.
     _set_entry(model, MINIMUM_RUNTIME, needed.encode().ljust(16, b"\0"))
 
 
@@ -48,13 +48,13 @@ def runtime_needed(model: Any) -> str:
 def with_labels(content: bytes, labels: Sequence[str]) -> bytes:
     """Append the names of the classes, as the associated file `labels.txt`.
 
-    The ZIP at the end of a file is where TFLite's metadata keeps associated files: a runtime does
-    not read it, and `unzip model.tflite` does.
+    TFLite's metadata keeps associated files in a ZIP at the end of a file: a runtime does not read
+    it, but `unzip model.tflite` does.
     """
     stream = io.BytesIO(content)
     stream.seek(0, io.SEEK_END)
     with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED) as archive:
-        # The time of writing would make every file another one.
+        # With the time of writing, no two files would be equal.
         entry = zipfile.ZipInfo(LABELS_FILE, date_time=(1980, 1, 1, 0, 0, 0))
         archive.writestr(entry, "\n".join(labels) + "\n")
     return stream.getvalue()
@@ -88,5 +88,5 @@ def _set_entry(model: Any, name: str, content: bytes) -> None:
         metadata = schema.MetadataT()
         metadata.name = name
         model.metadata = [*(model.metadata or []), metadata]
-    # The buffer it had is an orphan now, and is dropped when the model is written.
+    # The buffer that it had is now an orphan, and is dropped when the model is written.
     metadata.buffer = len(model.buffers) - 1

@@ -28,7 +28,7 @@ class Operation:
     """An operator whose tensors were checked one by one.
 
     Args:
-        where: What messages call it.
+        where: Its name in messages.
         version: Version of the operator.
         inputs: The tensors that it reads; `None` where an optional one is missing.
         outputs: The tensors that it writes.
@@ -42,7 +42,7 @@ class Operation:
     options: Any
 
     def input(self, place: int) -> Tensor:
-        """Return an input that can't be missing."""
+        """Return an input that must not be missing."""
         tensor = self.inputs[place]
         if tensor is None:
             raise InvalidFile(f"{self.where}: expected a tensor as input {place}. Received: none")
@@ -53,7 +53,7 @@ class Operation:
         require(condition, self.where, expected, received)
 
     def require_types(self, tensor: Tensor, *types: int) -> None:
-        """Check that a tensor has one of some types; of those quantised, with one scale."""
+        """Check that a tensor has one of these types, and one scale if it is int8 or uint8."""
         names = {value: name for name, value in vars(schema.TensorType).items()}
         self.require(
             tensor.type in types,
@@ -88,7 +88,7 @@ class Operation:
         return [int(value) for value in values.reshape(-1)]
 
     def axis(self, axis: int, tensor: Tensor) -> int:
-        """Return an axis of a tensor, which may be counted from the end, from the start."""
+        """Return an axis, which may be given counted from the end, as counted from the start."""
         rank = len(tensor.shape)
         self.require(-rank <= axis < rank, f"an axis of {tensor.where}", axis)
         return axis % rank

@@ -30,13 +30,14 @@ Check = Callable[[Operation], None]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What an operator must be like.
+    """What is required of an operator.
 
     Args:
         check: Checks its tensors and options.
         inputs: The fewest and the most inputs.
         options: Name of its options in the schema, if it has any.
-        needs_options: Whether the runtime takes zeros, such as for a stride, when they are missing.
+        needs_options: Whether they must not be missing, because the runtime would then take zeros,
+            such as for a stride.
     """
 
     check: Check
@@ -69,7 +70,7 @@ def _binary(*types: int, result: int | None = None) -> Check:
 
 
 def _broadcast(operation: Operation, *shapes: tuple[int, ...]) -> tuple[int, ...]:
-    # Some kernels count places along four axes, however many there are.
+    # Some kernels count positions along four axes, however many there are.
     operation.require(all(len(shape) <= 4 for shape in shapes), "at most 4 axes", shapes)
     try:
         return np.broadcast_shapes(*shapes)
@@ -82,7 +83,7 @@ def _broadcast(operation: Operation, *shapes: tuple[int, ...]) -> tuple[int, ...
 def _comparison(operation: Operation) -> None:
     _binary(F32, INT8, INT32, result=BOOL)(operation)
     if operation.input(0).type == INT8:
-        # The int8 kernels know multipliers above and below 1, and abort on 1 itself.
+        # The int8 kernels handle multipliers above and below 1, but abort on 1 itself.
         scales = [float(operation.input(place).scales[0]) for place in (0, 1)]
         operation.require(1.0 not in scales, "scales other than 1", scales)
 
@@ -99,7 +100,7 @@ def _squared_difference(operation: Operation) -> None:
 
 
 def _check_precision(operation: Operation, power: int, bits: int) -> None:
-    """Check scales that the kernel shifts by `bits + 1`: rounded up to 1, they make it abort."""
+    """Check scales that the kernel shifts by `bits + 1`; it aborts if they are rounded up to 1."""
     output = operation.outputs[0]
     if output.type == INT8:
         largest = max(float(operation.input(place).scales[0]) for place in (0, 1))
@@ -218,7 +219,7 @@ RULES: dict[str, Rule] = {
     "TANH": Rule(_FLOAT_OR_INT8, (1, 1)),
     "TRANSPOSE": Rule(check_transpose, (2, 2), "TransposeOptions", False),
 }
-"""The operators that Keras layers become, by name; of others we could not say a thing."""
+"""The operators that Keras layers are converted to, by name; we can't judge any others."""
 
 NAMES = {
     value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)

@@ -1,4 +1,4 @@
-"""What the page that `serve` shows knows of a model besides its files: `page.json`."""
+"""`page.json`: what the page that `serve` shows knows about a model besides its files."""
 
 import base64
 import math
@@ -16,9 +16,9 @@ from .source import Examples, Source
 
 _EXAMPLES = 10
 _EXAMPLE_BYTES = 200_000
-"""Of all examples together: the page loads them before the first answer."""
+"""Limit for all examples together: the page loads them before the first answer."""
 
-# They leave every value in its place, so that what is behind them lies where it lay before them.
+# These layers leave every value in its place, so places are the same before and after them.
 _IN_PLACE = (
     keras.layers.Activation,
     keras.layers.BatchNormalization,
@@ -32,7 +32,7 @@ _IN_PLACE = (
 
 
 def page_facts(source: Source) -> dict[str, Any]:
-    """Return what `page.json` holds: what the model takes and gives, and examples to try.
+    """Return the content of `page.json`: the model's inputs and outputs, and examples to try.
 
     Args:
         source: What is exported.
@@ -51,16 +51,16 @@ def page_facts(source: Source) -> dict[str, Any]:
 
 
 def live_inputs(model: keras.Model) -> dict[str, Any] | None:
-    """Return which inputs of the first layer with switched-off connections still have one.
+    """Return which inputs of the first layer with switched-off connections still have a connection.
 
     Args:
         model: A functional model of plain layers.
 
     Returns:
-        `None` if no dense layer has a zero in its kernel. Else the layer's `name`, its number of
-        `units`, of `inputs` and of `live` inputs, and where these lie: `kind` is `pixels` if they
+        `None` if no dense layer has a zero in its kernel. Otherwise the layer's `name`, its numbers
+        of `units`, `inputs` and `live` inputs, and where the inputs lie: `kind` is `pixels` if they
         are the model's own inputs, `features` if they come from places on a map, and `vector` if
-        they have no place. `shape` is (rows, columns, channels), and (1, inputs, 1) for a vector;
+        they have no place. `shape` is (rows, columns, channels), or (1, inputs, 1) for a vector;
         `connections` counts, row by row, the connections that are on at each place.
     """
     for call in Graph.of(model, 1, False).calls:
@@ -113,11 +113,11 @@ def example_images(examples: Examples) -> list[dict[str, Any]]:
     """Return some test images, of as many classes as there is room for.
 
     Args:
-        examples: What the export was verified with.
+        examples: The examples that the export was verified with.
 
     Returns:
-        For each, its `label`, a class number or `None`, and its `pixels`, bytes in base64. None
-        for what is no image of bytes, or made up.
+        For each image, its `label` (a class number or `None`) and its `pixels` (bytes in base64).
+        Empty if the examples are not images of bytes, or are made up.
     """
     if not examples.are_real or len(examples.test) != 1:
         return []
@@ -128,7 +128,7 @@ def example_images(examples: Examples) -> list[dict[str, Any]]:
     chosen = _of_many_classes(examples.labels, len(images))[:count]
     pixels = images[chosen]
     if not np.array_equal(pixels, pixels.clip(0, 255).round()):
-        return []  # not pixel values: a picture of them would be another one
+        return []  # not pixel values: a picture of them would show something else
     return [
         {
             "label": None if examples.labels is None else int(examples.labels[index]),
@@ -139,7 +139,7 @@ def example_images(examples: Examples) -> list[dict[str, Any]]:
 
 
 def _of_many_classes(classes: np.ndarray | None, count: int) -> list[int]:
-    """Return indices in an order in which the first of every class come first."""
+    """Return the indices in an order that begins with the first example of every class."""
     if classes is None:
         return list(range(count))
     _, first = np.unique(classes, return_index=True)

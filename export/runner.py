@@ -1,9 +1,9 @@
-"""The script that loads one TFLite file in a process of its own, to run, time or weigh it.
+"""Script that loads one TFLite file in a process of its own, to run it or measure time and memory.
 
 `runtime` starts it by its path, writes a request in JSON to its standard input and reads the answer
-in JSON from its standard output; arrays travel as .npy files in the current folder. NumPy and
-LiteRT are all that it imports: a process starts in a third of a second, and what it weighs is the
-file and not the rest of the library.
+in JSON from its standard output; arrays travel as .npy files in the current folder. It imports only
+NumPy and LiteRT, so that a process starts in a third of a second and its memory is that of the file
+and not of the rest of the library.
 """
 
 import gc
@@ -22,7 +22,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 BLOCK_NS = 20_000_000
 MIN_BLOCKS = 3
 WARMUP = 0.1
-"""Share of the seconds of a measurement that pass before it counts."""
+"""Share of a measurement's seconds that pass before anything counts."""
 INVOKES_BEFORE_WEIGHING = 3
 
 
@@ -45,8 +45,8 @@ def load(request: dict[str, Any]) -> Interpreter:
 def tensors(interpreter: Interpreter) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return LiteRT's details of the inputs and of the outputs by name.
 
-    The names are those of the signature where the file has exactly one, and it is that of the graph
-    that `invoke` runs; otherwise those of the tensors.
+    The names are those of the signature if the file has exactly one and it belongs to the graph
+    that `invoke` runs; otherwise they are those of the tensors.
     """
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if len(interpreter.get_signature_list()) == 1:
@@ -65,7 +65,7 @@ def _by_tensor_name(details: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    """Run all examples in batches of the file's size, and write what comes out."""
+    """Run all examples in batches of the file's size, and write the outputs."""
     interpreter = load(request)
     inputs, outputs = tensors(interpreter)
     given = {name: np.load(file, allow_pickle=False) for name, file in request["inputs"].items()}
@@ -110,7 +110,7 @@ def _batch(inputs: dict[str, Any]) -> int:
 def _fit(
     interpreter: Interpreter, name: str, tensor: dict[str, Any], batch: int, given: np.ndarray
 ) -> None:
-    """Check an input, and give the axes that the file leaves open the sizes that came."""
+    """Check an input, and give the axes that the file leaves open the sizes of the given array."""
     signature = tensor["shape_signature"].tolist() or tensor["shape"].tolist()
     expected = [None, *(None if size < 0 else size for size in signature[1:])]
     is_shape = len(given.shape) == len(expected) and all(
@@ -148,7 +148,7 @@ def _random(shape: np.ndarray, dtype: type, rng: np.random.Generator) -> np.ndar
     if kind.kind == "f":
         return rng.random(shape).astype(kind)
     if kind in (np.int32, np.int64, np.uint32, np.uint64):
-        # They are looked up in a table more often than not, and its length is unknown.
+        # They are usually indices into a table, whose length is unknown.
         return rng.integers(0, 2, shape).astype(kind)
     if kind.kind in "iu":
         limits = np.iinfo(kind)
@@ -159,13 +159,14 @@ def _random(shape: np.ndarray, dtype: type, rng: np.random.Generator) -> np.ndar
 def _latency(invoke: Callable[[], None], threads: int, seconds: float) -> dict[str, Any]:
     """Time blocks of calls.
 
-    One thread is timed by the CPU time of the process, which neighbours on the machine disturb
-    least; that of several threads would hide what they gain.
+    One thread is timed by the CPU time of the process, which other processes on the machine disturb
+    least; the CPU time of several threads would hide what they gain.
 
     Args:
         invoke: The call.
         threads: Number of threads that it may use.
-        seconds: Wall time for all of it; `MIN_BLOCKS` blocks of one call are made in any case.
+        seconds: Wall time for all of it; at least `MIN_BLOCKS` blocks of one call are timed in any
+            case.
     """
     clock = time.process_time_ns if threads == 1 else time.perf_counter_ns
     end = time.perf_counter() + seconds
@@ -213,13 +214,13 @@ def main(answers: TextIO) -> None:
         answers: Where the answer is written to.
     """
     request = json.load(sys.stdin)
-    # A crash is an answer; it needs no memory image on the disk.
+    # A crash is an answer, too, and needs no core dump on the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Nobody else ends a file that hangs when the parent was killed.
+    # If the parent was killed, nothing else ends a process whose file hangs.
     signal.setitimer(signal.ITIMER_REAL, request["seconds_to_live"])
     try:
         answer = TASKS[request["task"]](request)
-    # Whatever the runtime raises is what is asked for.
+    # Whatever the runtime raises is the answer.
     except Exception as error:
         answer = {"error": str(error) or type(error).__name__}
     json.dump(answer, answers)

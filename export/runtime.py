@@ -1,4 +1,4 @@
-"""What LiteRT makes of a TFLite file, found out in processes that may crash or hang."""
+"""Run and measure TFLite files by LiteRT, in processes that may crash or hang."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ TIMEOUT = 120.0
 
 _ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "OPENBLAS_NUM_THREADS": "1"}
 _GRACE = 10.0
-"""Seconds that a process outlives its time limit when nobody is left to end it."""
+"""Seconds beyond the time limit after which a process ends itself, if nobody is left to do it."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a process grows by when it loads a file and calls it three times; `None` if unknown.
+    """How much a process grows when it loads a file and calls it three times; `None` if unknown.
 
     Args:
-        heap_bytes: Anonymous memory: weights unpacked or packed anew, activations, the interpreter.
-        peak_bytes: All resident memory at its highest, with the pages of the file itself.
+        heap_bytes: Anonymous memory: weights unpacked or repacked, activations, the interpreter.
+        peak_bytes: Peak of all resident memory, including the pages of the file itself.
     """
 
     heap_bytes: int | None
@@ -60,7 +60,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Latency of a file in one configuration, and its memory there."""
+    """Latency and memory of a file in one configuration."""
 
     latency: Latency
     memory: Memory
@@ -89,7 +89,7 @@ def run(
 
     Raises:
         ValueError: If there are no examples, or not as many for one input as for another.
-        InvalidFile: If the file can't be read, or is no TFLite model.
+        InvalidFile: If the file can't be read, or is not a TFLite model.
         RuntimeFailure: If the runtime refuses the file or the inputs, crashes or hangs.
 
     Example:
@@ -123,11 +123,11 @@ def measure(
     timeout: float = TIMEOUT,
     seed: int = 0,
 ) -> dict[Path, tuple[Measurement, ...]]:
-    """Time and weigh files against each other, on inputs made up.
+    """Compare the latency and memory of files, on made-up inputs.
 
     Each file runs in each configuration in `processes` fresh processes, one at a time, in rounds
-    of shuffled order. What else a machine does can only make a file slower: its figures are those
-    of the process that was disturbed least.
+    of shuffled order. Whatever else a machine does can only make a file slower, so its figures are
+    those of the process that was disturbed least.
 
     Args:
         paths: The TFLite files.
@@ -138,11 +138,11 @@ def measure(
         seed: Seed of the order.
 
     Returns:
-        For each path, a measurement per configuration, of the process with the lowest median.
+        For each path, a measurement per configuration, from the process with the lowest median.
 
     Raises:
         ValueError: If a number is out of range.
-        InvalidFile: If a file can't be read, or is no TFLite model.
+        InvalidFile: If a file can't be read, or is not a TFLite model.
         RuntimeFailure: If the runtime refuses a file, crashes or hangs.
     """
     if processes < 1 or any(threads < 1 for threads, _ in configurations) or not seconds > 0:
@@ -177,7 +177,7 @@ def _least_disturbed(answers: list[dict[str, Any]], threads: int, delegate: bool
 def _ask(
     path: Path, task: str, folder: str, timeout: float, *, threads: int, delegate: bool, **more: Any
 ) -> dict[str, Any]:
-    """Have a process do one task on a file, in the current folder `folder`; return its answer."""
+    """Have a process do one task on a file, with `folder` as current folder; return its answer."""
     _check_file(path)
     request = {
         "task": task,
@@ -203,7 +203,7 @@ def _ask(
 
 
 def _answered(request: str, folder: str, timeout: float) -> tuple[int, str, str]:
-    # -P keeps modules beside the script from passing for those of Python's library.
+    # -P keeps modules beside the script from hiding those of Python's library.
     with subprocess.Popen(
         [sys.executable, "-P", "-X", "utf8", str(RUNNER)],
         stdin=subprocess.PIPE,

@@ -20,7 +20,7 @@ def serve(options: ServeOptions, console: Console) -> None:
         console: Where to say which address to open.
 
     Raises:
-        ExportError: If there is nothing to show, or it can't be shown there.
+        ExportError: If there is nothing to show, or the page can't be served or written there.
         WriteError: If the bundle can't be written.
         Interrupted: After SIGTERM.
     """

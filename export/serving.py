@@ -21,9 +21,9 @@ from .site import ENCODINGS, START, Asset, content_type
 
 logger = logging.getLogger("keras_switcher.export")
 
-# With the one below, the first two isolate the page from other origins. Without that, a browser
-# gives no shared memory to WebAssembly's threads, and only a coarse clock. The last lets the page
-# load and ask nothing but its own files.
+# Together with the one below, the first two isolate the page from other origins. Without that, a
+# browser gives no shared memory to WebAssembly's threads, and only a coarse clock. The last allows
+# the page to load and request only its own files.
 HEADERS = {
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -34,7 +34,7 @@ HEADERS = {
         "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
-# Over plain http, browsers take it from this machine alone, and call it an error elsewhere.
+# Over plain http, browsers accept it only from this machine, and report an error elsewhere.
 ISOLATION = ("Cross-Origin-Opener-Policy", "same-origin")
 _SECONDS = 30.0
 """How long a connection may be silent."""
@@ -76,7 +76,7 @@ class PageServer(http.server.ThreadingHTTPServer):
         self.server_name, self.server_port = self.host, self.socket.getsockname()[1]
 
     def addresses(self) -> list[str]:
-        """Return the addresses to open, that for this machine first."""
+        """Return the addresses to open, the one for this machine first."""
         bound = ipaddress.ip_address(self.socket.getsockname()[0])
         hosts = [str(bound)]
         if bound.is_unspecified:
@@ -87,8 +87,8 @@ class PageServer(http.server.ThreadingHTTPServer):
         return [f"http://{name}:{self.server_port}/" for name in names]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what went wrong with a connection; a browser that goes away is no error."""
-        # A signal may come while a connection is taken, and what it raises lands here.
+        """Log what went wrong with a connection; a browser that goes away is not an error."""
+        # A signal may arrive while a connection is being accepted; what it raises ends up here.
         if isinstance(error := sys.exception(), Interrupted):
             raise error
         logger.debug("A connection of %s ended early.", client_address, exc_info=True)
@@ -150,8 +150,8 @@ class _PageRequest(http.server.BaseHTTPRequestHandler):
         super().end_headers()
 
     def _is_trusted(self) -> bool:
-        """Return whether browsers trust the address: this machine, or https before this server."""
-        if not hasattr(self, "headers"):  # of a request that could not be read
+        """Return whether browsers trust the address: this machine, or https in front of it."""
+        if not hasattr(self, "headers"):  # missing if the request could not be read
             return False
         try:
             host = urllib.parse.urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
@@ -165,7 +165,7 @@ class _PageRequest(http.server.BaseHTTPRequestHandler):
 
 
 def _encoding(asset: Asset, accepted: str) -> str | None:
-    """Return the best encoding that the asset has and the browser takes."""
+    """Return the best encoding that the asset has and the browser accepts."""
     weights = {}
     for part in accepted.lower().split(","):
         name, *parameters = (piece.strip() for piece in part.split(";"))
@@ -183,7 +183,7 @@ def _address_in_network(family: int) -> str | None:
     away = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((away, 9))  # sends nothing: it only chooses the way out
+            probe.connect((away, 9))  # sends nothing: it only chooses the route
             return str(probe.getsockname()[0])
         except OSError:
             return None

@@ -16,9 +16,9 @@ PAGE = Path(__file__).with_name("web") / "dist"
 """The built page."""
 START = "index.html"
 FACTS_FILE = "facts.json"
-"""What the page reads first: `page.json`, and what `export.json` says of each file."""
+"""What the page reads first: `page.json`, and what `export.json` says about each file."""
 
-# By ending, and so on every system; Python's table knows neither of the last two everywhere.
+# The same on every system; Python's own table does not have the last two everywhere.
 TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -43,9 +43,9 @@ class Asset:
     """A file of the page, or of the run.
 
     Args:
-        source: Where it lies, or its content if that was made.
-        encoded: Where it lies compressed, by encoding.
-        is_fixed: Whether the file of this name is never another one.
+        source: Its path, or its content if that was generated.
+        encoded: The paths of its compressed forms, by encoding.
+        is_fixed: Whether a file of this name never changes.
     """
 
     source: Path | bytes
@@ -69,11 +69,11 @@ def site(run: Path, page: Path | None = None) -> dict[str, Asset]:
     Nothing else is ever served: a request is looked up here, and never becomes a path.
 
     Args:
-        run: Folder of a run that was exported, or of an export.
+        run: Folder of an exported run, or of an export.
         page: The built page; that of this installation by default.
 
     Raises:
-        ExportError: If the page was not built, or the run not exported.
+        ExportError: If the page was not built, or the run was not exported.
     """
     assets = {name: asset for name, asset in _page(PAGE if page is None else page)}
     folder = export_folder(run)
@@ -106,7 +106,7 @@ def content_type(name: str) -> str:
 
 
 def export_folder(run: Path) -> Path:
-    """Return the folder of the export of a run, which may be named itself.
+    """Return the folder of a run's export; `run` may also be that folder itself.
 
     Raises:
         ExportError: If there is none.

@@ -24,9 +24,9 @@ from .options import ExportOptions
 
 logger = logging.getLogger("keras_switcher.export")
 
-# Made-up inputs, where no data is at hand.
+# Number of made-up inputs, where no data is at hand, and a limit to their bytes.
 _MADE, _MADE_BYTES = 200, 2**25
-# Of inputs.
+# Types of inputs that can be exported.
 _TYPES = ("float32", "uint8", "int8", "int32")
 
 
@@ -39,7 +39,7 @@ class Examples:
         test: Inputs by name, each (examples, ...), as the model takes them.
         labels: Class numbers, (examples,), if there are any.
         train: Inputs by name for the ranges of activations, if there are any.
-        are_real: Whether they are data, and not made-up numbers.
+        are_real: Whether they are data rather than made-up numbers.
         class_names: The names of the classes in the order of their numbers; empty if unknown.
     """
 
@@ -56,10 +56,10 @@ class Source:
     """A model to export.
 
     Args:
-        name: What to call it.
+        name: Its name.
         model: A plain, built Keras model that computes in float32.
-        examples: What to verify it with.
-        summary: What the run says of itself; empty for a file.
+        examples: The examples to verify it with.
+        summary: The run's own summary; empty for a file.
     """
 
     name: str
@@ -126,7 +126,7 @@ def _model(path: Path) -> keras.Model:
         return keras.models.load_model(path, compile=False)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
-        # What matters stands behind the configuration of the whole model.
+        # The part that matters comes after the configuration of the whole model.
         if "Could not locate" in reason:
             reason = reason[reason.index("Could not locate") :]
         raise ExportError(
@@ -167,7 +167,7 @@ def _examples(
         )
         return made_examples(model)
     config = config or {}
-    # A folder that the run was made with may be another machine's.
+    # The folder that the run was made with may be on another machine.
     folder = options.data_dir or config.get("data_dir")
     if options.data_dir is None and folder is not None and not Path(folder).is_dir():
         folder = None
@@ -191,9 +191,9 @@ def _examples(
 
 
 def made_examples(model: keras.Model, examples: int = _MADE) -> Examples:
-    """Make inputs up: images of pixels, uniform in 0 to 255; standard normal numbers otherwise.
+    """Make up inputs: pixels, uniform in 0 to 255, for images; otherwise standard normal numbers.
 
-    Fewer than `examples` where they would take more than 32 MiB.
+    There are fewer than `examples` if so many would take more than 32 MiB.
     """
     rng = np.random.default_rng(0)
     size = sum(4 * math.prod(fixed_shape(tensor)) for tensor in model.inputs)

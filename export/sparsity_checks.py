@@ -1,7 +1,7 @@
-"""Checks of sparse tensors: a runtime believes what a file says of them, and reads out of bounds.
+"""Checks of sparse tensors: a runtime trusts what a file says about them and reads out of bounds.
 
-The kernels verify no more than that indices are not too large. Short or falling segments, negative
-indices and missing values crash them, or let them compute with what lies beside the data.
+The kernels verify only that indices are not too large. Short or falling segments, negative indices
+and missing values crash them, or make them compute with whatever lies beside the data.
 """
 
 import math
@@ -22,11 +22,11 @@ _STORAGES = {
     (schema.TensorType.FLOAT32, BLOCKS[Storage.BLOCK4]): "a fully connected layer",
     (schema.TensorType.INT8, BLOCKS[Storage.BLOCK16]): "a fully connected layer",
 }
-"""What reads a type with a size of blocks, as kernels have it."""
+"""By type and size of blocks, what has a kernel that reads it."""
 
 
 def check_sparsity(tensor: Tensor) -> None:
-    """Check everything that a file says of a sparse constant.
+    """Check everything that a file says about a sparse constant.
 
     Args:
         tensor: A tensor whose shape, type and quantisation were checked.
@@ -78,14 +78,14 @@ def check_sparse_reader(
     """Check that an operator can read a sparse tensor as one of its inputs.
 
     Args:
-        where: What messages call the operator.
+        where: The operator's name in messages.
         operator: Its number in the schema.
         version: Its version in the file.
         place: Which input the tensor is.
         tensor: A sparse tensor.
 
     Raises:
-        InvalidFile: If it would read something else.
+        InvalidFile: If it would read it as something else.
     """
     readers = _STORAGES[tensor.type, _block(tensor)]
     name = "DENSIFY" if operator == schema.BuiltinOperator.DENSIFY else "a fully connected layer"
@@ -97,14 +97,14 @@ def check_sparse_reader(
         f"a sparse one of {tensor.dtype} in blocks of {_block(tensor)}",
     )
     if is_weight:
-        # Of any other version, XNNPACK reads the values as if they were dense.
+        # In any other version, XNNPACK reads the values as if they were dense.
         require(
             version == SPARSE_FULLY_CONNECTED, where, f"version {SPARSE_FULLY_CONNECTED}", version
         )
 
 
 def check_hybrid_limits(where: str, weights: Tensor) -> None:
-    """Check that counts and numbers of int8 blocks fit the byte that the hybrid kernel has."""
+    """Check that counts and numbers of int8 blocks fit the one byte that the hybrid kernel has."""
     if weights.sparsity is None:
         return
     compressed = weights.sparsity.dimMetadata[1]

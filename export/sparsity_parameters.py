@@ -12,11 +12,11 @@ INDEX_VECTORS: dict[np.dtype, tuple[int, Any]] = {
     np.dtype(np.uint16): (schema.SparseIndexVector.Uint16Vector, schema.Uint16VectorT),
     np.dtype(np.int32): (schema.SparseIndexVector.Int32Vector, schema.Int32VectorT),
 }
-"""The type that the schema has for an index vector, by its dtype: the union's number, the class."""
+"""The schema's type of an index vector, by dtype: its number in the union, and its class."""
 
 
 def parameters_of(sparse: SparseTensor) -> schema.SparsityParametersT:
-    """Return what the schema says of a sparse tensor besides its values.
+    """Return what a file stores about a sparse tensor besides its values.
 
     All axes but the last are dense, the last is compressed, and a block, if there is one, is one
     more dense axis that belongs to the last: the format of TensorFlow's converter.

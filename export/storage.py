@@ -1,4 +1,4 @@
-"""Which storage suits a weight: by what the file is for, and by measured thresholds."""
+"""Which storage suits a weight, by what the file is for and by measured thresholds."""
 
 import dataclasses
 import enum
@@ -10,7 +10,7 @@ import numpy as np
 from .csr import BLOCKS, Storage, block_density, can_store, encoded_bytes
 from .weights import Weight
 
-# What unpacking must leave of a weight's bytes to be worth the memory that it takes.
+# Unpacking is worth the memory that it takes if at most this share of a weight's bytes is stored.
 _WORTHWHILE = 0.9
 
 
@@ -20,14 +20,14 @@ class Goal(enum.StrEnum):
     SIZE = "size"
     """Fewest bytes, on the disk and in memory, even where that is slower."""
     LATENCY = "latency"
-    """Fastest. What computes densely is unpacked when it is loaded, which costs memory."""
+    """Fastest. Weights used in dense form are unpacked when loaded, which costs memory."""
     BALANCED = "balanced"
-    """As `LATENCY`, but of several sparse storages that are faster than dense, the smallest."""
+    """Like `LATENCY`, but of several sparse storages that are faster than dense, the smallest."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """From which sparsity on a sparse kernel is at least as fast as the dense one.
+    """The sparsity from which a sparse kernel is at least as fast as the dense one.
 
     `benchmarks/storage.py` measures them; the defaults are from an x86-64 CPU with AVX2, one
     thread, against XNNPACK.
@@ -37,9 +37,9 @@ class Thresholds:
         large_csr: The same for weights that exceed the CPU's cache.
         block4: Share of 1x4 blocks that are zero, float32.
         block16: Share of 1x16 blocks that are zero, int8.
-        large_bytes: From how many bytes on dense weights exceed the cache.
-        joined_bytes: Up to how many bytes a dense float32 layer beside a sparse one is faster
-            without XNNPACK, since a call of the delegate costs more than the layer.
+        large_bytes: Number of bytes from which dense weights exceed the cache.
+        joined_bytes: Number of bytes up to which a dense float32 layer beside a sparse one is
+            faster without XNNPACK, since calling the delegate costs more than the layer.
     """
 
     csr: float = 0.94
@@ -69,7 +69,7 @@ def choose(
     Args:
         weights: The constant weights of its operators.
         goal: What the file is for.
-        thresholds: From which sparsity on a sparse kernel is fast.
+        thresholds: The sparsities from which sparse kernels are fast.
 
     Returns:
         A storage by the weight's tensor; weights that stay dense are left out.
@@ -84,7 +84,7 @@ def _best(weight: Weight, goal: Goal, thresholds: Thresholds) -> Storage:
     size = {kind: encoded_bytes(weight.array, kind) for kind in possible}
     read_as_stored = [kind for kind in possible if kind not in (Storage.DENSE, Storage.DENSIFY)]
     if goal is Goal.SIZE and read_as_stored:
-        # Unpacked when it is loaded, it would be small on the disk alone.
+        # A weight that is unpacked when loaded would be small only on the disk.
         return min((Storage.DENSE, *read_as_stored), key=lambda kind: size[kind])
     fast = [kind for kind in read_as_stored if thresholds.are_met(weight.array, kind)]
     if fast and goal is Goal.LATENCY:
@@ -97,6 +97,6 @@ def _best(weight: Weight, goal: Goal, thresholds: Thresholds) -> Storage:
 
 
 def _products(array: np.ndarray, storage: Storage) -> float:
-    """Return how many steps the kernel of a sparse storage makes: one per value or block."""
+    """Return how many steps the kernel of a sparse storage takes: one per value or block."""
     block = BLOCKS[storage]
     return block_density(array, block) * array.size / block

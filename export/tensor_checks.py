@@ -19,13 +19,13 @@ TYPES: dict[int, np.dtype] = {
     schema.TensorType.UINT8: np.dtype("u1"),
     schema.TensorType.BOOL: np.dtype("?"),
 }
-"""The types that Keras layers get; a runtime knows more, but we could not judge them."""
+"""The types that converted Keras layers have; a runtime knows more, but we can't judge them."""
 
 MAX_RANK = 6
-"""More axes than kernels reserve room for are read past the end of that room."""
+"""With more axes than kernels reserve room for, they read past the end of that room."""
 
 MAX_BYTES = 2**30
-"""What activations, and what a kernel makes of them, may take: more is damage, not a network."""
+"""Limit for activations, and for what a kernel makes of them: more is damage, not a network."""
 
 _SCALES = (1e-30, 1e30)
 """Multipliers made of scales in this range are finite; kernels abort on others."""
@@ -36,14 +36,14 @@ class Tensor:
     """A tensor that was checked.
 
     Args:
-        where: What messages call it.
+        where: Its name in messages.
         type: Number of its type in the schema.
         shape: Its shape.
         data: The bytes of a constant, else `None`.
-        scales: Scales of the quantisation, of shape (1,) or (channels,), or (0,) without.
+        scales: Scales of the quantisation, of shape (1,) or (channels,), or (0,) if there are none.
         zero_points: Zero points, of the shape of `scales`.
-        channel_axis: The axis of the channels with a scale each.
-        sparsity: What the file says of a sparse constant.
+        channel_axis: The axis of the channels that have a scale each.
+        sparsity: What the file says about a sparse constant.
     """
 
     where: str
@@ -90,12 +90,12 @@ def integers(vector: Sequence[int] | np.ndarray | None) -> list[int]:
 
 
 def check_tensor(where: str, tensor: schema.TensorT, buffers: Sequence[schema.BufferT]) -> Tensor:
-    """Check a tensor by itself, all but its sparsity.
+    """Check everything about a single tensor except its sparsity.
 
     Args:
-        where: What messages call it.
+        where: Its name in messages.
         tensor: The tensor.
-        buffers: Those of the model.
+        buffers: The model's buffers.
 
     Raises:
         InvalidFile: If it is wrong; the message says what, where, and what was expected.
@@ -154,7 +154,7 @@ def _check_data(tensor: Tensor) -> None:
 def _quantization(
     where: str, tensor: schema.TensorT, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return scales, zero points and the axis of the channels, checked."""
+    """Check and return scales, zero points and the axis of the channels."""
     quantization = tensor.quantization or schema.QuantizationParametersT()
     require(
         quantization.detailsType == 0 and quantization.details is None,

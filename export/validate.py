@@ -1,7 +1,7 @@
 """Refuse any file that a runtime could trip over; a runtime itself checks little of what it reads.
 
-What is accepted is what can be shown to be right: known operators, on tensors whose types, shapes,
-data and sparsity agree. Everything else is refused, whether or not some runtime could run it.
+A file is accepted only if it can be shown to be right: known operators, on tensors whose types,
+shapes, data and sparsity agree. Everything else is refused, whether or not a runtime could run it.
 """
 
 from collections.abc import Collection
@@ -18,12 +18,12 @@ from .tensor_checks import MAX_BYTES, Tensor, check_tensor, integers, require
 
 SCHEMA_VERSION = 3
 
-# A runtime acts on this one: it may reorder operators by what it says.
+# A runtime acts on this entry: it may reorder operators accordingly.
 _ACTIVE_METADATA = b"model_control_dependencies"
 
 _MISSING = -1
 
-# What `sparsify` gives sparse tensors to.
+# The operators that `sparsify` gives sparse tensors to.
 _REWRITTEN = (schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.DENSIFY)
 
 
@@ -32,13 +32,13 @@ def validate(content: bytes, *, trusted: Collection[int] = ()) -> None:
 
     Args:
         content: The file. What follows the model in it, such as a ZIP of labels, is not read.
-        trusted: Operators, of `schema.BuiltinOperator`, whose options and shapes are taken
-            for right, such as those that the converter has just written, but for those that sparse
-            tensors change. That they read and write tensors that are there, and no sparse ones, is
-            checked of them too.
+        trusted: Operators, of `schema.BuiltinOperator`, whose options and shapes are assumed to be
+            right, such as those that the converter has just written; operators that sparse tensors
+            change are checked all the same. Trusted operators, too, must read and write tensors
+            that exist, and no sparse ones.
 
     Raises:
-        InvalidFile: If the file is no model of known operators, or a runtime could read out of
+        InvalidFile: If the file is not a model of known operators, or a runtime could read out of
             bounds or abort on it; the message says what is wrong, where, and what was expected.
 
     Example:
@@ -111,7 +111,7 @@ def _check_memory(where: str, tensors: list[Tensor]) -> None:
 
 
 def _places(where: str, numbers: Any, tensors: list[Tensor], once: bool = True) -> list[int]:
-    """Return the inputs or outputs of a graph, after checking that they are."""
+    """Return the inputs or outputs of a graph, after checking that they are tensors of it."""
     places = integers(numbers)
     fits = all(0 <= place < len(tensors) for place in places)
     require(places and fits, where, f"some of {len(tensors)} tensors", places)
@@ -136,7 +136,7 @@ def _check_operator(
     where = f"{where} ({name})"
     known_operators = f"one of the operators {', '.join(RULES)}"
     require(name in RULES or number in trusted, where, known_operators, name)
-    # What the converter wrote may have more axes, say, than the rules know to be right.
+    # What the converter wrote may, for example, have more axes than the rules know to be right.
     is_checked = number not in trusted or number in _REWRITTEN
     rule, version = RULES.get(name) if is_checked else None, model.operatorCodes[index].version
     require(version >= 1, where, "a version of 1 or more", version)

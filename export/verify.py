@@ -1,4 +1,4 @@
-"""Whether a file does what its Keras model does: on real inputs, with and without XNNPACK."""
+"""Check that a file does what its Keras model does, on real inputs, with and without XNNPACK."""
 
 import dataclasses
 import os
@@ -11,24 +11,24 @@ from . import runtime
 from .convert import Precision
 from .source import Examples
 
-# A float file adds the same numbers in another order: as a share of the largest output, and as a
-# multiple of what rounding makes of the Keras model's own outputs, up to a larger share.
+# Tolerance for a float file, which adds the same numbers in another order: a share of the largest
+# output, or a multiple of the Keras model's own rounding error, up to a larger share.
 _FLOAT, _ROUNDINGS, _MOST = 1e-5, 16, 1e-3
-# How far float16 and int8 may be from the model where there are no labels to count with, as a
-# share of the largest output.
+# How far float16 and int8 files may be from the model where there are no labels to measure an
+# accuracy with, as a share of the largest output.
 _ROUNDED = {Precision.FLOAT16: 0.01, Precision.DYNAMIC: 0.1, Precision.INT8: 0.2}
-# Examples that are run without XNNPACK too.
+# Number of examples that are also run without XNNPACK.
 _WITHOUT_DELEGATE = 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reference:
-    """What the Keras model says of the examples.
+    """The results of the Keras model on the examples.
 
     Args:
         inputs: The examples as it takes them, by name, each (examples, ...).
         outputs: Its outputs by name, each (examples, ...).
-        accuracy: Share of the examples that it classifies right; `None` without labels.
+        accuracy: Share of the examples that it classifies correctly; `None` without labels.
         rounding: How far its outputs are from those in float64.
     """
 
@@ -39,11 +39,12 @@ class Reference:
 
     @property
     def tolerance(self) -> float:
-        """How far a float32 file may be from it: 1e-5 of its largest output, or 1e-5.
+        """How far a float32 file may be from it: 1e-5 of its largest output, but at least 1e-5.
 
-        With outputs of 100 and more, one step of float32 is 1e-5 already. Or 16 times what rounding
-        makes of the model's own outputs, where that is more, as with a softmax of large logits: a
-        runtime adds one by one what Keras adds in blocks. Never more than 1e-3 of the largest.
+        With outputs of 100 and more, one step of float32 is already 1e-5. The tolerance is 16 times
+        the rounding error of the model's own outputs if that is more, as with a softmax of large
+        logits, but then at most 1e-3 of the largest output: a runtime adds numbers one by one that
+        Keras adds in blocks.
         """
         own = min(_ROUNDINGS * self.rounding, _MOST * self.largest)
         return max(_FLOAT * max(1.0, self.largest), own)
@@ -56,14 +57,14 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """How a file did.
+    """The result of verifying a file.
 
     Args:
         examples: How many examples were run with the default delegate.
         max_difference: Largest absolute difference from the Keras model, over all outputs and
             with and without XNNPACK.
-        same_class: Share of examples of the same class; `None` if the model is no classifier.
-        accuracy: Share of the examples that it classifies right; `None` without labels.
+        same_class: Share of examples with the same class; `None` if the model is not a classifier.
+        accuracy: Share of the examples that it classifies correctly; `None` without labels.
         problems: What is wrong; empty if the file passes.
     """
 
@@ -100,9 +101,9 @@ def verify(
 
     Args:
         path: The file.
-        precision: What it computes in, which sets how close it must be.
+        precision: The numbers that it computes in, which determine how close it must be.
         examples: The examples.
-        reference: What the Keras model says of them.
+        reference: The results of the Keras model on them.
         accuracy_drop: How much accuracy a file of lower precision may lose, as a share.
         timeout: Seconds that the runtime has.
 
@@ -158,7 +159,7 @@ def _difference(outputs: Mapping[str, np.ndarray], reference: Mapping[str, np.nd
 def _same_class(outputs: Mapping[str, np.ndarray], reference: Reference) -> float | None:
     """Return the share of examples with the same highest score.
 
-    Two scores that the model itself tells apart by less than the tolerance count as one.
+    Scores that differ by no more than the tolerance in the Keras model count as equal.
     """
     name, expected = next(iter(reference.outputs.items()))
     if len(reference.outputs) != 1 or expected.ndim != 2 or expected.shape[1] < 2:

@@ -23,7 +23,7 @@ _DTYPES: dict[int, np.dtype] = {
 }
 _HYBRID = (schema.TensorType.INT8, schema.TensorType.FLOAT32)
 WEIGHT_INPUT = 1
-"""Which input of a layer's operator its weights are."""
+"""Number of the input through which a layer's operator reads its weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Weight:
     """A constant weight of a layer.
 
     Args:
-        name: Of its tensor.
+        name: Name of its tensor.
         tensor: Index of its tensor in the subgraph.
-        kind: What reads it.
-        hybrid: Whether int8 weights meet float32 activations (dynamic-range quantisation).
+        kind: The kind of layer that reads it.
+        hybrid: Whether int8 weights are used with float32 activations (dynamic-range quantisation).
         storage: How the file holds it.
         array: The dense values: (units, inputs), (filters, height, width, channels), or
             (1, height, width, channels) for depthwise.
@@ -56,8 +56,8 @@ class Weight:
 def weights(model: schema.ModelT) -> list[Weight]:
     """Return the constant weights of the fully connected and convolutional layers.
 
-    A weight that several operators share is there once. Weights of float16, which a DEQUANTIZE
-    turns into float32, are none of them: no sparse storage works for them.
+    A weight that several operators share is listed once. float16 weights, which a DEQUANTIZE turns
+    into float32, are left out, as no sparse storage works for them.
 
     Args:
         model: A valid model, with weights in any storage.

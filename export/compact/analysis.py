@@ -13,13 +13,13 @@ from .graph import Graph, Part
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """What is known and decided for every symbolic tensor of a graph, by its identity.
+    """What is known and decided about every symbolic tensor of a graph, by the tensor's identity.
 
     Args:
         graph: The model.
         constants: Features with a known value.
-        needed: Features that reach an output of the model, and that no bias can stand for.
-        kept: Features of the new model: those needed, and those that can't go alone.
+        needed: Features that reach an output of the model, and that no bias can replace.
+        kept: Features of the new model: those needed, and those that can't be removed alone.
     """
 
     graph: Graph
@@ -35,7 +35,7 @@ class Analysis:
         return cls(graph, constants, needed, _kept(graph, needed))
 
     def around(self, part: Part) -> Surroundings:
-        """Return what is decided around a layer."""
+        """Return what was decided about the tensors around a layer."""
         call = part.calls[0]
         output = id(call.output_tensors[0])
         return Surroundings(
@@ -94,11 +94,11 @@ def _needed(graph: Graph, constants: dict[int, Constants]) -> dict[int, Mask]:
 
 
 def _kept(graph: Graph, needed: dict[int, Mask]) -> dict[int, Mask]:
-    """Add the features that can't go without others that stay."""
+    """Add the features that can't be removed without others that stay."""
     kept = {key: mask.copy() for key, mask in needed.items()}
 
     def can_be_gathered(tensor: Any) -> bool:
-        # A vector: there a dense layer gains by it.
+        # Only from a vector: there, a dense layer gains by it.
         return graph.gather and len(tensor.shape) == 2 and not (tensor.sparse or tensor.ragged)
 
     def step(part: Part) -> bool:
@@ -121,7 +121,7 @@ def _kept(graph: Graph, needed: dict[int, Mask]) -> dict[int, Mask]:
 
     _grow(kept, ((t, True) for t in graph.inputs if not can_be_gathered(t)))
     close()
-    # No tensor without features: those of a model, or a branch, that puts out constants alone.
+    # Even in a model or a branch whose outputs are all constant, every tensor keeps a feature.
     for tensor in reversed(list(_tensors(graph))):
         mask = kept[id(tensor)]
         if len(mask) and not mask.any():
@@ -145,7 +145,7 @@ def _common_constants(part: Part, constants: dict[int, Constants]) -> list[Const
 
 
 def _over_calls(part: Part, inputs: list[Mask], output: Mask) -> Iterable[tuple[Any, Mask]]:
-    """Return each tensor of each call with the mask of its place."""
+    """Yield each tensor of each call, with the mask for its position."""
     for call in part.calls:
         yield from zip(call.input_tensors, inputs, strict=True)
         yield call.output_tensors[0], output
@@ -163,9 +163,9 @@ def _grow(masks: dict[int, Mask], additions: Iterable[tuple[Any, Mask | bool]]) 
 
 
 def _repeat(parts: list[Part], step: Callable[[Part], bool]) -> None:
-    """Take a step at each layer, in order, and over again as long as shared layers need it.
+    """Take a step at each layer, in order, and repeat this as long as shared layers need it.
 
-    A layer that is called once stands after all layers it depends on, one that is called again
+    A layer that is called once comes after all layers that it depends on; one that is called again
     does not.
     """
     shared = any(len(part.calls) > 1 for part in parts)

@@ -47,7 +47,7 @@ def changes(analysis: Analysis, operations: dict[int, Any]) -> list[LayerChange]
     """Compare every layer that has weights, in the order of the model.
 
     Args:
-        analysis: What was known and decided of the given model.
+        analysis: What was known and decided about the given model.
         operations: The new layers, by the identity of the old ones.
     """
     found = []

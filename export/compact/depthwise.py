@@ -1,4 +1,4 @@
-"""Rules of the convolutions that treat each input channel by itself first."""
+"""Rules of the convolutions that first treat each input channel by itself."""
 
 import functools
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from .rule import Weights
 
 
 class DepthwiseKernel(Kernel):
-    """A layer that makes several output channels of each input channel alone.
+    """A layer that makes several output channels from each single input channel.
 
-    Its kernel has the shape (..., inputs, multiplier), and its output the channels of the first
-    input, then those of the second, and so on.
+    Its kernel has the shape (..., inputs, multiplier); its output has the channels made from the
+    first input, then those made from the second, and so on.
     """
 
     def _per_input(self, features: np.ndarray) -> np.ndarray:
@@ -30,7 +30,7 @@ class DepthwiseKernel(Kernel):
         return result
 
     def _connected(self, inputs: Constants) -> Mask:
-        """Where an output channel is not made of absorbed inputs alone: (inputs, multiplier)."""
+        """Where an output channel reads an input that is not absorbed: (inputs, multiplier)."""
         kernel = self._kernel()
         weights = np.any(kernel.reshape(-1, *kernel.shape[-2:]) != 0, axis=0)
         return weights & ~self._absorbed(inputs)[:, None]
@@ -41,16 +41,16 @@ class DepthwiseKernel(Kernel):
         return self._active(dead, self._bias(len(dead)) + self._contribution(inputs[0]))
 
     def needs(self, inputs: Sequence[Constants], needed: Mask) -> list[Mask]:
-        """Return the inputs of the needed channels, but for those absorbed."""
+        """Return the inputs of the needed channels, except absorbed ones."""
         return [(self._connected(inputs[0]) & self._per_input(needed)).any(axis=1)]
 
     def couple(self, inputs: Sequence[Mask], output: Mask) -> tuple[list[Mask], Mask]:
-        """Keep all channels that are made of one input, or none."""
+        """Keep either all channels that are made from an input, or none of them."""
         kept = inputs[0] | self._per_input(output).any(axis=1)
         return [kept], np.repeat(kept, self.layer.depth_multiplier)
 
     def rebuilt(self, around: Surroundings) -> tuple[dict[str, Any], Weights]:
-        """Return the layer without what goes, and with zeros where nothing is read any more."""
+        """Return the layer without removed features, with zeros where nothing is read any more."""
         (inputs,), (kept_inputs,) = around.constants, around.kept_inputs
         read = self._connected(inputs) & self._per_input(around.needed)
         kernel = np.where(read, self._kernel(), 0).astype(self._kernel().dtype)
@@ -60,12 +60,12 @@ class DepthwiseKernel(Kernel):
 class SeparableKernel(FullKernel):
     """A depthwise convolution, then a kernel that reads all its channels at each position.
 
-    Of the channels in between, those of one input stay or go together.
+    The channels in between that come from the same input stay or are removed together.
     """
 
     @functools.cached_property
     def _connected(self) -> Mask:
-        """Where a path of weights other than 0 leads: of shape (inputs, units)."""
+        """Where a path of non-zero weights leads; of shape (inputs, units)."""
         depthwise, pointwise = self._kernels()
         used = np.any(depthwise.reshape(-1, *depthwise.shape[-2:]) != 0, axis=0)
         return np.any(used[:, :, None] & (pointwise != 0), axis=1)
@@ -78,7 +78,7 @@ class SeparableKernel(FullKernel):
         return result
 
     def rebuilt(self, around: Surroundings) -> tuple[dict[str, Any], Weights]:
-        """Return the layer without what goes, and with zeros where nothing is read any more."""
+        """Return the layer without removed features, with zeros where nothing is read any more."""
         (inputs,), (kept_inputs,) = around.constants, around.kept_inputs
         depthwise, pointwise = self._kernels()
         depthwise, pointwise = depthwise[..., kept_inputs, :], pointwise[kept_inputs]

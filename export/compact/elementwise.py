@@ -1,4 +1,4 @@
-"""Rules of the layers that treat every feature by itself, and of those that merge tensors so."""
+"""Rules of layers that treat every feature by itself, in one tensor or in several to merge."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from .rule import Featurewise, Weights
 
 Function = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
-# Those of Keras that give each element a value of its own: not softmax, log_softmax, sparsemax and
+# Activations of Keras that treat each element by itself: not softmax, log_softmax, sparsemax and
 # glu, which look at all features.
 _ELEMENTWISE = (
     activations.celu,
@@ -68,8 +68,8 @@ class Elementwise(Featurewise):
 
     Args:
         layer: The layer.
-        function: What it makes of a constant; by default the same constant, as pooling and, in
-            inference, dropout do.
+        function: What it makes of a constant; by default the constant itself, as in pooling and, in
+            inference, dropout.
     """
 
     def __init__(self, layer: Any, function: Function | None = None) -> None:
@@ -85,10 +85,10 @@ class Elementwise(Featurewise):
 
 
 class ZeroPadding(Featurewise):
-    """A layer that surrounds its input with zeros: no constant but 0 is one afterwards."""
+    """A layer that surrounds its input with zeros: of the constants, only 0 remains one."""
 
     def constants(self, inputs: Sequence[Constants]) -> Constants:
-        """Return the zeros."""
+        """Return the constants that are 0."""
         return Constants.of(inputs[0].zero, inputs[0].values)
 
 
@@ -124,7 +124,7 @@ class AverageMerge(Merge):
 
 
 class Sliced(Featurewise):
-    """A layer all of whose weights have one entry for each feature, on their last axis."""
+    """A layer whose weights all have one entry for each feature, on their last axis."""
 
     def rebuilt(self, around: Surroundings) -> tuple[dict[str, Any], Weights]:
         """Return the layer with the kept features of its weights."""
@@ -140,7 +140,7 @@ class Normalized(Sliced):
         return np.ones(features) if gamma is None else np.asarray(gamma).astype("float64")
 
     def constants(self, inputs: Sequence[Constants]) -> Constants:
-        """Return what is constant before, and features with the factor 0."""
+        """Return the features that are constant before it, and those with the factor 0."""
         layer, (given,) = self.layer, inputs
         scale = self._scale(len(given.known))
         mean = np.asarray(layer.moving_mean).astype("float64")
@@ -158,7 +158,7 @@ class ParametricReLU(Sliced):
     """`PReLU` with a slope for each feature."""
 
     def constants(self, inputs: Sequence[Constants]) -> Constants:
-        """Return what is constant before, unless positions treat it differently."""
+        """Return the features constant before it, unless positions treat them differently."""
         (given,) = inputs
         slopes = np.asarray(self.layer.alpha).astype("float64").reshape(-1, len(given.known))
         known = given.known & ((given.values >= 0) | np.all(slopes == slopes[0], axis=0))

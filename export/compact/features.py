@@ -1,4 +1,4 @@
-"""What is known of a tensor's features: the entries of its last axis."""
+"""What is known about a tensor's features, which are the entries of its last axis."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ Mask = NDArray[np.bool_]
 
 
 def width(tensor: Any) -> int:
-    """Return the number of features of a symbolic tensor, or 0 where it has no fixed number."""
+    """Return the number of features of a symbolic tensor, or 0 if it has no fixed number."""
     shape = tensor.shape
     return int(shape[-1]) if len(shape) > 1 and shape[-1] is not None else 0
 
@@ -53,7 +53,7 @@ class Constants:
 
     @classmethod
     def none(cls, features: int) -> "Constants":
-        """Know nothing."""
+        """Return that no feature is known to be constant."""
         return cls(np.zeros(features, bool), np.zeros(features))
 
     @property
@@ -62,20 +62,20 @@ class Constants:
         return self.known & (self.values == 0)
 
     def common(self, other: "Constants") -> "Constants":
-        """Return what holds for both."""
+        """Return the constants that both have."""
         return Constants.of(self.known & other.known & (self.values == other.values), self.values)
 
 
 @dataclasses.dataclass(frozen=True)
 class Surroundings:
-    """What is decided around one layer.
+    """What was decided about the tensors around one layer.
 
     Args:
-        constants: Of each input.
+        constants: The constants of each input.
         kept_inputs: The features of each input that the new model has.
-        needed: The output features that reach an output of the model: they must have their right
-            values. The others that are kept fill up a group, and may have any finite value.
-        kept: The output features that the new model has; none is needed and not kept.
+        needed: The output features that reach an output of the model and must have the right
+            values. Other features that are kept fill up a group, and may have any finite value.
+        kept: The output features that the new model has; all needed ones are among them.
     """
 
     constants: list[Constants]

@@ -18,8 +18,8 @@ class Part:
     Args:
         operation: The layer, or operation on tensors.
         calls: Its symbolic calls. A layer with weights has all its calls in one part; one without
-            has a part for each.
-        rule: What it does with features; `None` where that is not known: then it stays as it is.
+            weights has a part for each call.
+        rule: What it does with features; `None` if that is not known, so that it stays as it is.
     """
 
     operation: Any
@@ -76,7 +76,7 @@ def _calls(inputs: list[Any], outputs: list[Any]) -> list[Any]:
     """Return the calls between inputs and outputs, each after those it depends on."""
     ordered: list[Any] = []
     done = {id(tensor) for tensor in inputs}
-    # Depth first without recursion: a deep network exceeds Python's stack.
+    # Depth first without recursion, as a deep network would exceed Python's stack.
     stack = list(reversed(outputs))
     while stack:
         tensor = stack[-1]

@@ -18,8 +18,8 @@ class Kernel(Rule):
     Args:
         layer: The layer.
         function: Its activation for constants, or `None` if it mixes units.
-        pads: Whether positions outside of the input are read as zeros: then a constant input can be
-            absorbed by the bias only if it is 0.
+        pads: Whether positions outside of the input are read as zeros. If so, the bias can absorb a
+            constant input only if it is 0.
         group: Number of input features that stay or go together.
         units: Name of the configuration entry that holds the number of output features.
     """
@@ -48,7 +48,7 @@ class Kernel(Rule):
         return np.zeros(features) if bias is None else np.asarray(bias).astype("float64")
 
     def _absorbed(self, inputs: Constants) -> Mask:
-        """Return the input features whose part in the output can be added to the bias."""
+        """Return the input features whose contribution to the output can be added to the bias."""
         return inputs.zero if self.pads else inputs.known
 
     def _active(self, known: Mask, preactivation: NDArray[np.float64]) -> Constants:
@@ -59,7 +59,7 @@ class Kernel(Rule):
     def _new(
         self, around: Surroundings, kernels: Weights, constant: NDArray[np.float64]
     ) -> tuple[dict[str, Any], Weights]:
-        """Return configuration and weights around new kernels.
+        """Return the configuration and the weights of the layer with new kernels.
 
         Args:
             around: What is decided around the layer.
@@ -71,11 +71,11 @@ class Kernel(Rule):
         if self.units is not None:
             config[self.units] = int(around.kept.sum())
         config["use_bias"] = self.layer.use_bias or bool(bias.any())
-        # The function itself: one without a registered name does not come back from a file's form.
+        # The function itself: one without a registered name can't be restored from its saved form.
         config["activation"] = self.layer.activation
         shapes = [tuple(old.shape) for old in self.layer.weights[: len(kernels)]]
         if [new.shape for new in kernels] != shapes or config["use_bias"] != self.layer.use_bias:
-            # The values are copied; an initialiser might not like the new shape.
+            # The values are copied anyway, and an initialiser might not accept the new shape.
             names = [name for name in config if name.endswith("_initializer")]
             config.update(dict.fromkeys(names, "zeros"))
         biases = [bias.astype(kernels[0].dtype)] if config["use_bias"] else []
@@ -83,11 +83,11 @@ class Kernel(Rule):
 
 
 class FullKernel(Kernel):
-    """A layer whose every unit reads every input feature: a kernel (..., inputs, units)."""
+    """A layer in which every unit reads every input feature, by a kernel (..., inputs, units)."""
 
     @functools.cached_property
     def _connected(self) -> Mask:
-        """Where a weight is not 0, at any position: of shape (inputs, units)."""
+        """Where a weight is not 0 at some position; of shape (inputs, units)."""
         kernel = self._kernel()
         return np.any(kernel.reshape(-1, *kernel.shape[-2:]) != 0, axis=0)
 
@@ -100,14 +100,14 @@ class FullKernel(Kernel):
         return inputs.values[rows] @ total.sum(axis=0, dtype="float64")
 
     def constants(self, inputs: Sequence[Constants]) -> Constants:
-        """Return the units that no input reaches but those that the bias can absorb."""
+        """Return the units that are reached only by inputs that the bias can absorb, if by any."""
         absorbed = self._absorbed(inputs[0])
         read = self._connected[~absorbed] if absorbed.any() else self._connected
         constant = self._contribution(inputs[0])
         return self._active(~np.any(read, axis=0), self._bias(len(constant)) + constant)
 
     def needs(self, inputs: Sequence[Constants], needed: Mask) -> list[Mask]:
-        """Return the features with a weight to a needed unit, but for those absorbed."""
+        """Return the features with a weight to a needed unit, except absorbed ones."""
         read = self._connected if needed.all() else self._connected[:, needed]
         return [read.any(axis=1) & ~self._absorbed(inputs[0])]
 
@@ -116,7 +116,7 @@ class FullKernel(Kernel):
         return [whole_groups(inputs[0], self.group)], output
 
     def rebuilt(self, around: Surroundings) -> tuple[dict[str, Any], Weights]:
-        """Return the layer without what goes, and with zeros where nothing is read any more."""
+        """Return the layer without removed features, with zeros where nothing is read any more."""
         (inputs,), (kept_inputs,) = around.constants, around.kept_inputs
         kernel = self._kernel()
         kernel = kernel[..., np.flatnonzero(kept_inputs)[:, None], np.flatnonzero(around.kept)]

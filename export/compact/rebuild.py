@@ -1,4 +1,4 @@
-"""The new model: each layer again, around the features that are kept."""
+"""The new model: every layer is made again, for the features that are kept."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ def rebuild(model: keras.Model, analysis: Analysis) -> tuple[keras.Model, dict[i
 
     Args:
         model: The model that was analysed.
-        analysis: What it said.
+        analysis: The analysis of it.
 
     Returns:
-        The model, and which of its operations stands for which of the given model, by the
-        identity of the latter.
+        The model, and its operations by the identity of the operation of the given model that each
+        stands for.
     """
     graph = analysis.graph
     names = {call.operation.name for call in graph.calls}
@@ -67,16 +67,16 @@ def rebuild(model: keras.Model, analysis: Analysis) -> tuple[keras.Model, dict[i
 
 
 def _gather(tensor: Any, kept: np.ndarray, names: set[str]) -> Any:
-    """Take some entries of a vector, as an operation whose name no other has.
+    """Take some entries of a vector, by an operation whose name no other has.
 
     Args:
-        tensor: Symbolic, of shape (batch, entries).
+        tensor: A symbolic tensor of shape (batch, entries).
         kept: Which entries to take, of shape (entries,).
-        names: Names that are taken; the new one is added.
+        names: Names that are in use; the new one is added.
     """
     indices = np.flatnonzero(kept).astype("int32")
     while True:
-        # Keras counts the names that it gives itself, whatever a loaded model already has.
+        # Keras numbers the names that it gives, regardless of those that a loaded model has.
         gathered = ops.take(tensor, indices, axis=-1)
         name = producer(gathered)[0].name
         if name not in names:
@@ -85,11 +85,11 @@ def _gather(tensor: Any, kept: np.ndarray, names: set[str]) -> Any:
 
 
 def _copy(operation: Any, config: dict[str, Any] | None = None) -> Any:
-    """Make a layer, or operation on tensors, anew.
+    """Copy a layer, or an operation on tensors.
 
     Args:
         operation: The one to copy.
-        config: Its configuration, if not its own.
+        config: The configuration of the copy; by default, that of the operation.
     """
     try:
         return copied(operation) if config is None else type(operation).from_config(config)

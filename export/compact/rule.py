@@ -1,4 +1,4 @@
-"""What a layer of a known type does with features; each subclass knows some types."""
+"""What a layer of a known type does with features; each subclass is for some types."""
 
 import abc
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ Weights = list[np.ndarray]
 
 
 class Rule(abc.ABC):
-    """What the features of a layer's inputs and of its only output have to do with each other.
+    """How the features of a layer's inputs and of its only output depend on each other.
 
-    The layer acts as in inference. Masks and constants are of shape (features,), the inputs' in the
-    order of the call.
+    The layer acts as in inference. Masks and constants have the shape (features,); those of the
+    inputs are in the order of the call.
 
     Args:
         layer: The layer, or operation on tensors.
 
     Attributes:
-        mixes: Whether every output feature depends on all others, as those of a softmax: then all
-            stay.
+        mixes: Whether every output feature depends on all others, as in a softmax, so that all of
+            them stay.
     """
 
     mixes = False
@@ -36,7 +36,7 @@ class Rule(abc.ABC):
 
     @abc.abstractmethod
     def needs(self, inputs: Sequence[Constants], needed: Mask) -> list[Mask]:
-        """Return which features of each input the needed output features are made of.
+        """Return which features of each input the needed output features are made from.
 
         Args:
             inputs: Constants of the inputs. One that the layer's own weights can absorb is not
@@ -46,7 +46,7 @@ class Rule(abc.ABC):
 
     @abc.abstractmethod
     def couple(self, inputs: Sequence[Mask], output: Mask) -> tuple[list[Mask], Mask]:
-        """Return the smallest sets of features, not below those given, that the layer can have.
+        """Return the smallest sets of features, containing those given, that the layer can have.
 
         Args:
             inputs: Features of each input that must stay.
@@ -56,7 +56,7 @@ class Rule(abc.ABC):
     def made(self, inputs: Sequence[Mask], output: Mask) -> Mask:
         """Return the output features that the new layer makes: those kept, or more.
 
-        Where it makes more, a gather after the layer takes those kept.
+        If it makes more, a gather after the layer takes those kept.
 
         Args:
             inputs: Kept features of each input.
@@ -68,19 +68,19 @@ class Rule(abc.ABC):
         """Return the configuration and the weights of the new layer.
 
         Args:
-            around: What is decided around the layer.
+            around: What was decided about the tensors around the layer.
         """
         return self.layer.get_config(), []
 
 
 class Featurewise(Rule):
-    """A rule for layers whose every output feature is made of the same feature of each input."""
+    """A rule for layers that make every output feature from the same feature of each input."""
 
     def needs(self, inputs: Sequence[Constants], needed: Mask) -> list[Mask]:
         """Return the needed features for every input."""
         return [needed for _ in inputs]
 
     def couple(self, inputs: Sequence[Mask], output: Mask) -> tuple[list[Mask], Mask]:
-        """Return the union of all, for all."""
+        """Return the union of all masks, for every input and for the output."""
         kept = union([*inputs, output])
         return [kept for _ in inputs], kept

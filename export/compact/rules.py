@@ -1,4 +1,4 @@
-"""Which rule knows a layer; a layer that none knows stays as it is."""
+"""Which rule a layer has; a layer without a rule stays as it is."""
 
 import functools
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from .elementwise import activation_function, in_float64
 from .features import width
 from .rule import Rule
 
-# Each does to a constant feature what it does to any: nothing. Dropout and noise act in training
-# alone, and the average of a constant is the constant.
+# None of these changes a constant feature: dropout and noise act only in training, and the average
+# of a constant is the constant.
 _UNCHANGING = (
     *(layers.Identity, layers.ActivityRegularization, layers.RepeatVector),
     *(layers.Dropout, layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise),
@@ -28,7 +28,7 @@ _UNCHANGING = (
     *(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D),
     *(layers.Cropping1D, layers.Cropping2D, layers.Cropping3D),
 )
-# Interpolations of the upsampling layers whose weights add up to 1 at the borders too.
+# Interpolations of the upsampling layers whose weights add up to 1 at the borders, too.
 _AVERAGING = ("nearest", "bilinear")
 _PADDING = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -52,10 +52,10 @@ def _operations() -> tuple[type, type]:
 
 
 def rule_of(operation: Any, calls: list[Any], everywhere: list[Any], group: int) -> Rule | None:
-    """Return the rule of a layer for some of its calls, or `None` if nothing is known of it.
+    """Return the rule of a layer for some of its calls, or `None` if nothing is known about it.
 
     Args:
-        operation: The layer, or operation on tensors. One of a subclass may do anything.
+        operation: The layer, or operation on tensors. An instance of a subclass may do anything.
         calls: The calls that the rule is for.
         everywhere: All its calls in the model.
         group: Number of inputs of a dense layer that stay or go together.
@@ -91,7 +91,7 @@ def rule_of(operation: Any, calls: list[Any], everywhere: list[Any], group: int)
 def _is_plain(call: Any) -> bool:
     """Return whether a call has tensors with features, and no option that is on, such as training.
 
-    Dropout in training mode, for one, is no constant's friend.
+    Dropout in training mode, for example, does not leave a constant as it is.
     """
     arguments = call.arguments
     tensors = [*call.input_tensors, *call.output_tensors]
@@ -132,7 +132,7 @@ def _reshape_rule(layer: Any, given: Any, output: Any) -> Rule | None:
 
 
 def _merge_rule(operation: Any, inputs: list[Any], output: Any) -> Rule | None:
-    # Features that are repeated to the width of another input, or tensors that are turned to fit.
+    # Not if features are repeated to the width of another input, or tensors are reshaped to fit.
     same = all(
         width(tensor) == width(output) and len(tensor.shape) == len(output.shape)
         for tensor in inputs
@@ -145,7 +145,7 @@ def _merge_rule(operation: Any, inputs: list[Any], output: Any) -> Rule | None:
 
 
 def _function(operation: Any) -> Callable[[Any], Any] | None:
-    """Return what an activation or rescaling layer makes of constants, if it is elementwise."""
+    """Return the function of an activation or rescaling layer for constants, if elementwise."""
     kind = type(operation)
     if kind is layers.Activation:
         return activation_function(operation.activation)

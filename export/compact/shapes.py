@@ -1,4 +1,4 @@
-"""Rules of the layers that put features elsewhere: concatenation, flatten and reshape."""
+"""Rules of the layers that move features elsewhere: concatenation, flatten and reshape."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ class Concatenated(Rule):
         self.borders = np.cumsum(widths)[:-1]
 
     def constants(self, inputs: Sequence[Constants]) -> Constants:
-        """Return those of all inputs, one after the other."""
+        """Return the constants of all inputs, one after the other."""
         return Constants.of(
             np.concatenate([each.known for each in inputs]),
             np.concatenate([each.values for each in inputs]),
@@ -33,7 +33,7 @@ class Concatenated(Rule):
         return np.split(needed, self.borders)
 
     def couple(self, inputs: Sequence[Mask], output: Mask) -> tuple[list[Mask], Mask]:
-        """Keep the same in the inputs and in the output."""
+        """Keep the same features in the inputs and in the output."""
         kept = np.concatenate(list(inputs)) | output
         return np.split(kept, self.borders), kept
 
@@ -41,8 +41,8 @@ class Concatenated(Rule):
 class Flattened(Rule):
     """A layer that makes one vector of the channels at several positions.
 
-    Entry `position * channels + channel` of the output is a channel at a position. Channels can go
-    only at all positions at once; whatever else goes is left out by a gather after the layer.
+    Entry `position * channels + channel` of the output is that channel at that position. A channel
+    can be removed only at all positions at once; a gather after the layer leaves out other entries.
 
     Args:
         layer: A `Flatten` or `Reshape` layer.
@@ -74,7 +74,7 @@ class Flattened(Rule):
         return np.tile(inputs[0], self.positions)
 
     def rebuilt(self, around: Surroundings) -> tuple[dict[str, Any], Weights]:
-        """Return the layer for as many entries as there will be."""
+        """Return the layer for the number of entries that it will make."""
         config = self.layer.get_config()
         if "target_shape" in config:
             config["target_shape"] = (self.positions * int(around.kept_inputs[0].sum()),)
@@ -119,7 +119,7 @@ class Unflattened(Rule):
 
 
 class Regrouped(Featurewise):
-    """A `Reshape` that keeps the last axis: the same channels, at positions counted otherwise."""
+    """A `Reshape` that keeps the last axis: the same channels, at positions counted differently."""
 
     def constants(self, inputs: Sequence[Constants]) -> Constants:
         """Return the constants of the input."""

@@ -7,7 +7,7 @@ import { brotliCompress, constants, gzip } from 'node:zlib';
 import { Resvg } from '@resvg/resvg-js';
 import type { Plugin } from 'vite';
 
-// Level 11 takes a minute for the runtime and wins 5 % over 9.
+// Level 11 takes a minute for the runtime, and saves 5 % over level 9.
 const BROTLI = { params: { [constants.BROTLI_PARAM_QUALITY]: 9, [constants.BROTLI_PARAM_LGWIN]: 24 } };
 const ICONS = [180, 192, 512];
 const COMPRESSED = /\.(css|html|js|json|svg|wasm|webmanifest)$/;

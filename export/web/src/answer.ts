@@ -1,6 +1,6 @@
 /** The probabilities as bars, and the answer in words. */
 
-const MOST = 10; // bars; of more classes, the most probable ones
+const MOST = 10; // bars; if there are more classes, the most probable ones
 
 export class Answer {
   private readonly rows: { item: HTMLElement; name: HTMLElement; bar: HTMLElement; share: HTMLElement }[];
@@ -51,7 +51,7 @@ export class Answer {
     });
     this.best.textContent = this.labels[winner]!;
     this.bestShare.textContent = percent(probabilities[winner]!);
-    // Not at every movement of the pen: a screen reader would never come to its end.
+    // Not at every movement of the pen: a screen reader would never finish.
     const [name, share] = [this.labels[winner]!, percent(probabilities[winner]!)];
     this.timer = window.setTimeout(() => (this.spoken.textContent = `${name}, ${share}`), 700);
   }
@@ -67,7 +67,7 @@ function percent(share: number): string {
   return `${(100 * share).toFixed(share >= 0.9995 || share < 0.0005 ? 0 : 1)} %`;
 }
 
-/** Probabilities of scores; of outputs that are probabilities already, these. */
+/** Turns scores into probabilities; outputs that already are probabilities stay as they are. */
 export function probabilities(outputs: Float32Array): Float32Array {
   const sum = outputs.reduce((a, b) => a + b, 0);
   if (outputs.every((value) => value >= 0 && value <= 1) && Math.abs(sum - 1) < 1e-3) return outputs;

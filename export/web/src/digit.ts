@@ -1,6 +1,6 @@
 /**
- * Makes of strokes what MNIST made of handwriting: scaled into a box of 20x20 without changing its
- * proportions, anti-aliased, and put into 28x28 so that its centre of mass is in the middle.
+ * Treats strokes as MNIST treated handwriting: scaled into a box of 20x20 without changing their
+ * proportions, anti-aliased, and put into 28x28 so that their centre of mass is in the middle.
  */
 import { fromImage, scaled } from './pixels';
 import type { Plane } from './pixels';
@@ -13,7 +13,7 @@ export interface Point {
 const SIDE = 28;
 const BOX = 20;
 const PEN = 2.2; // pixels wide, about as in MNIST
-const FINE = 10; // the strokes are painted as many times as large, then averaged
+const FINE = 10; // the strokes are painted this many times as large, then averaged
 
 /** Returns pixels, 0 to 255, of strokes in any coordinates; `reach` is the side of their area. */
 export function digit(strokes: Point[][], reach: number): Plane {
@@ -45,7 +45,7 @@ function painted(points: Point[], strokes: Point[][], reach: number): ImageData 
     Math.min(...ys),
     Math.max(...ys),
   ];
-  // A dot stays one: what is tiny is not blown up.
+  // A dot stays a dot: tiny strokes are not blown up.
   const extent = Math.max(right - left, bottom - top, reach / 20);
   const scale = ((BOX - PEN) * FINE) / extent;
   const canvas = document.createElement('canvas');

@@ -4,7 +4,7 @@ import type { Point } from './digit';
 import { toImage } from './pixels';
 import type { Plane } from './pixels';
 
-const STEPS = 28; // the keys move the pen by this part of the area
+const STEPS = 28; // the keys move the pen by one of this many parts of the area
 const MOVES: Record<string, [number, number]> = {
   ArrowLeft: [-1, 0],
   ArrowRight: [1, 0],
@@ -45,7 +45,7 @@ export class Drawing {
     this.paint();
   }
 
-  /** The values for the network; of nothing drawn, all dark. */
+  /** The values for the network; all dark if nothing is drawn. */
   values(): Plane {
     return this.example ?? digit(this.strokes, this.area.width);
   }
@@ -79,7 +79,7 @@ export class Drawing {
 
   private go(event: PointerEvent): void {
     if (!this.drawing || !event.isPrimary) return;
-    // A fast finger moves several times between two pictures.
+    // A fast finger moves several times between two frames.
     const events = event.getCoalescedEvents?.() ?? [];
     for (const one of events.length > 0 ? events : [event]) this.strokes.at(-1)!.push(this.place(one));
     this.changed();

@@ -1,4 +1,4 @@
-/** What the server says of the run: `facts.json`, as `export/site.py` writes it. */
+/** What the server says about the run: `facts.json`, as `export/site.py` writes it. */
 
 export interface ModelFile {
   file: string;

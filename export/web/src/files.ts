@@ -1,4 +1,4 @@
-/** The table of the files: a choice, and what each of them weighs and takes here. */
+/** The table of the files: a choice, with the size of each and the time that it takes here. */
 import type { ModelFile } from './facts';
 import type { Loaded, Measured } from './messages';
 
@@ -49,7 +49,7 @@ export class Files {
     note.textContent = described(file);
   }
 
-  /** Shows that a file could not be had this time. */
+  /** Shows that a file could not be fetched this time. */
   miss(file: ModelFile, reason: string): void {
     const { row, radio, load, note } = this.rows.get(file.file)!;
     radio.checked = false;

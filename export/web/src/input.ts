@@ -1,4 +1,4 @@
-/** What goes into the network: a drawing or a picture, by what the model takes. */
+/** What goes into the network: a drawing or a picture, depending on what the model takes. */
 import { Drawing } from './drawing';
 import { button, element, notice, say } from './elements';
 import { exampleValues, pictureShape } from './facts';
@@ -26,7 +26,7 @@ export class Input {
     return this.shown === null || this.shown.isEmpty;
   }
 
-  /** The input, as often as the file takes pictures in a call. */
+  /** The input, repeated as often as the file takes pictures in a call. */
   values(): Float32Array {
     const { facts } = this;
     const one =
@@ -104,7 +104,7 @@ export class Input {
       event.preventDefault();
       void open(event.dataTransfer?.files[0]);
     });
-    // Where the page is not served over https, browsers keep the camera to themselves.
+    // Browsers offer no camera to a page that is not served over https.
     const camera = navigator.mediaDevices
       ? button('Camera', () => {
           if (picture.hasCamera) {

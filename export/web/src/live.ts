@@ -5,8 +5,8 @@ const TINT = '96 211 148';
 const SHADE = '11 13 10';
 
 /**
- * Paints a cell per place: over a dark drawing area a green one, the stronger the more of its
- * connections are on; over a picture, whose colours count, a shade where there are few or none.
+ * Paints a cell per place: over a dark drawing area, a green one that is the stronger, the more of
+ * its connections are on; over a picture, whose colours count, a shade where few or none are on.
  */
 export function paintLive(canvas: HTMLCanvasElement, live: LiveInputs, overPicture: boolean): void {
   const [rows, columns] = grid(live);

@@ -9,7 +9,7 @@ import { keepOffline } from './offline';
 import { Refused, Runner, Unreachable } from './runtime';
 
 const RUNS = 100;
-const AT_ONCE = 20e6; // bytes of files that are measured without being asked to
+const AT_ONCE = 20e6; // bytes of all files, up to which they are measured without being asked for
 
 class Page {
   readonly files: Files;
@@ -45,7 +45,7 @@ class Page {
   /** Loads a file and gives the first answer. */
   async open(): Promise<void> {
     this.input.nextExample();
-    await this.running; // of the example's change, which had no file yet
+    await this.running; // the update for the example, for which no file was chosen yet
     const { usable } = this.files;
     const first = usable.find((file) => file.kind === 'sparse') ?? usable[0];
     if (first !== undefined) await this.choose(first);
@@ -76,7 +76,7 @@ class Page {
       'The same network in several files; which of them answers is up to you.';
   }
 
-  /** Has the chosen file answer to the input as it is now; what changes meanwhile comes after. */
+  /** Has the chosen file answer the input as it is now; changes meanwhile are answered after it. */
   private update(): void {
     this.changed = true;
     this.running ??= this.answers().finally(() => (this.running = null));
@@ -104,7 +104,7 @@ class Page {
     return this.runner.ask<'run'>({ kind: 'run', file: file.file, input: this.input.values() });
   }
 
-  /** Has one task with the runtime follow the other: none finds that its file was unloaded. */
+  /** Runs tasks with the runtime one after the other, so that none finds its file unloaded. */
   private inTurn<T>(task: () => Promise<T>): Promise<T> {
     const result = this.last.then(task);
     this.last = result.catch(() => undefined);
@@ -122,7 +122,7 @@ class Page {
     await this.running;
   }
 
-  /** Shows that a file was refused, or not there; if it was the chosen one, chooses another. */
+  /** Shows that a file was refused or could not be fetched; if it was chosen, chooses another. */
   private refused(file: ModelFile, error: unknown): void {
     if (error instanceof Unreachable) this.files.miss(file, error.message);
     else if (error instanceof Refused) this.files.refuse(file, error.message);
@@ -170,7 +170,7 @@ class Page {
   private async measure(file: ModelFile): Promise<void> {
     try {
       const measured = await this.inTurn(async () => {
-        // Loaded anew: the first file that a browser loads pays for what it compiles then.
+        // Loaded again, as the first file that a browser loads also pays for what it compiles then.
         await this.unload((other) => other === file.file);
         await this.ensureLoaded(file);
         const input = this.input.values();
@@ -180,7 +180,7 @@ class Page {
     } catch (error) {
       this.refused(file, error);
     }
-    this.update(); // which leaves the chosen file alone loaded
+    this.update(); // which leaves only the chosen file loaded
   }
 }
 
@@ -208,7 +208,7 @@ function aboutList(lines: string[]): void {
 async function main(): Promise<void> {
   const runner = new Runner();
   const starting = runner.start();
-  starting.catch(() => undefined); // looked at below
+  starting.catch(() => undefined); // handled below
   const facts = await loadFacts();
   const page = new Page(facts, runner);
   const runtime = await starting;

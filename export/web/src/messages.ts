@@ -26,7 +26,7 @@ export interface Loaded {
 
 export interface Measured {
   medianMicroseconds: number;
-  /** Calls that were timed together, for a clock that is coarser than a call. */
+  /** Number of calls that were timed together, as the clock may be coarser than a call. */
   callsTogether: number;
 }
 

@@ -1,6 +1,6 @@
-/** Keeps the page for use without a network, where the browser lets it. */
+/** Keeps the page for use without a network, where the browser allows it. */
 
-/** Returns what to say about it. */
+/** Returns what to tell the user about it. */
 export async function keepOffline(others: string[]): Promise<string> {
   if (!isSecureContext || !('serviceWorker' in navigator)) {
     return 'Not kept for use without a network: for that, a browser wants https, or localhost.';
@@ -8,7 +8,7 @@ export async function keepOffline(others: string[]): Promise<string> {
   try {
     await navigator.serviceWorker.register('./offline.js');
     const { active } = await navigator.serviceWorker.ready;
-    // What this page used, and what it names: the build of the runtime, every file of the run.
+    // What this page loaded, and what it was given: the runtime's build, every file of the run.
     const used = performance.getEntriesByType('resource').map((entry) => entry.name);
     const urls = [location.href, ...used, ...others].map((url) => new URL(url, location.href).href);
     const own = urls.filter((url) => url.startsWith(new URL('./', location.href).href));

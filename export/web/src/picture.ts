@@ -2,9 +2,9 @@
 import { fromImage, scaled, toImage } from './pixels';
 import type { Plane } from './pixels';
 
-const LARGEST = 1024; // pixels of a side that are looked at; a photograph has many more
+const LARGEST = 1024; // pixels per side that are used; a photograph has many more
 
-/** What can't be shown, in words for people. */
+/** A picture that can't be shown; the message is for people. */
 export class NoPicture extends Error {}
 
 export class Picture {
@@ -110,7 +110,7 @@ export class Picture {
     look();
   }
 
-  /** Ends the camera; its last picture stays. */
+  /** Stops the camera; its last picture stays. */
   stop(): void {
     window.clearTimeout(this.timer);
     this.stream?.getTracks().forEach((track) => track.stop());

@@ -9,7 +9,7 @@ export interface Plane {
 
 /**
  * Scales a picture: each new pixel is the mean of the part of the picture that it covers. (How a
- * canvas scales down is left to the browser, and some take a few pixels and skip the rest.)
+ * canvas scales down is left to the browser, and some browsers use a few pixels and skip the rest.)
  */
 export function scaled(picture: Plane, rows: number, columns: number): Plane {
   const { channels } = picture;

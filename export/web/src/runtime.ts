@@ -4,7 +4,7 @@ import type { Answers, Reply, Request, Runtime } from './messages';
 /** A file that the runtime refused, crashed on, or did not finish in time. */
 export class Refused extends Error {}
 
-/** A file that could not be fetched, this time. */
+/** A file that could not be fetched this time. */
 export class Unreachable extends Error {}
 
 const SECONDS = 60;

@@ -6,7 +6,7 @@
 export {};
 
 declare const self: ServiceWorkerGlobalScope;
-/** Changes with the page; the build puts it in. */
+/** Changes with the page; the build inserts it. */
 declare const __PAGE_VERSION__: string;
 
 const CACHE = `page-${__PAGE_VERSION__}`;
@@ -22,7 +22,7 @@ self.addEventListener('activate', (event) => {
   event.waitUntil(clean());
 });
 
-/** The page says what it used before this worker was there. */
+/** The page says what it loaded before this worker was there. */
 self.addEventListener('message', (event) => {
   const keep = async (): Promise<string> => {
     const cache = await caches.open(CACHE);

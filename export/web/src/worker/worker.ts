@@ -16,7 +16,7 @@ const models = new Map<string, CompiledModel>();
 let said: string[] = [];
 let liteRt: LiteRt;
 
-/** Loads one build of the runtime: the one for relaxed SIMD where the browser has that. */
+/** Loads one build of the runtime: the one for relaxed SIMD if the browser has that. */
 async function start(): Promise<Runtime> {
   const begun = performance.now();
   const relaxed = await supportsFeature('relaxedSimd');
@@ -26,14 +26,14 @@ async function start(): Promise<Runtime> {
     configurable: true,
     value: { requestAdapter: () => Promise.resolve(null) },
   });
-  // What Emscripten would look for beside this worker, and print as errors, goes through here.
+  // Otherwise, Emscripten would look for its file beside this worker, and print lines as errors.
   self.Module = {
     locateFile: (name: string) => (name.endsWith('.wasm') ? urls[1] : name),
     print: (line: string) => said.push(line),
     printErr: (line: string) => said.push(line),
   };
   const warn = console.warn;
-  console.warn = () => undefined; // that there is no GPU
+  console.warn = () => undefined; // it would say that there is no GPU
   try {
     liteRt = await loadLiteRt(urls[0]!);
   } finally {
@@ -66,7 +66,7 @@ async function run(file: string, input: Float32Array): Promise<Float32Array> {
   const { model, tensor } = prepared(file, input);
   try {
     const outputs = await model.run(tensor);
-    // LiteRT.js returns outputs, of whatever was there, even when the run failed; it only prints.
+    // When a run fails, LiteRT.js only prints errors, and returns outputs with whatever was there.
     if (printedErrors().length > 0) throw new Error('The run failed');
     const values = outputs[0]!.toTypedArray();
     outputs.forEach((output) => output.delete());
@@ -88,7 +88,7 @@ async function measure(file: string, input: Float32Array, runs: number): Promise
       return performance.now() - begun;
     };
     let together = 1;
-    // The first calls are slow: the browser still compiles.
+    // The first calls are slow, as the browser is still compiling.
     for (let spent = await calls(20); spent < 40; spent += await calls(20));
     const enough = 20 * clockStep();
     while ((await calls(together)) < enough && together < 4096) together *= 2;
@@ -114,7 +114,7 @@ function prepared(file: string, input: Float32Array): { model: CompiledModel; te
   return { model, tensor: new Tensor(input, shape) };
 }
 
-/** The smallest step of the clock in milliseconds: 5 µs to 1 ms, by browser and isolation. */
+/** The clock's smallest step in milliseconds: 5 µs to 1 ms, depending on browser and isolation. */
 function clockStep(): number {
   const begun = performance.now();
   let now = begun;
