@@ -1,8 +1,8 @@
 """Measure how large and how fast the networks of a comparison are as TFLite files.
 
 Every network of one seed that `python -m keras_switcher.compare --keep-models` has kept is exported
-by `python -m export`. The bytes and latency of its dense and its sparse file, and the ratios to the
-file of the method `dense`, are printed and written as JSON. Without `--comparison`, a short one is
+by `python -m export`. The bytes and latency of its sparse file, and the ratios to the dense file of
+the method `dense`, are printed and written as JSON. Without `--comparison`, a short one is
 trained first.
 
     python benchmarks/export_files.py --json export.json

@@ -84,7 +84,7 @@ def multiply_adds(inputs: int, units: int, hidden: int) -> float:
 def measure(
     args: argparse.Namespace, *, inputs: int = INPUTS, units: int = UNITS, batch: int = BATCH
 ) -> dict[str, Any]:
-    """Return the seconds per step of both models, and what the switcher's turn takes."""
+    """Return the milliseconds of a plain step and of the switcher's turn."""
     models = [model(inputs, units, args.hidden, is_switched) for is_switched in (False, True)]
     data = batches(inputs, batch, args.steps)
     for each in models:

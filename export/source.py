@@ -193,7 +193,7 @@ def _examples(
 def made_examples(model: keras.Model, examples: int = _MADE) -> Examples:
     """Make up inputs: pixels, uniform in 0 to 255, for images; otherwise standard normal numbers.
 
-    There are fewer than `examples` if so many would take more than 32 MiB.
+    There are fewer than `examples`, but at least 4, if so many would take more than 32 MiB.
     """
     rng = np.random.default_rng(0)
     size = sum(4 * math.prod(fixed_shape(tensor)) for tensor in model.inputs)

@@ -22,7 +22,7 @@ class Goal(enum.StrEnum):
     LATENCY = "latency"
     """Fastest. Weights used in dense form are unpacked when loaded, which costs memory."""
     BALANCED = "balanced"
-    """Like `LATENCY`, but of several sparse storages that are faster than dense, the smallest."""
+    """Like `LATENCY`, but of several sparse storages no slower than dense, the smallest."""
 
 
 @dataclasses.dataclass(frozen=True)

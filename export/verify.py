@@ -1,4 +1,4 @@
-"""Check that a file does what its Keras model does, on real inputs, with and without XNNPACK."""
+"""Check that a file does what its Keras model does on examples, with and without XNNPACK."""
 
 import dataclasses
 import os

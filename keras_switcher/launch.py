@@ -52,7 +52,7 @@ class _Worker:
 
 
 def free_ports(number: int) -> list[int]:
-    """Return ports of the loopback interface that nothing listens on.
+    """Return ports that nothing listens on.
 
     They lie below the ports that the system assigns to programs that ask for any port, so nobody
     gets one of them by chance between this call and its use.

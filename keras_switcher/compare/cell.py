@@ -200,7 +200,7 @@ def _end_with(parent: int) -> None:
 
 
 def main() -> int:
-    """Train a cell; return 0, or 1 if it failed, in which case `error.txt` says why."""
+    """Train a cell; return the exit status, and leave the reason in `error.txt` if it failed."""
     folder = Path(sys.argv[1])
     _end_with(int(sys.argv[2]))
     stop = StopSignals()

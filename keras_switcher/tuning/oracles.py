@@ -91,7 +91,7 @@ class Durable(keras_tuner.Oracle):
 
     @keras_tuner.synchronized
     def create_trial(self, tuner_id: str) -> Trial:
-        """Return the next trial, or one with status STOPPED after too many failures in a row."""
+        """Return the next trial, or one with status STOPPED once the search has failed."""
         if self.error is None and (
             self.failures < MOST_FAILURES or tuner_id in self.ongoing_trials
         ):

@@ -225,7 +225,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Return what `TrialModel.fit` kept of a trial; nothing if it was not begun or has failed."""
+    """Return what `TrialModel.fit` kept of a trial; nothing if it was not begun."""
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

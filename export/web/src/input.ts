@@ -104,7 +104,7 @@ export class Input {
       event.preventDefault();
       void open(event.dataTransfer?.files[0]);
     });
-    // Browsers offer no camera to a page that is not served over https.
+    // Browsers offer no camera to a page that comes from elsewhere without https.
     const camera = navigator.mediaDevices
       ? button('Camera', () => {
           if (picture.hasCamera) {
