@@ -9,7 +9,6 @@ printed: below 1, the option is faster. The switcher has its turns throughout.
 """
 
 import argparse
-import json
 import os
 import statistics
 from pathlib import Path
@@ -101,10 +100,10 @@ def main() -> None:
             f"({low:.2f} to {high:.2f})"
         )
     if args.json:
+        from keras_switcher.runs import write_json
+
         settings = {k: v for k, v in vars(args).items() if k != "json"}
-        temporary = args.json.with_suffix(".partial")
-        temporary.write_text(json.dumps({**settings, "options": figures}, indent=2) + "\n")
-        temporary.replace(args.json)
+        write_json(args.json, {**settings, "options": figures})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from keras_switcher.compare.cell import CELL_FILE
 from keras_switcher.compare.plan import MODEL_FILE, PLAN_FILE, RESULT_FILE
-from keras_switcher.runs import replacing
+from keras_switcher.runs import write_json
 
 ROOT = Path(__file__).parent.parent
 
@@ -152,8 +152,7 @@ def main() -> None:
         )
     Console().print(table)
     if args.json:
-        with replacing(args.json) as temporary:
-            temporary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, rows)
 
 
 if __name__ == "__main__":

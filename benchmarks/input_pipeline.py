@@ -9,7 +9,6 @@ the pipeline needs by itself is given beside it.
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -104,9 +103,9 @@ def main() -> None:
         f"pipeline by itself takes {result['pipeline_alone_ms']:.2f} ms a batch"
     )
     if args.json:
-        temporary = args.json.with_suffix(".partial")
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
-        temporary.replace(args.json)
+        from keras_switcher.runs import write_json
+
+        write_json(args.json, result)
 
 
 if __name__ == "__main__":

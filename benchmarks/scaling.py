@@ -19,7 +19,6 @@ multi-worker training, with one thread for each worker, over the number of worke
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -37,7 +36,7 @@ from multiworker import train
 from step_time import block_seconds
 
 from keras_switcher import Alternation, UnitSwitcher, switch
-from keras_switcher.runs import replacing
+from keras_switcher.runs import write_json
 
 INPUTS, UNITS, BATCH = 784, 300, 128
 
@@ -195,8 +194,7 @@ def main() -> None:
     if args.workers:
         result["workers"] = over_workers(args.workers)
     if args.json:
-        with replacing(args.json) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, result)
 
 
 if __name__ == "__main__":

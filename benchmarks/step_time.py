@@ -356,10 +356,9 @@ def main() -> None:
     result = measure(args)
     show(result)
     if args.json:
-        from keras_switcher.runs import replacing
+        from keras_switcher.runs import write_json
 
-        with replacing(args.json) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, result)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ interpolating between the sparsities. The defaults of `export.storage.Thresholds
 """
 
 import argparse
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -26,6 +25,7 @@ from export.convert import Precision, convert
 from export.csr import BLOCKS, Storage
 from export.sparsify import store
 from export.weights import weights
+from keras_switcher.runs import write_json
 
 SHAPES = ((400, 120), (512, 512), (1024, 1024), (3136, 1024))
 SPARSITIES = (0.6, 0.75, 0.85, 0.9, 0.95, 0.98)
@@ -63,7 +63,7 @@ def main() -> None:
             rows += [_row(inputs, units, kind, args.sparsities, times) for kind, _ in KINDS]
             _show(rows[-len(KINDS) :])
     if args.json:
-        args.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+        write_json(args.json, {"machine": machine(), "rows": rows})
 
 
 def _files(

@@ -34,6 +34,7 @@ from keras_switcher.flags import resolve
 from keras_switcher.metrics import layer_table
 from keras_switcher.networks import dense_model, new_start, switched_model
 from keras_switcher.plan_folder import read_plan, write_plan
+from keras_switcher.runs import replacing
 
 
 def combinations(varied: list[str]) -> list[dict[str, Any]]:
@@ -168,12 +169,10 @@ def main() -> None:
         figures = train(config, loaded[key], network, args.test)
         rows.append({**values, **{name: str(value) for name, value in figures.items()}})
         print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
-        temporary = args.out.with_suffix(".partial")
-        with temporary.open("w", newline="") as file:
+        with replacing(args.out) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        temporary.replace(args.out)
     show(rows, names)
 
 

@@ -10,7 +10,6 @@ including TensorFlow's start, and, next to it, the same without the time until t
 
 import argparse
 import csv
-import json
 import statistics
 import subprocess
 import sys
@@ -88,9 +87,9 @@ def main() -> None:
                 f"{figures['workers']:.0f} by {args.workers} workers, ratio {figures['ratio']:.2f}"
             )
     if args.json:
-        temporary = args.json.with_suffix(".partial")
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
-        temporary.replace(args.json)
+        from keras_switcher.runs import write_json
+
+        write_json(args.json, result)
 
 
 if __name__ == "__main__":

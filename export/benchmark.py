@@ -1,6 +1,5 @@
 """`python -m export benchmark FILE...`: size, speed and memory of TFLite files on this machine."""
 
-import json
 import os
 import platform
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from keras_switcher.runs import replacing
+from keras_switcher.runs import write_json
 
 from . import runtime
 from .display import megabytes, microseconds
@@ -72,8 +71,7 @@ def benchmark(options: BenchmarkOptions, console: Console) -> dict[str, Any]:
     content = {"machine": machine(), "files": entries}
     _show(console, entries)
     if options.json is not None:
-        with replacing(options.json) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, content)
     return content
 
 

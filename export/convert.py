@@ -47,8 +47,8 @@ def convert(
         model: A built Keras model whose inputs have fixed shapes, apart from the batch.
         precision: The numbers that the file computes in.
         batch: Number of examples in a call.
-        representative: For `INT8`: examples as the model will see them, each a batch of float32
-            arrays (batch, ...) by input name.
+        representative: For `INT8`: examples as the model will see them, each a batch of arrays
+            (batch, ...) by input name, in the types of the inputs.
         experimental_sparsity: Whether the converter writes sparse tensors, by
             `tf.lite.Optimize.EXPERIMENTAL_SPARSITY`; for comparisons only, since what it writes is
             not always right.

@@ -100,7 +100,7 @@ def check_pooling(operation: Operation) -> None:
 
 
 def _check_weight_types(operation: Operation, channel_axis: int) -> None:
-    """Check the types of input, weights, bias and output: float32, int8, or int8 weights alone."""
+    """Check the types of input, weights and output: float32, int8, or int8 weights alone."""
     inputs, weights, output = operation.input(0), operation.input(1), operation.outputs[0]
     operation.require_types(inputs, F32, INT8)
     operation.require_types(output, inputs.type)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from keras_switcher.runs import RunError, locked, replacing
+from keras_switcher.runs import RunError, locked, write_text
 
 LOCK = ".lock"
 # What a kill leaves of a file that `replacing` was writing.
@@ -77,5 +77,4 @@ def write_plan(path: Path, content: Mapping[str, Any]) -> None:
         path: The file.
         content: What it is to hold.
     """
-    with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
+    write_text(path, yaml.safe_dump(dict(content), sort_keys=False))

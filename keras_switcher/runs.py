@@ -132,6 +132,33 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as one atomic unit, as `replacing` does.
+
+    Args:
+        path: The file to write or replace.
+        text: Its content.
+
+    Raises:
+        WriteError: If it can't be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file as one atomic unit, as `replacing` does.
+
+    Args:
+        path: The file to write or replace.
+        content: What JSON can hold.
+
+    Raises:
+        WriteError: If it can't be written.
+    """
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
 @contextlib.contextmanager
 def locked(path: Path, refusal: str | None = None, *, is_transient: bool = False) -> Iterator[None]:
     """Hold a lock on a file as long as the block lasts.
@@ -262,8 +289,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file as one atomic unit."""
-        with replacing(self.path / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(self.path / name, text)
 
     def write_history(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one line per epoch as CSV."""

@@ -27,7 +27,15 @@ from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, shown_messages
 from keras_switcher.compare.plan import DIVERGED, ERROR_FILE, RESULT_FILE
 from keras_switcher.config import from_values, validate
-from keras_switcher.runs import CHECKPOINTS, CheckpointError, RunError, RunFolder, locked, replacing
+from keras_switcher.runs import (
+    CHECKPOINTS,
+    CheckpointError,
+    RunError,
+    RunFolder,
+    locked,
+    write_json,
+    write_text,
+)
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.training import load_data
 
@@ -128,8 +136,7 @@ def _versions(folder: Path) -> list[str]:
     if any((folder / CHECKPOINTS).glob("*")):
         before = json.loads(path.read_text(encoding="utf-8"))
     versions = list(dict.fromkeys([*before, _version()]))
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(versions) + "\n", encoding="utf-8")
+    write_json(path, versions)
     return versions
 
 
@@ -212,8 +219,7 @@ def main() -> int:
                 if (folder / RESULT_FILE).exists():
                     return 0
                 result = train_cell(folder, stop, console)
-                with replacing(folder / RESULT_FILE) as temporary:
-                    temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+                write_json(folder / RESULT_FILE, result)
                 if (folder / CHECKPOINTS).exists():
                     RunFolder(folder).finish()
         except Interrupted as error:
@@ -221,8 +227,7 @@ def main() -> int:
         except Exception as error:
             traceback.print_exc()
             text = _reason(error, folder)
-            with replacing(folder / ERROR_FILE) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
+            write_text(folder / ERROR_FILE, text + "\n")
             return 1
     return 0
 

@@ -18,7 +18,7 @@ from keras_switcher.compare.plan import ERROR_FILE, LOG_FILE, RESULT_FILE, Cell,
 from keras_switcher.config import Config, influences, to_values
 from keras_switcher.initial import file_digest
 from keras_switcher.launch import THREADS
-from keras_switcher.runs import CHECKPOINTS, RunFolder, replacing
+from keras_switcher.runs import CHECKPOINTS, RunFolder, write_json
 from keras_switcher.signals import Interrupted, stopping
 
 _TO_END = 30.0
@@ -125,8 +125,7 @@ class Pool:
         path = folder / CELL_FILE
         if path.exists() and _is_another(json.loads(path.read_text(encoding="utf-8")), order):
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(order, indent=2) + "\n", encoding="utf-8")
+        write_json(path, order)
         environment = {
             # Otherwise the first of the processes that share a GPU takes all of its memory.
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",

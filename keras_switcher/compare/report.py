@@ -10,7 +10,7 @@ from keras_switcher.compare.plan import Plan, digest
 from keras_switcher.compare.results import differences
 from keras_switcher.report.frame import document, table
 from keras_switcher.report.wording import counted, duration, percent_or_dash
-from keras_switcher.runs import replacing
+from keras_switcher.runs import write_text
 
 REPORT_FILE = "report.html"
 
@@ -30,8 +30,7 @@ def write_report(plan: Plan, folder: Path, groups: Sequence[Group]) -> Path:
         groups: The results, in the order of the methods.
     """
     text = page(plan, groups)
-    with replacing(folder / REPORT_FILE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(folder / REPORT_FILE, text)
     return folder / REPORT_FILE
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_switcher.compare.figures import CONFIDENCE, Difference, Group
 from keras_switcher.compare.plan import CELLS, RESULT_FILE, Plan
-from keras_switcher.runs import replacing
+from keras_switcher.runs import write_text
 
 CSV_FILE = "results.csv"
 JSON_FILE = "results.json"
@@ -134,8 +134,7 @@ def write_results(
         (CSV_FILE, text.getvalue()),
         (JSON_FILE, json.dumps(content, indent=2) + "\n"),
     ):
-        with replacing(folder / name) as temporary:
-            temporary.write_text(written, encoding="utf-8")
+        write_text(folder / name, written)
 
 
 def _described(group: Group) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from keras_switcher.report.frame import cards, document, table
 from keras_switcher.report.wording import counted, difference, duration, percent, percent_or_dash
-from keras_switcher.runs import replacing
+from keras_switcher.runs import write_text
 from keras_switcher.tuning.figures import (
     importance_figure,
     parallel_figure,
@@ -56,8 +56,7 @@ def write_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     text = page(read_search(folder))
-    with replacing(folder / REPORT_FILE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(folder / REPORT_FILE, text)
     return folder / REPORT_FILE
 
 

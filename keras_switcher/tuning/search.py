@@ -23,7 +23,7 @@ from keras_switcher.config import to_yaml
 from keras_switcher.data import ImageData
 from keras_switcher.fitting import execution
 from keras_switcher.report.wording import counted
-from keras_switcher.runs import RunError, locked, replacing
+from keras_switcher.runs import RunError, locked, write_json, write_text
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.training import load_data
 from keras_switcher.tuning import oracles
@@ -244,8 +244,7 @@ class Search:
         if self.place.is_worker:
             (state / f"{self.place.name}.json").unlink(missing_ok=True)
         elif (state / "oracle.json").exists():
-            with replacing(state / f"{self.place.name}.json") as temporary:
-                temporary.write_text("{}", encoding="utf-8")
+            write_text(state / f"{self.place.name}.json", "{}")
 
     def _rows(self, oracle: Any) -> list[Row]:
         return [Row.of(trial, self._trial_folder(trial.trial_id)) for trial in oracle.ended_trials]
@@ -259,8 +258,7 @@ class Search:
             rows = self._rows(oracle)
             best = best_of(rows)
             names = [name for name, range_ in self.plan.space.ranges.items() if not range_.is_fixed]
-            with replacing(self.folder / TRIALS_FILE) as temporary:
-                temporary.write_text(to_csv(rows, names), encoding="utf-8")
+            write_text(self.folder / TRIALS_FILE, to_csv(rows, names))
             if best is not None:
                 self._write_config(oracle, best)
             for row in rows[self._shown :]:
@@ -273,8 +271,7 @@ class Search:
 
     def _write_config(self, oracle: Any, best: Row) -> None:
         chosen = self.plan.space.choose(oracle.trials[best.trial].hyperparameters.copy())
-        with replacing(self.folder / BEST_CONFIG_FILE) as temporary:
-            temporary.write_text(to_yaml(with_options(self.plan.config, chosen)), encoding="utf-8")
+        write_text(self.folder / BEST_CONFIG_FILE, to_yaml(with_options(self.plan.config, chosen)))
 
     def _show(self, row: Row, best: Row | None, number: int) -> None:
         width = len(str(self.plan.trials))
@@ -328,8 +325,7 @@ class Search:
                 "epochs": best.epochs,
                 "values": dict(best.values),
             }
-            with replacing(written) as temporary:
-                temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            write_json(written, facts)
         self._report()
         return facts
 

@@ -25,7 +25,6 @@ from keras_switcher.config import Config
 from keras_switcher.data import ImageData
 from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import dense_model, new_start
-from keras_switcher.runs import replacing
 from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.hypermodel import SwitcherHyperModel, with_options
 from keras_switcher.tuning.objective import NAME, LogObjective, switcher_parameters
@@ -206,8 +205,7 @@ class TrialModel(SwitcherHyperModel):
             **facts: What else is known about it.
         """
         result = {"worker": self.worker, "epochs": self.epochs(hp), **facts, "rows": rows}
-        with replacing(self.folder / RESULT_FILE) as temporary:
-            temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
+        write_json(self.folder / RESULT_FILE, result)
 
 
 @contextmanager
