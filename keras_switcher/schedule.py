@@ -66,7 +66,6 @@ class PhaseSchedule(keras.callbacks.Callback):
         if steps and self._settle_step is None:
             self._warn_of_few_turns(settle - begin)
         self._settle_step = settle
-        self._epoch_step = self._step
 
     def _warn_of_few_turns(self, steps: int) -> None:
         model = self.model
@@ -82,7 +81,7 @@ class PhaseSchedule(keras.callbacks.Callback):
             )
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._settle_at(self._epoch_step + batch)
+        self._settle_at(self._step + batch)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # There may be no further batch to settle at: the last execution of several steps may have

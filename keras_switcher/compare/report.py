@@ -8,7 +8,7 @@ from keras_switcher.compare.figures import CONFIDENCE, Difference, Group, Mean
 from keras_switcher.compare.picture import picture
 from keras_switcher.compare.plan import Plan, digest
 from keras_switcher.compare.results import differences
-from keras_switcher.report.frame import document, table
+from keras_switcher.report.frame import document, section, table
 from keras_switcher.report.wording import counted, duration, percent_or_dash
 from keras_switcher.runs import write_text
 
@@ -85,22 +85,16 @@ def page(plan: Plan, groups: Sequence[Group]) -> str:
 <p class="note">Mean over the seeds; bars are one standard deviation. The axis of accuracy is \
 logarithmic in the share of wrong answers.</p>
 </section>
-{_section("accuracy", "Test accuracy", _accuracies(groups) + _named(groups))}
-{_section("difference", f"By how much is “{reference}” better?", _differences(groups, plan))}
-{_section("validation", "On the validation examples", _validation(groups, plan))}
-{_section("layers", "Sparsity of each layer", _layers(groups))}
-{_section("cost", "Cost of training", _costs(groups))}""",
+{section("accuracy", "Test accuracy", _accuracies(groups) + _named(groups))}
+{section("difference", f"By how much is “{reference}” better?", _differences(groups, plan))}
+{section("validation", "On the validation examples", _validation(groups, plan))}
+{section("layers", "Sparsity of each layer", _layers(groups))}
+{section("cost", "Cost of training", _costs(groups))}""",
     )
 
 
 def _source(groups: Sequence[Group]) -> str:
     return str(groups[0].results[0]["dataset_source"])
-
-
-def _section(name: str, title: str, content: str) -> str:
-    return (
-        f'<section aria-labelledby="{name}">\n<h2 id="{name}">{title}</h2>\n{content}\n</section>'
-    )
 
 
 def _targets(groups: Sequence[Group]) -> list[float]:

@@ -43,6 +43,20 @@ def document(
 """
 
 
+def section(name: str, title: str, content: str) -> str:
+    """Return a section of the page.
+
+    Args:
+        name: Its identifier.
+        title: HTML of its heading.
+        content: HTML of what stands below.
+    """
+    return f'''<section aria-labelledby="{name}">
+<h2 id="{name}">{title}</h2>
+{content}
+</section>'''
+
+
 def cards(rows: Iterable[tuple[str, str, str]]) -> str:
     """Return figures on cards.
 

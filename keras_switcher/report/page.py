@@ -12,7 +12,7 @@ import tensorflow as tf
 import keras_switcher
 from keras_switcher.report.connections import Connections, connections_of
 from keras_switcher.report.curves import training_figures
-from keras_switcher.report.frame import cards, document
+from keras_switcher.report.frame import cards, document, section
 from keras_switcher.report.masks import density_figure, pixel_figures, units_figure
 from keras_switcher.report.run_files import RunFiles
 from keras_switcher.report.tables import comparison_table, epoch_table, layer_table
@@ -31,34 +31,21 @@ def page(run: RunFiles) -> str:
     """
     summary = run.summary
     connections = connections_of(run.model)
+    compared = f'<div class="card">{comparison_table(summary)}</div>'
+    layers = f'<div class="card">{layer_table(summary, connections)}</div>'
     return document(
         heading=f"{summary['model']} on {summary['dataset']}",
         kind="sparse training report",
         lead=_lead(run),
         notice=_notice(run),
         main=f"""{_headline(summary)}
-<section aria-labelledby="training">
-<h2 id="training">Training</h2>
-{_training(run)}
-</section>
+{section("training", "Training", _training(run))}
 <div class="pair">
-<section aria-labelledby="comparison">
-<h2 id="comparison">Dense against sparse</h2>
-<div class="card">{comparison_table(summary)}</div>
-</section>
-<section aria-labelledby="layers">
-<h2 id="layers">Switched layers</h2>
-<div class="card">{layer_table(summary, connections)}</div>
-</section>
+{section("comparison", "Dense against sparse", compared)}
+{section("layers", "Switched layers", layers)}
 </div>
-<section aria-labelledby="masks">
-<h2 id="masks">Masks</h2>
-{_masks(connections)}
-</section>
-<section aria-labelledby="again">
-<h2 id="again">The same run again</h2>
-{_again(run.config_text)}
-</section>""",
+{section("masks", "Masks", _masks(connections))}
+{section("again", "The same run again", _again(run.config_text))}""",
     )
 
 

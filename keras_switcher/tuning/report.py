@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from keras_switcher.report.frame import cards, document, table
+from keras_switcher.report.frame import cards, document, section, table
 from keras_switcher.report.wording import counted, difference, duration, percent, percent_or_dash
 from keras_switcher.runs import write_text
 from keras_switcher.tuning.figures import (
@@ -75,22 +75,15 @@ def page(search: SearchFiles) -> str:
         lead=_lead(search),
         notice=_notice(search),
         main=f"""{_headline(search, best)}
-{_section("best", "The best trial", _best(search, best))}
-{_section("progress", "Objective over the trials", progress_figure(search.trials))}
+{section("best", "The best trial", _best(search, best))}
+{section("progress", "Objective over the trials", progress_figure(search.trials))}
 <div class="pair even">
-{_section("parameters", "Hyperparameters of the trials", parallel_figure(search, best))}
-{_section("importance", "What matters", matters)}
+{section("parameters", "Hyperparameters of the trials", parallel_figure(search, best))}
+{section("importance", "What matters", matters)}
 </div>
-{_section("trials", "All trials", _all_trials(search))}""",
+{section("trials", "All trials", _all_trials(search))}""",
         style=importlib.resources.files(__package__).joinpath("report.css").read_text("utf-8"),
     )
-
-
-def _section(name: str, title: str, content: str) -> str:
-    return f"""<section aria-labelledby="{name}">
-<h2 id="{name}">{title}</h2>
-{content}
-</section>"""
 
 
 def _best_trial(search: SearchFiles) -> Trial | None:

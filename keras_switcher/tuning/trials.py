@@ -25,6 +25,7 @@ from keras_switcher.config import Config
 from keras_switcher.data import ImageData
 from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import dense_model, new_start
+from keras_switcher.runs import write_json
 from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.hypermodel import SwitcherHyperModel, with_options
 from keras_switcher.tuning.objective import NAME, LogObjective, switcher_parameters
