@@ -26,10 +26,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from keras_switcher.batches import evaluation_batches, training_batches
+from keras_switcher.batches import evaluation_batches
 from keras_switcher.config import Config, from_values, influences, to_values, validate
 from keras_switcher.data import ImageData, load
-from keras_switcher.fitting import execution
+from keras_switcher.fitting import execution, fit_arguments
 from keras_switcher.flags import resolve
 from keras_switcher.metrics import layer_table
 from keras_switcher.networks import dense_model, new_start, switched_model
@@ -77,20 +77,9 @@ def train(config: Config, data: ImageData, network: str, with_test: bool) -> dic
     with execution(config) as scope, scope():
         build = switched_model if network == "switched" else dense_model
         model = build(config, data, new_start(config, data))
-        history = model.fit(
-            training_batches(
-                data.x_train,
-                data.y_train,
-                options.batch_size,
-                seed=options.seed,
-                epochs=options.epochs,
-                augmentation=config.data.augmentation,
-            ),
-            steps_per_epoch=len(data.x_train) // options.batch_size,
-            epochs=options.epochs,
-            shuffle=False,
-            verbose=0,
-        ).history
+        # It is validated once, at the end.
+        arguments = {**fit_arguments(config, data), "validation_data": None}
+        history = model.fit(**arguments).history
         seconds = time.perf_counter() - start
 
         def accuracy(x: Any, y: Any) -> float:

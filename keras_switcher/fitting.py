@@ -169,30 +169,53 @@ def fit(
         board = folder.path / "tensorboard" / name
         callbacks.insert(-2, keras.callbacks.TensorBoard(board, write_graph=False))
     with progress.shown(), stop.deferred(), _resources(folder):
-        model.fit(
-            training_batches(
-                data.x_train,
-                data.y_train,
-                options.batch_size,
-                seed=options.seed,
-                epochs=options.epochs,
-                initial_epoch=done,
-                augmentation="none" if config.network.freeze_trunk else config.data.augmentation,
-            ),
-            steps_per_epoch=len(data.x_train) // options.batch_size,
-            epochs=options.epochs,
-            initial_epoch=done,
-            shuffle=False,
-            validation_data=evaluation_batches(
-                data.x_validation,
-                data.y_validation,
-                options.batch_size,
-                model.distribute_strategy,
-            ),
-            callbacks=callbacks,
-            verbose=0,
+        arguments = fit_arguments(
+            config, data, initial_epoch=done, strategy=model.distribute_strategy
         )
+        model.fit(**arguments, callbacks=callbacks)
     return rows.rows
+
+
+def fit_arguments(
+    config: Config,
+    data: ImageData,
+    *,
+    epochs: int | None = None,
+    initial_epoch: int = 0,
+    strategy: tf.distribute.Strategy | None = None,
+) -> dict[str, Any]:
+    """Return the arguments of `fit`, but for the callbacks, of a training as configured.
+
+    Args:
+        config: The configuration.
+        data: What to learn from and to validate on.
+        epochs: The number of epochs; the configured one by default.
+        initial_epoch: The number of epochs that are trained already.
+        strategy: The distribution strategy of the model.
+    """
+    options = config.optimisation
+    epochs = options.epochs if epochs is None else epochs
+    batches = training_batches(
+        data.x_train,
+        data.y_train,
+        options.batch_size,
+        seed=options.seed,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        # The features of a frozen trunk are computed once.
+        augmentation="none" if config.network.freeze_trunk else config.data.augmentation,
+    )
+    return {
+        "x": batches,
+        "steps_per_epoch": len(data.x_train) // options.batch_size,
+        "epochs": epochs,
+        "initial_epoch": initial_epoch,
+        "shuffle": False,
+        "validation_data": evaluation_batches(
+            data.x_validation, data.y_validation, options.batch_size, strategy
+        ),
+        "verbose": 0,
+    }
 
 
 def _newest(checkpoints: Checkpoints, workers: Workers) -> Checkpoint | None:

@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import keras
 from rich.console import Console
 
-from keras_switcher.batches import evaluation_batches, training_batches
+from keras_switcher.batches import evaluation_batches
 from keras_switcher.callbacks import Diverged
 from keras_switcher.compare.plan import MODEL_FILE
 from keras_switcher.config import Config
 from keras_switcher.convert import strip, switch
 from keras_switcher.copying import walk
 from keras_switcher.data import ImageData
-from keras_switcher.fitting import fit
+from keras_switcher.fitting import fit, fit_arguments
 from keras_switcher.layers import switched_layers
 from keras_switcher.metrics import layer_table
 from keras_switcher.networks import Start, new_start
@@ -69,11 +69,6 @@ class Work:
     def steps_per_epoch(self) -> int:
         """Number of batches in an epoch."""
         return len(self.data.x_train) // self.config.optimisation.batch_size
-
-    @property
-    def augmentation(self) -> str:
-        """The augmentation of the images of a batch: none if there are features instead."""
-        return "none" if self.config.network.freeze_trunk else self.config.data.augmentation
 
     def start(self) -> Start:
         """Return the network that every method starts from, with the weights of the seed."""
@@ -306,28 +301,10 @@ def fit_at_once(work: Work, model: Any, callbacks: Sequence[Any]) -> float:
     Raises:
         Diverged: If the last loss is not finite.
     """
-    options = work.config.optimisation
-    data = work.data
     start = time.perf_counter()
     with work.stop.deferred():
-        history = model.fit(
-            training_batches(
-                data.x_train,
-                data.y_train,
-                options.batch_size,
-                seed=options.seed,
-                epochs=options.epochs,
-                augmentation=work.augmentation,
-            ),
-            steps_per_epoch=work.steps_per_epoch,
-            epochs=options.epochs,
-            shuffle=False,
-            validation_data=evaluation_batches(
-                data.x_validation, data.y_validation, options.batch_size
-            ),
-            callbacks=list(callbacks),
-            verbose=0,
-        ).history
+        arguments = fit_arguments(work.config, work.data)
+        history = model.fit(**arguments, callbacks=list(callbacks)).history
     if not math.isfinite(history["loss"][-1]):
         raise Diverged(f"The loss is {history['loss'][-1]} at the end.")
     return time.perf_counter() - start

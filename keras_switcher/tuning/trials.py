@@ -19,10 +19,10 @@ from keras_tuner.engine.trial import Trial
 
 from keras_switcher import model as model_module
 from keras_switcher import schedule
-from keras_switcher.batches import evaluation_batches, training_batches
 from keras_switcher.callbacks import Diverged, EpochRows, StopOnDivergence, StopOnSignal
 from keras_switcher.config import Config
 from keras_switcher.data import ImageData
+from keras_switcher.fitting import fit_arguments
 from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import dense_model, new_start
 from keras_switcher.runs import write_json
@@ -148,7 +148,7 @@ class TrialModel(SwitcherHyperModel):
         Returns:
             The objective, validation accuracy and sparsity of the best epoch.
         """
-        options, data, epochs = self.config.optimisation, self.data, self.epochs(hp)
+        epochs = self.epochs(hp)
         record = EpochRows([], more=(NAME,))
         callbacks = [LogObjective(self.terms), record, *kwargs["callbacks"]]
         if self.hopeless:
@@ -157,24 +157,8 @@ class TrialModel(SwitcherHyperModel):
         start, stopped = time.perf_counter(), ""
         try:
             with _without_warnings():
-                model.fit(
-                    training_batches(
-                        data.x_train,
-                        data.y_train,
-                        options.batch_size,
-                        seed=options.seed,
-                        epochs=epochs,
-                        augmentation=self.config.data.augmentation,
-                    ),
-                    steps_per_epoch=len(data.x_train) // options.batch_size,
-                    epochs=epochs,
-                    shuffle=False,
-                    validation_data=evaluation_batches(
-                        data.x_validation, data.y_validation, options.batch_size
-                    ),
-                    callbacks=callbacks,
-                    verbose=0,
-                )
+                arguments = fit_arguments(self.config, self.data, epochs=epochs)
+                model.fit(**arguments, callbacks=callbacks)
         except Hopeless as reason:
             stopped = "hopeless"
             logger.debug("Stopped: %s", reason)
