@@ -123,7 +123,7 @@ def refused(folder: Path, good: Path, small: Path) -> None:
     densified = {
         operator.inputs[0]
         for operator in read.subgraphs[0].operators
-        if flatbuffer.builtin(read, operator) == schema.BuiltinOperator.DENSIFY
+        if flatbuffer.operator_of(read, operator) == schema.BuiltinOperator.DENSIFY
     }
     sparse = {i for i, t in enumerate(read.subgraphs[0].tensors) if t.sparsity is not None}
     for tensors, target in ((sparse - densified, "float16"), (densified, "sparse")):
