@@ -149,7 +149,7 @@ def _put_columns_far_out(tensor: Any) -> None:
     columns.arrayIndices = far
 
 
-def _export_file(folder: Path, model: keras.Model, *more: str, **arrays: np.ndarray) -> None:
+def _export_file(folder: Path, model: keras.Model, *more: str, **arrays: Any) -> None:
     folder.mkdir(parents=True)
     model.save(folder / "model.keras")
     np.savez(folder / "examples.npz", **arrays)
