@@ -122,8 +122,21 @@ class SwitchedModel(keras.Model):
 
     @property
     def sparsity(self) -> float:
-        """Share of the switched connections that are off, in [0, 1]."""
+        """Share of the switched connections that are off, in [0, 1].
+
+        Raises:
+            ValueError: If a switched layer is not built, so that it has no switches yet.
+        """
+        self._check_layers_are_built()
         return float(Sparsity(self.switched_layers).result())
+
+    def _check_layers_are_built(self) -> None:
+        unbuilt = [layer.name for layer in self.switched_layers() if not layer.built]
+        if unbuilt:
+            raise ValueError(
+                f"Expected '{self.name}' to be built: call it on a batch of inputs, or train it. "
+                f"Received: layers {unbuilt} that are not built"
+            )
 
     def compile(
         self,
@@ -519,7 +532,11 @@ class SwitchedModel(keras.Model):
 
         `fit` calls it when the alternate phase ends. Without a target, the structure is frozen as
         it is.
+
+        Raises:
+            ValueError: As `sparsity`.
         """
+        self._check_layers_are_built()
         layers = self.switched_layers()
         if self.target_sparsity is not None:
             offset = self.alternation_state.offset

@@ -58,6 +58,13 @@ def test_a_switched_layer_that_the_call_leaves_out_is_named(is_built):
         compiled(model).fit(X, Y, verbose=0)
 
 
+def test_a_model_that_is_not_built_says_how_it_gets_a_sparsity():
+    model = OwnCall(5, CLASSES)
+    for ask in (lambda: model.sparsity, model.settle):
+        with pytest.raises(ValueError, match=r"call it on a batch.*Received: layers \['hidden', "):
+            ask()
+
+
 def test_arguments_of_fit_may_be_given_by_position():
     seen = []
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
