@@ -157,7 +157,7 @@ def test_the_switcher_s_steps_run_nothing_of_the_task_network():
 
 
 @pytest.mark.parametrize(
-    ("task_steps", "switcher_steps", "expected"), [(1, 1, 10), (1, 3, 30), (4, 1, 2), (3, 2, 6)]
+    ("task_steps", "switcher_steps", "expected"), [(1, 3, 30), (4, 1, 2), (3, 2, 6)]
 )
 def test_switcher_takes_its_turns_as_configured(task_steps, switcher_steps, expected):
     # 20 steps: warm-up up to step 2, settled from step 12 on, 10 to alternate in.

@@ -1,15 +1,16 @@
+import functools
 import itertools
 import logging
 
 import keras
 import numpy as np
 import pytest
+import small
 import tensorflow as tf
 from small import (
     always,
     are_identical,
     assert_identical,
-    compiled,
     everything,
     network,
     separable,
@@ -22,6 +23,12 @@ X, Y = separable()
 # With 32 examples a batch: 4 steps an epoch.
 FIT = {"batch_size": 32, "shuffle": False, "verbose": 0}
 EACH_STEP = Alternation(task_steps=1)
+
+
+def compiled(model, **options):
+    """Compile with SGD, whose steps are shorter than Adam's: the plan is the same."""
+    sgd = {name: keras.optimizers.SGD(0.1) for name in ("optimizer", "switcher_optimizer")}
+    return small.compiled(model, **{**sgd, **options})
 
 
 class Record(keras.callbacks.Callback):
@@ -213,7 +220,7 @@ def test_target_is_hit_at_the_end_where_no_time_is_left_to_settle(settle):
     assert model.sparsity == pytest.approx(0.5, abs=0.005)
 
 
-@pytest.mark.parametrize("steps_per_execution", [3, 4, 100])
+@pytest.mark.parametrize("steps_per_execution", [3, 100])
 def test_target_is_hit_when_the_time_to_settle_falls_within_an_execution(steps_per_execution):
     model = compiled(
         network(),
@@ -247,13 +254,19 @@ def test_generator_of_unknown_length_is_planned_after_the_first_epoch():
     assert model.sparsity == pytest.approx(0.5, abs=0.005)
 
 
+@functools.cache
+def in_one():
+    model = compiled(network(), alternation=EACH_STEP)
+    model.fit(unknown_length(), epochs=5, verbose=0)
+    return model
+
+
 @pytest.mark.parametrize("stopped", [0, 1, 2])
 def test_training_of_unknown_length_in_two_calls_equals_training_in_one(stopped):
-    whole, parts = (compiled(network(), alternation=EACH_STEP) for _ in range(2))
-    whole.fit(unknown_length(), epochs=5, verbose=0)
+    parts = compiled(network(), alternation=EACH_STEP)
     parts.fit(unknown_length(), epochs=5, callbacks=[StopAfter(stopped)], verbose=0)
     parts.fit(unknown_length(), epochs=5, initial_epoch=stopped + 1, verbose=0)
-    assert_identical(everything(parts), everything(whole))
+    assert_identical(everything(parts), everything(in_one()))
 
 
 @pytest.mark.parametrize("data", [known_length, lambda: (unknown_length(),)])
@@ -316,7 +329,7 @@ def test_training_in_two_calls_equals_training_in_one():
 
 
 def test_without_fit_the_switchers_alternate_from_the_first_batch_on():
-    model = compiled(network(), alternation=Alternation(task_steps=2))
+    model = small.compiled(network(), alternation=Alternation(task_steps=2))
     for _ in range(6):
         model.train_on_batch(X, Y)
     assert model.phase == "alternate"

@@ -87,7 +87,7 @@ from run_folders import Killed, config_for, dies_at, same
 here = pathlib.Path(__file__).parent
 two = functools.partial(tf.distribute.MirroredStrategy, ["CPU:0", "CPU:1"])
 tf.distribute.MirroredStrategy = two
-options = {"strategy": "mirrored"}
+options = {"strategy": "mirrored", "dense_baseline": False}
 train(config_for(here / "whole", **options))
 with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
     dies_at(patch, here / "torn", "history.csv")
@@ -95,7 +95,7 @@ with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
 train(config_for(here / "torn", resume=True, **options))
 same(here / "torn", here / "whole")
 
-start = {"init_from": str(here / "whole" / "dense.keras"), "dense_baseline": False}
+start = {"init_from": str(here / "whole" / "stripped.keras")}
 # The network of the file has its own.
 start |= {name: to_values(Config())[name] for name in ("width", "dropout")}
 summary = train(config_for(here / "from_file", **options, **start))

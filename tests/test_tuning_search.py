@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command import Process, run
+from command import Process
 
 from keras_switcher.launch import free_ports
 
@@ -79,12 +79,12 @@ def test_a_search_leaves_what_it_promises(whole):
 
 
 @pytest.mark.slow
-def test_train_takes_the_best_configuration_as_it_is(whole):
+def test_train_takes_the_best_configuration_as_it_is(whole, train_here, tmp_path):
     folder, _ = whole
-    flags = ("--config", "search/best.yaml", "--epochs", "1", "--run-dir", "run")
-    status, output = run(*flags, "--no-dense-baseline", cwd=folder)
+    flags = ("--config", folder / "search" / "best.yaml", "--epochs", "1", "--run-dir", "run")
+    status, output = train_here(*flags, "--no-dense-baseline")
     assert status == 0, output
-    config = yaml.safe_load((folder / "run" / "config.yaml").read_text())
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     values = json.loads((folder / "search" / "best.json").read_text())["values"]
     for name in ("gate", "task_steps", "warmup", "multiplier_rate", "switcher_optimizer"):
         assert config[name] == values[name]

@@ -11,7 +11,7 @@ from export.errors import InvalidFile
 from export.flatbuffer import read, write
 from export.validate import validate
 
-MUTANTS = int(os.environ.get("FUZZ_MUTANTS", "2500"))
+MUTANTS = int(os.environ.get("FUZZ_MUTANTS", "1000"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 
 
