@@ -32,7 +32,7 @@ def groups_of(path: Path) -> dict[tuple[str, float | None], Group]:
     results = [
         {
             "method": row["method"],
-            "title": registry.get(row["method"].partition(":")[0])().title,
+            "title": _title(row["method"]),
             "target_sparsity": float(row["target_sparsity"]) if row["target_sparsity"] else None,
             "seed": int(row["seed"]),
             **{name: float(row[name]) for name in ACCURACIES},
@@ -40,6 +40,12 @@ def groups_of(path: Path) -> dict[tuple[str, float | None], Group]:
         for row in rows
     ]
     return {(group.method, group.target_sparsity): group for group in grouped(results)}
+
+
+def _title(method: str) -> str:
+    name = method.partition(":")[0]
+    # A method of a user's own is not known here.
+    return registry.get(name)().title if name in registry.names() else name
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
@@ -78,7 +84,10 @@ def main() -> None:
                 mean_cells.append(f"{100 * mean.mean:.{d}f}{spread} %{seeds}")
             else:
                 mean_cells.append("")
-            first, other = found.get((methods[0], sparsity)), group or found.get((method, None))
+            first, other = (
+                found.get((name, sparsity)) or found.get((name, None))
+                for name in (methods[0], method)
+            )
             minus = None if first is None or other is None else first.minus(other, args.figure)
             if minus is None or minus.low is None or minus.high is None:
                 difference_cells.append("")

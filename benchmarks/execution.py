@@ -42,9 +42,8 @@ def build(options: dict[str, Any], args: argparse.Namespace) -> Any:
     model = switch(models.build(args.model, args.image, 10, width=args.width))
     model.compile(
         "sgd",
-        "adam",
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        ["accuracy"],
+        metrics=["accuracy"],
         target_sparsity=0.95,
         # The alternate phase, the costliest, throughout; a turn in each execution of several steps.
         alternation=Alternation(task_steps=TOGETHER, warmup=0.0, settle=0.0),

@@ -89,13 +89,14 @@ class Runtime:
             self.process = None
 
 
-def fuzz(files: Sequence[bytes], count: int, seed: int = 0) -> Outcome:
+def fuzz(files: Sequence[bytes], count: int, seed: int = 0, keep: Path | None = None) -> Outcome:
     """Mutate files, validate each mutant, and run the accepted ones.
 
     Args:
         files: Valid files.
         count: How many mutants to make.
         seed: Seed of the random choices.
+        keep: A folder for those that crash the runtime, each written at once.
     """
     random = np.random.default_rng(seed)
     outcome = Outcome()
@@ -111,6 +112,9 @@ def fuzz(files: Sequence[bytes], count: int, seed: int = 0) -> Outcome:
                 continue
             survived = runtime.survives(mutant)
             if survived is None:
+                if keep is not None:
+                    keep.mkdir(parents=True, exist_ok=True)
+                    (keep / f"{seed}-{len(outcome.crashes)}.tflite").write_bytes(mutant)
                 outcome.crashes.append(mutant)
             elif survived:
                 outcome.ran += 1
@@ -260,15 +264,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the files that crash the runtime")
     args = parser.parse_args()
-    outcome = fuzz([path.read_bytes() for path in args.files], args.count, args.seed)
+    outcome = fuzz([path.read_bytes() for path in args.files], args.count, args.seed, args.keep)
     print(
         f"{args.count} mutants: {outcome.rejected} rejected, {outcome.ran} ran, "
         f"{outcome.refused} refused by the runtime, {len(outcome.crashes)} crashed it"
     )
-    for number, content in enumerate(outcome.crashes):
-        if args.keep is not None:
-            args.keep.mkdir(parents=True, exist_ok=True)
-            (args.keep / f"{args.seed}-{number}.tflite").write_bytes(content)
     sys.exit(bool(outcome.crashes))
 
 

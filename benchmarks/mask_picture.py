@@ -56,9 +56,10 @@ def main() -> None:
     axes.set_ylabel("%", color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
+    right = summary["dense_test_accuracy"]
     axes.set_title(
         f"{100 * summary['fc_sparsity']:.1f} % off, {100 * summary['test_accuracy']:.2f} % right\n"
-        f"on the test images (dense: {100 * summary['dense_test_accuracy']:.2f} %)",
+        f"on the test images{'' if right is None else f' (dense: {100 * right:.2f} %)'}",
         fontsize=10,
         color=INK,
     )

@@ -35,6 +35,7 @@ def train(workers: int, seed: int, flags: list[str], folder: Path) -> dict[str, 
     rows = list(csv.DictReader((folder / "history.csv").open()))
     batch = int(re.findall(r"^batch_size: (\d+)", (folder / "config.yaml").read_text(), re.M)[0])
     steps = summary["train_examples"] // batch
+    seconds = [float(row["seconds"]) for row in rows]
     states = _STATE.findall(output)
     # The digests that the workers logged after each epoch.
     digests = [{digest for _, e, digest in states if int(e) == n + 1} for n in range(len(rows))]
@@ -47,7 +48,7 @@ def train(workers: int, seed: int, flags: list[str], folder: Path) -> dict[str, 
         "validation_accuracy": summary["validation_accuracy"],
         "fc_sparsity": summary["fc_sparsity"],
         # The first epoch includes the tracing of the graphs.
-        "ms_per_step": 1e3 * statistics.median(float(row["seconds"]) for row in rows[1:]) / steps,
+        "ms_per_step": 1e3 * statistics.median(seconds[1:] or seconds) / steps,
         "states_equal": all(len(d) == 1 for d in digests) and len(told) == workers
         if workers > 1
         else "",

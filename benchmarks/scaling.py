@@ -59,9 +59,7 @@ def model(inputs: int, units: int, hidden: int, is_switched: bool) -> keras.Mode
         network, layers="wide", switcher=UnitSwitcher(hidden=(hidden,) if hidden else ())
     )
     course = Alternation(task_steps=1, warmup=0.0, settle=0.0)
-    switched.compile(
-        "adam", "adam", loss, target_sparsity=0.95, alternation=course, jit_compile=False
-    )
+    switched.compile("adam", loss, target_sparsity=0.95, alternation=course, jit_compile=False)
     return switched
 
 

@@ -57,7 +57,6 @@ def build(kind: str, args: argparse.Namespace) -> Any:
     net = keras_switcher.switch(net, switcher=switcher, granularity=args.granularity)
     net.compile(
         args.optimizer,
-        "adam",
         target_sparsity=0.95,
         # The alternate phase, the costliest, throughout.
         alternation=Alternation(task_steps=args.task_steps, warmup=0.0, settle=0.0),

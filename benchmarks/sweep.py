@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_switcher.batches import evaluation_batches
+from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, from_values, influences, to_values, validate
 from keras_switcher.data import ImageData, load
 from keras_switcher.fitting import execution, fit_arguments
@@ -34,7 +35,7 @@ from keras_switcher.flags import resolve
 from keras_switcher.metrics import layer_table
 from keras_switcher.networks import dense_model, new_start, switched_model
 from keras_switcher.plan_folder import read_plan, write_plan
-from keras_switcher.runs import replacing
+from keras_switcher.runs import RunError, locked, replacing
 
 
 def combinations(varied: list[str]) -> list[dict[str, Any]]:
@@ -57,8 +58,6 @@ def plain(options: dict[str, Any]) -> dict[str, Any]:
 def check_shared(out: Path, shared: dict[str, Any]) -> None:
     """Check that any file of results is of this sweep, and write the sweep's options beside it."""
     beside = out.with_name(f"{out.name}.plan.yaml")
-    if not out.absolute().parent.is_dir():
-        raise SystemExit(f"Expected --out in a folder that exists. Received: {out}")
     if out.exists():
         earlier = read_plan(beside) if beside.exists() else {}
         changed = [name for name in {**earlier, **shared} if earlier.get(name) != shared.get(name)]
@@ -129,27 +128,48 @@ def main() -> None:
         epilog="Every option of train.py that is not listed here sets what all runs share.",
     )
     parser.add_argument("--vary", action="append", default=[], metavar="NAME=VALUE,VALUE")
-    parser.add_argument("--networks", nargs="+", default=["switched"], help="switched, dense")
+    networks = ("switched", "dense")
+    parser.add_argument("--networks", nargs="+", choices=networks, default=["switched"])
     parser.add_argument("--test", action="store_true", help="read the test accuracy too")
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write or go on with")
     args, flags = parser.parse_known_args()
+    try:
+        varied = [(chosen, config_of(flags, chosen)) for chosen in combinations(args.vary)]
+        common = influences(validate(resolve(flags)))
+        if not args.out.absolute().parent.is_dir():
+            raise SystemExit(f"Expected --out in a folder that exists. Received: {args.out}")
+        lock = args.out.with_name(f".{args.out.name}.lock")
+        with locked(lock, f"Another sweep is writing {args.out}.", is_transient=True):
+            sweep(args, common, varied)
+    except (ConfigError, RunError) as error:
+        raise SystemExit(str(error)) from error
 
+
+def config_of(flags: list[str], chosen: dict[str, Any]) -> Config:
+    """Return the configuration of a combination of options."""
+    named = [f"--{key}={chosen[key]}" for key in ("model", "dataset") if key in chosen]
+    config = validate(from_values({**to_values(resolve([*flags, *named])), **chosen}))
+    if config.network.freeze_trunk:
+        raise SystemExit("Expected no --freeze-trunk: a sweep trains whole networks.")
+    return config
+
+
+def sweep(
+    args: argparse.Namespace, common: dict[str, Any], varied: list[tuple[dict[str, Any], Config]]
+) -> None:
+    """Train what the file of results has not, write it after each training, and print all."""
     rows: list[dict[str, Any]] = []
     if args.out.exists():
         with args.out.open(newline="") as file:
             rows = list(csv.DictReader(file))
-    varied = combinations(args.vary)
-    names = list(varied[0])
-    common = influences(validate(resolve(flags)))
+    names = list(varied[0][0])
     shared = {name: value for name, value in common.items() if name not in names}
     check_shared(args.out, {"varied": names, "with_test": args.test, **plain(shared)})
     loaded: dict[Any, ImageData] = {}
-    for chosen, network in itertools.product(varied, args.networks):
+    for (chosen, config), network in itertools.product(varied, args.networks):
         values = {key: str(value) for key, value in chosen.items()} | {"network": network}
         if any(all(row.get(key) == value for key, value in values.items()) for row in rows):
             continue
-        named = [f"--{key}={chosen[key]}" for key in ("model", "dataset") if key in chosen]
-        config = validate(from_values({**to_values(resolve([*flags, *named])), **chosen}))
         options = config.data
         key = (options.dataset, options.data_dir, options.limit, options.validation)
         if key not in loaded:

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from keras_switcher.display import say
 
 # `benchmark` imports this module, too, and does without TensorFlow.
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ def show_compaction(console: Console, compacted: "Compacted") -> None:
         table.add_column(column, justify="right")
     for layer in compacted.layers:
         table.add_row(
-            layer.name,
+            escape(layer.name),
             *(
                 change(getattr(layer.before, field), getattr(layer.after, field))
                 for field in ("inputs", "units", "parameters", "nonzeros")
@@ -54,11 +57,10 @@ def show_artifacts(console: Console, content: Mapping[str, Any]) -> None:
         )
     console.print(table)
     if content.get("keras_accuracy") is not None:
-        console.print(
+        say(
+            console,
             f"Accuracy of the Keras model: {percent(content['keras_accuracy'])}. Latency: median "
             f"of a call on this machine, {threads(content)}.",
-            soft_wrap=True,
-            highlight=False,
         )
 
 

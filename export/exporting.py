@@ -13,6 +13,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from keras_switcher import __version__
+from keras_switcher.display import say
 from keras_switcher.runs import writing
 
 from . import runtime
@@ -129,7 +130,7 @@ def export_model(
             f"Not every file does what the Keras model does, and such a file is not left in {out}. "
             f"{reasons}."
         )
-    console.print(f"Files: {out}", soft_wrap=True, highlight=False)
+    say(console, f"Files: {out}")
     return content
 
 

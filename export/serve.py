@@ -4,6 +4,7 @@ import signal
 
 from rich.console import Console
 
+from keras_switcher.display import say
 from keras_switcher.signals import Interrupted
 
 from .bundle import write_bundle
@@ -27,29 +28,25 @@ def serve(options: ServeOptions, console: Console) -> None:
     assets = site(options.run)
     if options.bundle is not None:
         write_bundle(assets, options.bundle)
-        _say(console, f"Page: {options.bundle} (static files, for any web host)")
+        say(console, f"Page: {options.bundle} (static files, for any web host)")
         return
     with PageServer(assets, options.host, options.port) as server:
         here, *elsewhere = server.addresses()
-        _say(console, f"Open {here}" + (" on this machine" if elsewhere else ""))
+        say(console, f"Open {here}" + (" on this machine" if elsewhere else ""))
         for address in elsewhere:
-            _say(console, f"Open {address} on a phone in the same network")
+            say(console, f"Open {address} on a phone in the same network")
         if elsewhere:
-            _say(
+            say(
                 console,
                 "There, over plain http, a browser gives the page neither its camera view nor use "
                 "without a network; docs/mobile.md has the way over https.",
             )
         else:
-            _say(console, "For a phone in the same network: --host 0.0.0.0")
-        _say(console, "Ctrl-C ends it.")
+            say(console, "For a phone in the same network: --host 0.0.0.0")
+        say(console, "Ctrl-C ends it.")
         try:
             server.serve_forever(poll_interval=0.1)
         except Interrupted as interrupted:
             if interrupted.exit_status != 128 + signal.SIGINT:
                 raise
-            _say(console, "Ended.")
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, highlight=False, markup=False)
+            say(console, "Ended.")

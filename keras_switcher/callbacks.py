@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from keras_switcher.display import say
 from keras_switcher.runs import Checkpoint, CheckpointError, Checkpoints, RunError, RunFolder
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.workers import Workers
@@ -295,8 +296,7 @@ class ProgressBar(keras.callbacks.Callback):
         )
 
     def on_epoch_end(self, epoch: int, logs: Row | None = None) -> None:
-        line = epoch_line(self.rows.rows[-1], self.epochs)
-        self.console.print(line, soft_wrap=True, highlight=False)
+        say(self.console, epoch_line(self.rows.rows[-1], self.epochs))
 
 
 def epoch_line(row: Row, epochs: int) -> str:

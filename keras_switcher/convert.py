@@ -223,7 +223,8 @@ def _warn_of_own_code(model: keras.Model) -> None:
     if own:
         logger.warning(
             "The switched model does not use what %s has of its own: %s. Put it into a subclass of "
-            "keras_switcher.SwitchedModel, %s.",
+            "keras_switcher.SwitchedModel, %s. There, a train_step has to return "
+            "super().train_step(data).",
             type(model).__name__,
             ", ".join(own),
             remedy,

@@ -14,6 +14,11 @@ from keras_switcher.config import Config
 from keras_switcher.workers import Workers
 
 
+def say(console: Console, text: str) -> None:
+    """Print a text as it is: paths and messages of others may have what Rich takes for markup."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
 def show_config(console: Console, config: Config, path: Path) -> None:
     """Show the whole configuration, a line per group, and where the run writes."""
     table = Table.grid(padding=(0, 2))
@@ -32,9 +37,7 @@ def show_config(console: Console, config: Config, path: Path) -> None:
 def show_workers(console: Console, workers: Workers) -> None:
     """Show which of several workers this one is."""
     role = "the chief, which writes the run's folder" if workers.is_chief else "the chief is 0"
-    console.print(
-        f"Worker {workers.index} of {workers.count}: {role}.", soft_wrap=True, highlight=False
-    )
+    say(console, f"Worker {workers.index} of {workers.count}: {role}.")
 
 
 def _plain(value: Any) -> str:
@@ -61,7 +64,7 @@ def show_layers(console: Console, summary: Mapping[str, Any]) -> None:
         table.add_column(column, justify="right")
     for layer in summary["layers"]:
         table.add_row(
-            layer["name"],
+            escape(layer["name"]),
             " x ".join(map(str, layer["shape"])),
             f"{layer['connections']:,}",
             f"{layer['on']:,}",
@@ -75,11 +78,11 @@ def show_layers(console: Console, summary: Mapping[str, Any]) -> None:
     )
     console.print(table)
     # In a convolutional network this share may be very small, and then its file can't shrink much.
-    console.print(
+    say(
+        console,
         f"These are {_percent(connections / summary['parameters'])} of the network's "
         f"{summary['parameters']:,} parameters, so the sparsity of the whole model is "
         f"{_percent(summary['model_sparsity'])}.",
-        highlight=False,
     )
 
 

@@ -26,6 +26,7 @@ from keras_switcher.callbacks import (
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, influences
 from keras_switcher.data import ImageData
+from keras_switcher.display import say
 from keras_switcher.initial import file_digest
 from keras_switcher.moving_statistics import AverageStatistics
 from keras_switcher.runs import (
@@ -152,10 +153,10 @@ def fit(
         # The process may have ended after it wrote the checkpoint and before the history.
         if workers.is_chief:
             folder.write_history(history, rows.rows)
-        console.print(f"Going on after epoch {done} of the {name} network.", highlight=False)
+        say(console, f"Going on after epoch {done} of the {name} network.")
     if done == options.epochs:
         return rows.rows
-    console.print(f"Training the {name} network:", highlight=False)
+    say(console, f"Training the {name} network:")
     progress = ProgressBar(console, name, options.epochs, rows)
     callbacks = [
         StopOnDivergence(),

@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_switcher import gates
 from keras_switcher.alternation import SETTLE, Alternation, AlternationState
+from keras_switcher.checks import is_integer
 from keras_switcher.functional import functional_base, functional_class, is_functional_call
 from keras_switcher.gradients import SwitchGradients
 from keras_switcher.layers import SwitchedDense, switched_layers
@@ -141,9 +142,11 @@ class SwitchedModel(keras.Model):
     def compile(
         self,
         optimizer: Any = "adam",
-        switcher_optimizer: Any = "adam",
         loss: Any = None,
+        loss_weights: Any = None,
         metrics: Any = None,
+        *,
+        switcher_optimizer: Any = "adam",
         target_sparsity: float | None = None,
         alternation: Alternation | None = None,
         multiplier_rate: float = 0.05,
@@ -157,9 +160,10 @@ class SwitchedModel(keras.Model):
 
         Args:
             optimizer: Optimiser of the task network's weights, as in `keras.Model.compile`.
-            switcher_optimizer: Optimiser of the switcher networks' weights, a name or an instance.
             loss: As in `keras.Model.compile`.
+            loss_weights: As in `keras.Model.compile`.
             metrics: As in `keras.Model.compile`; `sparsity` is added automatically.
+            switcher_optimizer: Optimiser of the switcher networks' weights, a name or an instance.
             target_sparsity: Share of the switched connections to turn off, in [0, 1), or `None`
                 to minimise the loss alone.
             alternation: When each network learns; `None` for `Alternation()`.
@@ -215,7 +219,7 @@ class SwitchedModel(keras.Model):
             # Keras wraps only the first optimiser.
             switcher_optimizer = keras.optimizers.LossScaleOptimizer(switcher_optimizer)
         self.switcher_optimizer = switcher_optimizer
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        super().compile(optimizer, loss, loss_weights, metrics, **kwargs)
         self._own_compile_config = own_config
         if not self._has_settled_at_target():
             self.alternation_state.restart()
@@ -321,11 +325,20 @@ class SwitchedModel(keras.Model):
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         # A `CallbackList` is a callback too, so it needs no case of its own.
         callbacks = given.get("callbacks") or []
+        begun = self.phase, int(ops.convert_to_numpy(self.alternation_state.step))
         given["callbacks"] = [PhaseSchedule(), *keras.tree.flatten(callbacks)]
         self._warn_of_dense_bests(given["callbacks"])
         history = super().fit(**given)
         # After all callbacks, as EarlyStopping may have gone back to an epoch of another phase.
-        if self.target_sparsity is not None and self.phase != SETTLE:
+        first_phase, first_step = begun
+        steps = int(ops.convert_to_numpy(self.alternation_state.step)) - first_step
+        if history.epoch and steps == 0 and first_phase != SETTLE:
+            logger.warning(
+                "The switcher had no turn, as `train_step` of %s replaces that of SwitchedModel. "
+                "Let it return super().train_step(data), and change the loss in `compute_loss`.",
+                type(self).__name__,
+            )
+        elif self.target_sparsity is not None and self.phase != SETTLE:
             logger.warning(
                 "Training ended in phase '%s' at sparsity %.4f, before the structure settled at "
                 "the target %.4f. Train on, or call model.settle() and fine-tune. A callback that "
@@ -361,6 +374,30 @@ class SwitchedModel(keras.Model):
             with self.distribute_strategy.scope():
                 self._build_training()
         return super().make_train_function(force)
+
+    def plan_phases(self, total_steps: int) -> int:
+        """Plan the phases of a loop of your own over `train_on_batch`; `fit` does so by itself.
+
+        Without a plan, such a loop has no warm-up and no ramp: the switchers alternate from the
+        first batch on, until `settle` is called.
+
+        Args:
+            total_steps: Number of batches in the whole training, with those that this model has
+                been trained on since it was compiled.
+
+        Returns:
+            The number of batches after which to call `settle`.
+
+        Raises:
+            ValueError: If `total_steps` is not an integer >= 1.
+        """
+        if not is_integer(total_steps) or total_steps < 1:
+            raise ValueError(
+                f"Expected an integer `total_steps` >= 1. Received: total_steps={total_steps!r}"
+            )
+        plan = self.alternation.plan(total_steps)
+        self.alternation_state.plan.assign(plan)
+        return plan[-1]
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Take one task step, and the switcher's turn if it is due.

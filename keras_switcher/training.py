@@ -17,6 +17,7 @@ from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, shown_messages
 from keras_switcher.config import Config, changes, from_values, to_yaml, validate
 from keras_switcher.display import (
+    say,
     show_comparison,
     show_config,
     show_error,
@@ -81,9 +82,7 @@ def _train(config: Config, console: Console, stop: StopSignals, workers: Workers
     with ExitStack() as held:
         folder, resumed, summary = _start(config, workers, held)
         if summary is not None:
-            console.print(
-                f"The run in {folder.path} is finished: nothing to resume.", soft_wrap=True
-            )
+            say(console, f"The run in {folder.path} is finished: nothing to resume.")
             return summary
         return _trained(config, console, stop, workers, folder, resumed)
 
@@ -134,11 +133,10 @@ def _trained(
                 raise ConfigError(str(error)) from error
             _show_data(console, data)
             if config.network.init_from is not None:
-                console.print(
+                say(
+                    console,
                     f"{config.network.init_from} before training: {before:.2%} of the validation "
                     "examples right.",
-                    soft_wrap=True,
-                    highlight=False,
                 )
 
             # From here on, an error of the operating system is a failure to write.
@@ -204,7 +202,7 @@ def _trained(
         show_layers(console, summary)
         show_comparison(console, summary)
         report = folder.path / "report.html"
-        console.print(f"Report: {report}", soft_wrap=True, highlight=False)
+        say(console, f"Report: {report}")
     return summary
 
 
@@ -300,9 +298,9 @@ def _examples(
     """Return the inputs of the part that learns: the images, or the features of a frozen trunk."""
     if start.trunk is None:
         return data
-    console.print(
+    say(
+        console,
         f"Computing the {start.trunk.size:,} features of each image below the dense layers, once.",
-        highlight=False,
     )
     return start.trunk.features(data, folder.path / CHECKPOINTS)
 
@@ -311,11 +309,10 @@ def _show_data(console: Console, data: "ImageData") -> None:
     import tensorflow as tf
 
     devices = [device.device_type for device in tf.config.list_physical_devices()]
-    console.print(
+    say(
+        console,
         f"Data: {data.source}: {len(data.x_train):,} training, {len(data.x_validation):,} "
         f"validation, {len(data.x_test):,} test examples. Devices: {', '.join(devices)}.",
-        soft_wrap=True,
-        highlight=False,
     )
 
 

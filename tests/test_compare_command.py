@@ -52,7 +52,7 @@ class Own(Method):
             time.sleep(0.05)
             work.stop.check()
         if work.target_sparsity == 0.5:
-            raise ArithmeticError("no such sparsity")
+            raise ArithmeticError("no such sparsity [/of 0.5]")
         layers = [{**row, "on": 1} for row in work.found["dense"]["layers"]]
         return Trained(0.5, 0.25 + work.config.optimisation.seed / 10, layers, 10_000, 3, 1.0)
 """
@@ -127,7 +127,7 @@ def test_it_trains_each_cell_once_and_shows_what_they_come_to(compare, tmp_path)
     again = compare(methods=("own",), sparsities=(0.9, 0.5))
     assert again.wait() == 1, again.output
     assert "4 of them are there already" in again.output
-    assert "ArithmeticError: no such sparsity" in again.output
+    assert "ArithmeticError: no such sparsity [/of 0.5]" in again.output
     assert "2 of 6 networks failed" in again.output
     cells = [f"own-{target}-seed{seed}" for target in (0.5, 0.9) for seed in range(2)]
     assert sorted(trace(tmp_path)) == cells
@@ -230,10 +230,11 @@ def test_the_dropout_of_a_file_is_no_option_of_a_method(tmp_path):
 
 def test_a_method_that_diverged_is_named(tmp_path):
     for method, advised in (
-        ("l0", "--methods l0:learning_rate=0.0005,"),
-        ("switcher:gate=step", "--methods switcher:gate=step,learning_rate=0.0005,"),
+        ("l0", "--methods l0:learning_rate=0.00015,"),
+        ("switcher:gate=step", "--methods switcher:gate=step,learning_rate=0.00015,"),
     ):
-        (tmp_path / "cell.json").write_text(json.dumps({"cell": {"method": method}}))
+        order = {"cell": {"method": method}, "config": {"learning_rate": 0.0003}}
+        (tmp_path / "cell.json").write_text(json.dumps(order))
         said = _reason(Diverged("The loss is nan in epoch 3."), tmp_path)
         assert "The loss is nan in epoch 3." in said and advised in said
 
@@ -274,7 +275,8 @@ def test_a_cell_that_began_by_other_code_begins_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "keras_switcher.compare.pool.subprocess.Popen", lambda *a, **k: mock.Mock(poll=lambda: 1)
     )
-    checkpoints = tmp_path / "out" / "cells" / "dense-seed0" / "checkpoints"
+    cell = tmp_path / "out" / "cells" / "dense-seed0"
+    checkpoints = cell / "checkpoints"
 
     def start():
         _, plan = checked_plan([*flags, "--seeds", "1"])
@@ -282,11 +284,12 @@ def test_a_cell_that_began_by_other_code_begins_anew(tmp_path, monkeypatch):
 
     start()
     checkpoints.mkdir()
+    (cell / "tensorboard").mkdir()
     start()
-    assert checkpoints.exists()
+    assert checkpoints.exists() and (cell / "tensorboard").exists()
     own.write_text(OWN.replace("0.25", "0.26"))
     start()
-    assert not checkpoints.exists()
+    assert not checkpoints.exists() and not (cell / "tensorboard").exists()
 
 
 @pytest.mark.slow

@@ -132,6 +132,7 @@ def test_code_of_its_own_that_is_not_kept_is_named(caplog):
     assert record.levelno == logging.WARNING
     assert "does not use what OwnLoss has of its own: compute_loss." in record.message
     assert "made of the inputs and outputs" in record.message
+    assert "There, a train_step has to return super().train_step(data)" in record.message
     caplog.clear()
     model = OwnCall()
     model(X)

@@ -6,6 +6,7 @@ import pickle
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small import (
     CLASSES,
     INPUTS,
@@ -13,12 +14,13 @@ from small import (
     arrays,
     assert_identical,
     compiled,
+    everything,
     network,
     separable,
     switches,
 )
 
-from keras_switcher import SwitchedDense, SwitchedModel, switch
+from keras_switcher import Alternation, SwitchedDense, SwitchedModel, switch
 
 X, Y = separable()
 
@@ -74,6 +76,66 @@ def test_arguments_of_fit_may_be_given_by_position():
     assert model.phase == "settle"
     with pytest.raises(TypeError, match="epoch"):
         model.fit(X, Y, epoch=3)
+
+
+def test_loss_and_metrics_are_the_arguments_of_compile_that_they_are_in_keras():
+    model = network()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, None, ["accuracy"], target_sparsity=0.5, run_eagerly=True)
+    assert {"accuracy", "loss"} <= model.train_on_batch(X, Y, return_dict=True).keys()
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_train_step_that_replaces_that_of_the_model_is_warned_of(epochs, caplog):
+    class Own(SwitchedModel):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x, training=True))
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            return {"loss": loss}
+
+    inputs = keras.Input((INPUTS,))
+    model = compiled(Own(inputs, SwitchedDense(CLASSES)(inputs)), metrics=None)
+    model.fit(X, Y, epochs=epochs, verbose=0)
+    (said,) = [r.getMessage() for r in caplog.records if "no turn" in r.msg]
+    assert "`train_step` of Own replaces" in said and "super().train_step(data)" in said
+
+
+def test_a_train_step_that_ends_in_that_of_the_model_trains_both_networks(caplog):
+    class Own(SwitchedModel):
+        def train_step(self, data):
+            x, y = data
+            return super().train_step((x + 1, y))
+
+    inputs = keras.Input((INPUTS,))
+    model = compiled(Own(inputs, SwitchedDense(CLASSES)(inputs)))
+    model.fit(X, Y, epochs=2, verbose=0)
+    assert model.sparsity == pytest.approx(0.5, abs=0.02)
+    assert "no turn" not in caplog.text
+
+
+def test_a_loop_of_ones_own_goes_through_the_phases_of_fit():
+    course = Alternation(task_steps=2, warmup=0.25, settle=0.5)
+    by_fit, by_hand = (compiled(network(), alternation=course) for _ in range(2))
+    by_fit.fit(X, Y, batch_size=32, epochs=2, shuffle=False, verbose=0)
+    phases = []
+    settle = by_hand.plan_phases(8)
+    for step in range(8):
+        if step == settle:
+            by_hand.settle()
+        phases.append(by_hand.phase)
+        part = slice(32 * (step % 4), 32 * (step % 4 + 1))
+        by_hand.train_on_batch(X[part], Y[part])
+    assert phases == ["warmup"] * 2 + ["alternate"] * 2 + ["settle"] * 4
+    assert_identical(everything(by_hand), everything(by_fit))
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.0, True, None])
+def test_phases_of_no_number_of_steps_are_refused(steps):
+    with pytest.raises(ValueError, match=r"integer `total_steps` >= 1. Received: total_steps="):
+        network().plan_phases(steps)
 
 
 def test_a_loss_of_a_subclass_may_be_without_the_argument_training():

@@ -30,7 +30,7 @@ with strategy.scope():
         keras.layers.BatchNormalization(momentum=0.5, name="norm"),
         keras.layers.Dense(3),
     ]))
-    model.compile("sgd", "sgd", "mse")
+    model.compile("sgd", "mse", switcher_optimizer="sgd")
 # The first replica sees ones, the second one threes.
 x = np.repeat([[1.0, 1.0], [3.0, 3.0]], 4, axis=0)
 fit = {"x": x, "y": np.zeros((8, 3)), "batch_size": 8, "verbose": 0, "shuffle": False}

@@ -14,7 +14,6 @@ def step(optimizer, exponent, density=0.25):
     model = network()
     model.compile(
         optimizer(),
-        "adam",
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         alternation=Alternation(warmup=0.999, settle=0.0),
         rate_exponent=exponent,
@@ -54,7 +53,7 @@ def test_the_power_is_that_of_the_density():
 def test_compiling_again_does_not_scale_twice():
     model, optimizer = network(), keras.optimizers.SGD(0.1)
     options = {"loss": "sparse_categorical_crossentropy", "rate_exponent": 1.0}
-    model.compile(optimizer, "adam", **options)
+    model.compile(optimizer, **options)
     scale_rates(optimizer, model.switched_layers(), 1.0)
     layer = model.switched_layers()[0]
     layer.switches.assign(np.eye(INPUTS, 16, dtype="float32"))
@@ -68,7 +67,7 @@ def test_compiling_again_does_not_scale_twice():
 def test_compiling_without_it_takes_it_away_again():
     model, optimizer = network(), keras.optimizers.SGD(0.1)
     for exponent in (1.0, 0.0):
-        model.compile(optimizer, "adam", "mse", rate_exponent=exponent)
+        model.compile(optimizer, "mse", rate_exponent=exponent)
     layer = model.switched_layers()[0]
     layer.switches.assign(np.eye(INPUTS, 16, dtype="float32"))
     before = np.array(layer.kernel)
@@ -80,7 +79,7 @@ def test_a_frozen_kernel_and_a_dead_layer_do_no_harm():
     model = network()
     first, second, _ = model.switched_layers()
     first.trainable = False
-    model.compile("sgd", "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     second.switches.assign(np.zeros(second.switches.shape, "float32"))
     kernel = np.array(first.kernel)
     model.train_on_batch(*separable(32))
@@ -91,12 +90,12 @@ def test_a_frozen_kernel_and_a_dead_layer_do_no_harm():
 @pytest.mark.parametrize("exponent", [-0.1, 1.5])
 def test_a_wrong_exponent_is_refused(exponent):
     with pytest.raises(ValueError, match=r"Expected `rate_exponent` in \[0, 1\]"):
-        network().compile("sgd", "adam", "mse", rate_exponent=exponent)
+        network().compile("sgd", "mse", rate_exponent=exponent)
 
 
 def test_it_is_kept_in_a_file(tmp_path):
     model = network()
-    model.compile("sgd", "adam", "sparse_categorical_crossentropy", rate_exponent=0.25)
+    model.compile("sgd", "sparse_categorical_crossentropy", rate_exponent=0.25)
     model.save(tmp_path / "model.keras")
     assert keras.models.load_model(tmp_path / "model.keras").rate_exponent == 0.25
     assert CLASSES == model.output_shape[-1]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.sweep import check_shared
+from benchmarks.sweep import check_shared, main
+from keras_switcher.runs import locked
 
 
 def test_a_sweep_goes_on_with_its_own_file_alone(tmp_path):
@@ -23,6 +24,33 @@ def test_a_file_that_does_not_say_what_it_shares_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.csv"]
 
 
-def test_a_folder_that_is_not_there_is_told_before_anything_is_trained(tmp_path):
-    with pytest.raises(SystemExit, match="Expected --out in a folder that exists"):
-        check_shared(tmp_path / "none" / "sweep.csv", {})
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--out", "none/sweep.csv"], "Expected --out in a folder that exists"),
+        (["--vary", "epochs=20,0"], "Expected --epochs"),
+        (["--vary", "epochs"], "Expected --vary name=value,value"),
+        (["--init-from", "net.keras", "--freeze-trunk"], "Expected no --freeze-trunk"),
+    ],
+)
+def test_what_can_not_be_trained_is_told_before_anything_is(flags, said, tmp_path, monkeypatch):
+    (tmp_path / "net.keras").touch()
+    monkeypatch.chdir(tmp_path)
+    vary = [] if "--vary" in flags else ["--vary", "seed=0"]
+    command = ["sweep.py", "--dataset", "mnist5k", "--out", "sweep.csv", *vary, *flags]
+    monkeypatch.setattr("sys.argv", command)
+    monkeypatch.setattr("benchmarks.sweep.train", None)
+    with pytest.raises(SystemExit, match=said):
+        main()
+    assert [path.name for path in tmp_path.iterdir()] == ["net.keras"]
+
+
+def test_a_sweep_of_which_another_writes_the_file_is_refused(tmp_path, monkeypatch):
+    out = tmp_path / "sweep.csv"
+    monkeypatch.setattr("sys.argv", ["sweep.py", "--out", str(out), "--vary", "seed=0"])
+    with (
+        locked(tmp_path / ".sweep.csv.lock"),
+        pytest.raises(SystemExit, match="Another sweep is writing"),
+    ):
+        main()
+    assert not out.exists()

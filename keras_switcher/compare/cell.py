@@ -234,6 +234,8 @@ def main() -> int:
 
 def _reason(error: Exception, folder: Path) -> str:
     """Return what the failure of the cell in a folder means for the user of the comparison."""
+    import tensorflow as tf
+
     from keras_switcher.callbacks import Diverged
     from keras_switcher.fitting import OutOfMemory
 
@@ -241,11 +243,12 @@ def _reason(error: Exception, folder: Path) -> str:
         order = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))
         method = order["cell"]["method"]
         separator = "," if ":" in method else ":"
+        lower = order["config"]["learning_rate"] / 2
         return (
-            f"{DIVERGED} {error.what} Give the method another learning rate, such as "
-            f"--methods {method}{separator}learning_rate=0.0005, or leave it out."
+            f"{DIVERGED} {error.what} Give the method a lower learning rate, such as "
+            f"--methods {method}{separator}learning_rate={lower:g}, or leave it out."
         )
-    if isinstance(error, OutOfMemory):
+    if isinstance(error, (OutOfMemory, tf.errors.ResourceExhaustedError)):
         return (
             "The memory does not suffice. Train fewer networks at a time (--processes), or take a "
             "smaller --batch-size or --width in another --out."

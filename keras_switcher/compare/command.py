@@ -23,6 +23,7 @@ from keras_switcher.compare.plan import (
     Variant,
     cell_folder,
 )
+from keras_switcher.display import say
 from keras_switcher.plan_folder import plan_folder, read_plan, write_plan
 from keras_switcher.report.wording import duration
 from keras_switcher.runs import RunError
@@ -126,16 +127,15 @@ def _compare(flags: Sequence[str], console: Console) -> int:
     # Checked first: a comparison that can't be trained must leave no folder behind.
     source, plan, left_out = _check_data(plan, folder, options.methods_named)
     for reason in left_out:
-        console.print(reason, highlight=False, soft_wrap=True)
+        say(console, reason)
     with open_folder(plan, folder):
         cells = plan.cells()
         begun = time.monotonic()
         there = sum((cell_folder(folder, cell) / RESULT_FILE).exists() for cell in cells)
-        console.print(
+        say(
+            console,
             f"{len(cells)} networks to train on {source}, {there} of them are there already; "
             f"{options.processes} at a time.",
-            highlight=False,
-            soft_wrap=True,
         )
         ended: list[float] = []
 
@@ -155,9 +155,7 @@ def _compare(flags: Sequence[str], console: Console) -> int:
             else:
                 log = cell_folder(folder, cell) / LOG_FILE
                 said = f"failed: {reason}" + (f" ({log})" if log.exists() else "")
-            console.print(
-                f"{number}/{len(cells)} {cell.name}: {said}{about}", soft_wrap=True, highlight=False
-            )
+            say(console, f"{number}/{len(cells)} {cell.name}: {said}{about}")
 
         try:
             failed = Pool(plan, folder, source, options.processes, options.threads, show).run()
@@ -165,10 +163,14 @@ def _compare(flags: Sequence[str], console: Console) -> int:
             _write(plan, folder, with_pages=True)
         if finished(folder):
             _show_table(plan, folder, part, console)
-            console.print(f"Report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
+            say(console, f"Report: {folder / 'report.html'}")
     if failed:
-        # A diverged training continues from its last sound epoch, and would diverge again.
-        may_help = not all(reason.startswith(DIVERGED) for reason in failed.values())
+        # A diverged training continues from its last sound epoch, and would diverge again, and what
+        # needs it would fail again.
+        may_help = not all(
+            reason.startswith(DIVERGED) or any(needed in failed for needed in plan.needed(cell))
+            for cell, reason in failed.items()
+        )
         raise NetworksFailed(
             f"{len(failed)} of {len(cells)} networks failed, such as {next(iter(failed)).name}: "
             f"{next(iter(failed.values()))}"
@@ -196,6 +198,7 @@ def _write(plan: Plan, folder: Path, with_pages: bool) -> None:
 
 
 def _show_table(plan: Plan, folder: Path, part: str, console: Console) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from keras_switcher.compare.figures import grouped
@@ -211,7 +214,7 @@ def _show_table(plan: Plan, folder: Path, part: str, console: Console) -> None:
         own = {group.target_sparsity: group for group in groups if group.method == method}
         cells = [own.get(target) or own.get(None) for target in targets]
         means = (None if group is None else group.mean(f"{part}_accuracy") for group in cells)
-        table.add_row(next(iter(own.values())).title, *(_mean_text(m, most) for m in means))
+        table.add_row(escape(next(iter(own.values())).title), *(_mean_text(m, most) for m in means))
     console.print(table)
 
 

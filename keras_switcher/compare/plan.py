@@ -41,7 +41,7 @@ COURSE = frozenset({"warmup", "settle", "ramp"})
 # File systems allow names of at most 255 bytes.
 _LONGEST_NAME = 150
 # A comparison may be continued with more of these.
-_MAY_GROW = ("methods", "sparsities", "seeds")
+_MAY_GROW = ("methods", "sparsities", "seeds", "load")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,7 +124,8 @@ class Pool:
         }
         path = folder / CELL_FILE
         if path.exists() and _is_another(json.loads(path.read_text(encoding="utf-8")), order):
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            for part in (CHECKPOINTS, "tensorboard"):
+                shutil.rmtree(folder / part, ignore_errors=True)
         write_json(path, order)
         environment = {
             # Otherwise the first of the processes that share a GPU takes all of its memory.

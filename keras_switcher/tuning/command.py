@@ -13,6 +13,7 @@ from rich.console import Console
 from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, run_command
 from keras_switcher.config import to_values
+from keras_switcher.display import say
 from keras_switcher.flags import resolve_shared
 from keras_switcher.runs import RunError
 from keras_switcher.signals import StopSignals
@@ -172,7 +173,7 @@ def _search(flags: Sequence[str], console: Console) -> int:
             with open_folder(plan, options.out, options.overwrite):
                 facts = search.run()
     if facts is not None:
-        console.print(summary(facts, options.out), soft_wrap=True, highlight=False)
+        say(console, summary(facts, options.out))
     return 0
 
 

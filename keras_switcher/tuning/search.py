@@ -21,6 +21,7 @@ from tensorflow.python.framework import ops
 from keras_switcher.batches import evaluation_batches
 from keras_switcher.config import to_yaml
 from keras_switcher.data import ImageData
+from keras_switcher.display import say
 from keras_switcher.fitting import execution
 from keras_switcher.report.wording import counted
 from keras_switcher.runs import RunError, locked, write_json, write_text
@@ -183,12 +184,12 @@ class Search:
                 return None
             self._shown = len(oracle.ended_trials)
             if self._shown:
-                self.console.print(
+                say(
+                    self.console,
                     f"Going on after {self._shown} of {self.plan.trials} trials."
                     if self._shown < self.plan.trials
                     else f"All {self.plan.trials} trials are done: a search with more of them "
                     "goes on.",
-                    highlight=False,
                 )
             return self._search(tuner, oracle, data)
 
@@ -290,17 +291,16 @@ class Search:
             parts.append(row.result["stopped"])
         if best is not None:
             parts.append(f"best {best.objective:.4f} (trial {best.trial})")
-        self.console.print("  ".join(parts), soft_wrap=True, highlight=False)
+        say(self.console, "  ".join(parts))
 
     def _finish(self, tuner: SwitcherTuner, oracle: Any, data: ImageData) -> dict[str, Any]:
         """Evaluate the best trial on the test examples, once, and write the results."""
         self._update(oracle)
         if self._shown < self.plan.trials:
-            self.console.print(
+            say(
+                self.console,
                 f"Nothing new is left to try after {self._shown} of {self.plan.trials} trials: the "
                 "search space has no more.",
-                soft_wrap=True,
-                highlight=False,
             )
         best = best_of(self._rows(oracle))
         if best is None:

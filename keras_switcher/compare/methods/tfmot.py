@@ -179,6 +179,11 @@ def _compare(model: keras.Model, copy: Any) -> None:
     Some names have different meanings in the two, such as the activation `hard_sigmoid`.
     """
     shape = model.inputs[0].shape[1:]
+    if None in shape:
+        raise RunError(
+            f"Expected a network for images of one size. Received: '{model.name}', whose inputs "
+            f"have the shape {shape}. Leave tfmot out of --methods."
+        )
     random = np.random.default_rng(0)
     # Small and large values, like features and like pixels.
     given = np.concatenate(
