@@ -64,6 +64,12 @@ def artifacts(source: Source, options: ExportOptions) -> tuple[list[Artifact], C
     Raises:
         ExportError: If the model can't be exported with these options.
     """
+    if options.quantize == "int8" and source.examples.train is None:
+        raise ExportError(
+            "Expected training examples with --quantize int8, which takes the ranges of "
+            "activations from them: give --examples a file with x_train, or use --quantize "
+            "dynamic. Received: none"
+        )
     compacted = compact(source.model)
     build = _Builder(source, options)
     made = [

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from keras_switcher.runs import write_json
@@ -15,7 +16,6 @@ from .display import megabytes, microseconds
 from .errors import InvalidFile
 from .figures import figures
 from .flatbuffer import operators, read
-from .operator_checks import NAMES, RULES
 from .options import BenchmarkOptions
 from .validate import validate
 
@@ -86,9 +86,8 @@ def _validated(path: Path) -> bytes:
     except OSError as error:
         raise InvalidFile(f"Could not read {path}: {error.strerror}.") from error
     try:
-        # Operators that the validator does not know are left to the process that runs them.
-        unknown = [n for n in operators(read(content)) if NAMES.get(n) not in RULES]
-        validate(content, trusted=unknown)
+        # What a converter may write is left to the process that runs it, all but sparse tensors.
+        validate(content, trusted=operators(read(content)))
     except InvalidFile as error:
         raise InvalidFile(f"{path}: {error}") from error
     return content
@@ -112,7 +111,7 @@ def _show(console: Console, entries: list[dict[str, Any]]) -> None:
         for number, one in enumerate(entry["measurements"]):
             first = number == 0
             table.add_row(
-                entry["file"] if first else "",
+                escape(entry["file"]) if first else "",
                 f"{entry['bytes']:,}" if first else "",
                 f"{entry['gzip_bytes']:,}" if first else "",
                 f"{entry['nonzeros']:,}" if first else "",

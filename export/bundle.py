@@ -10,7 +10,7 @@ from keras_switcher.runs import writing
 
 from .errors import ExportError
 from .folder import write
-from .site import ENCODINGS, FACTS_FILE, START, Asset
+from .site import ENCODINGS, Asset
 
 
 def write_bundle(assets: Mapping[str, Asset], out: Path) -> None:
@@ -28,10 +28,10 @@ def write_bundle(assets: Mapping[str, Asset], out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise ExportError(f"Expected --bundle to be a folder. Received: {out}, which is a file")
-    if out.is_dir() and any(out.iterdir()) and not _is_bundle(out):
+    if out.is_dir() and (others := _others(out, assets)):
         raise ExportError(
             "Expected --bundle to be a new folder, an empty one or an earlier bundle. Received: "
-            f"{out}, which holds other files"
+            f"{out}, which holds other files: {', '.join(others)}"
         )
     out = Path(os.path.abspath(out))
     with writing(out):
@@ -55,5 +55,13 @@ def write_bundle(assets: Mapping[str, Asset], out: Path) -> None:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _is_bundle(folder: Path) -> bool:
-    return (folder / START).is_file() and (folder / FACTS_FILE).is_file()
+def _others(folder: Path, assets: Mapping[str, Asset]) -> list[str]:
+    """Return what is in a folder and of no bundle, as a `.git` or a host's own files may be."""
+    top = {name.partition("/")[0] for name in assets}
+    found = []
+    for path in sorted(folder.iterdir()):
+        plain = path.with_suffix("") if path.suffix in ENCODINGS.values() else path
+        # An earlier bundle may have had other models.
+        if plain.name not in top and not plain.match("model_*.tflite"):
+            found.append(path.name)
+    return found

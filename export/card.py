@@ -145,6 +145,7 @@ def _limits(content: Mapping[str, Any]) -> str:
     ]
     if content["keras_accuracy"] is None:
         limits.append(
-            "- No labelled examples were at hand: what these files classify right is not known."
+            "- No labelled examples were at hand, or the model is no classifier: what these files "
+            "get right is not known."
         )
     return "\n".join(limits)

@@ -86,7 +86,7 @@ def convert(
                     tf.lite.Optimize.EXPERIMENTAL_SPARSITY,
                 ]
             content: bytes = converter.convert()
-        except (Interrupted, OSError):
+        except (ExportError, Interrupted, OSError):
             raise
         except Exception as error:
             # Each of the converter's many passes raises its own errors, with pages of text.

@@ -138,6 +138,12 @@ def _reference(source: Source) -> Reference:
     """Run the Keras model on the examples."""
     inputs = as_given(source.model, source.examples.test)
     outputs = _outputs(source.model, inputs)
+    if not all(np.isfinite(values).all() for values in outputs.values()):
+        raise ExportError(
+            "Expected a Keras model whose outputs are numbers. Received: "
+            f"'{source.model.name}', which puts out values that are not finite on "
+            f"{source.examples.source}. Look for nan in its weights and in the examples."
+        )
     first = {name: values[:_FOR_ROUNDING] for name, values in inputs.items()}
     return Reference(
         inputs,
@@ -159,19 +165,19 @@ def _outputs(model: keras.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, 
 
 def _rounding(
     model: keras.Model, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
-) -> float:
-    """Return how far the model's own float32 outputs are from those in float64."""
+) -> dict[str, float]:
+    """Return how far each of the model's own float32 outputs is from that in float64."""
     try:
         exact = _outputs(in_precision(model, "float64"), inputs)
     except (TypeError, ValueError, tf.errors.OpError) as error:
         # Not every layer computes in float64.
         logger.debug("No outputs in float64: %s", error)
-        return 0.0
-    found = max(
-        float(np.abs(values - own[: len(values)]).max())
-        for values, own in zip(exact.values(), outputs.values(), strict=True)
-    )
-    return found if np.isfinite(found) else 0.0
+        return {}
+    found = {
+        name: float(np.abs(values - own[: len(values)]).max())
+        for values, (name, own) in zip(exact.values(), outputs.items(), strict=True)
+    }
+    return {name: error for name, error in found.items() if np.isfinite(error)}
 
 
 def _verdict(
@@ -231,7 +237,7 @@ def _content(
         "keras_accuracy": reference.accuracy,
         "parity": {
             "max_difference": max((v.max_difference for v in floats), default=None),
-            "tolerance": reference.tolerance,
+            "tolerance": max(map(reference.tolerance, reference.outputs)),
             "same_class": min(
                 (v.same_class for v in floats if v.same_class is not None), default=None
             ),

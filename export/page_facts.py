@@ -47,6 +47,7 @@ def page_facts(source: Source) -> dict[str, Any]:
         "labels": labels(source) or None,
         "live_inputs": live_inputs(source.model),
         "examples": example_images(source.examples),
+        "takes_pixels": takes_pixels(source.examples),
     }
 
 
@@ -109,6 +110,24 @@ def _behind_in_place(tensor: Any) -> tuple[Any, Any]:
     return operation, call
 
 
+def takes_pixels(examples: Examples) -> bool:
+    """Return whether images are made of pixel values, as far as the examples tell.
+
+    The page gives pixels from 0 to 255; a model trained on other values answers with nonsense.
+
+    Args:
+        examples: The examples that the export was verified with.
+    """
+    if not examples.are_real or len(examples.test) != 1:
+        return True
+    (images,) = examples.test.values()
+    return images.ndim != 4 or _are_pixels(images[:_EXAMPLES])
+
+
+def _are_pixels(images: np.ndarray) -> bool:
+    return bool(np.array_equal(images, images.clip(0, 255).round()) and images.max(initial=0) > 1)
+
+
 def example_images(examples: Examples) -> list[dict[str, Any]]:
     """Return some test images, of as many classes as there is room for.
 
@@ -127,7 +146,7 @@ def example_images(examples: Examples) -> list[dict[str, Any]]:
     count = min(_EXAMPLES, _EXAMPLE_BYTES // math.prod(images.shape[1:]), len(images))
     chosen = _of_many_classes(examples.labels, len(images))[:count]
     pixels = images[chosen]
-    if not np.array_equal(pixels, pixels.clip(0, 255).round()):
+    if not _are_pixels(pixels):
         return []  # not pixel values: a picture of them would show something else
     return [
         {

@@ -191,7 +191,9 @@ def _ask(
     try:
         status, output, chatter = _answered(json.dumps(request), folder, timeout)
     except subprocess.TimeoutExpired:
-        raise RuntimeFailure(f"LiteRT did not finish within {timeout:g} s: {where}.") from None
+        raise RuntimeFailure(
+            f"LiteRT did not finish within {timeout:g} s (--timeout): {where}."
+        ) from None
     if status:
         what = f"crashed ({signal.Signals(-status).name})" if status < 0 else "gave up"
         lines = [line for line in chatter.splitlines() if line and not line.startswith("INFO")]

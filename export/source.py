@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from keras_switcher.convert import strip
-from keras_switcher.data import load
+from keras_switcher.data import check_labels, load
 from keras_switcher.layers import switched_layers
 from keras_switcher.runs import CONFIG_FILE, STRIPPED_FILE, SUMMARY_FILE, RunFolder
 
@@ -162,8 +162,9 @@ def _examples(
     name = options.dataset or (config or {}).get("dataset")
     if name is None:
         logger.warning(
-            "No data to verify with: agreement is tested on made-up inputs, and no accuracy is "
-            "known. Name a data set by --dataset, or a file of examples by --examples."
+            "No data to verify with: on made-up inputs, float files are compared with the Keras "
+            "model, but int8 files are only run, and no accuracy is known. Name a data set by "
+            "--dataset, or a file of examples by --examples."
         )
         return made_examples(model)
     config = config or {}
@@ -229,6 +230,9 @@ def _from_file(model: keras.Model, path: Path) -> Examples:
     where = str(path)
     test = _as_input(model, arrays["x_test"], where)
     labels = arrays.get("y_test")
+    if labels is not None and not is_classifier(model):
+        logger.warning("y_test is not used: the model has no score for each class.")
+        labels = None
     if labels is not None:
         labels = labels.reshape(-1) if labels.size == len(labels) else labels
         if labels.shape != (len(arrays["x_test"]),) or labels.dtype.kind not in "iu":
@@ -237,7 +241,10 @@ def _from_file(model: keras.Model, path: Path) -> Examples:
                 f"{len(arrays['x_test'])} examples. Received: shape {labels.shape}, "
                 f"dtype {labels.dtype}"
             )
-        labels = _labels(model, labels)
+        try:
+            check_labels(labels, model.outputs[0].shape[1])
+        except ValueError as error:
+            raise ExportError(f"y_test in {path}: {error}") from error
     train = _as_input(model, arrays["x_train"], where) if "x_train" in arrays else None
     return Examples(path.name, test, labels, train)
 

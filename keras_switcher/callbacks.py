@@ -10,9 +10,11 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from keras_switcher.alternation import ALTERNATE, WARMUP
 from keras_switcher.display import say
 from keras_switcher.runs import Checkpoint, CheckpointError, Checkpoints, RunError, RunFolder
 from keras_switcher.signals import Interrupted, StopSignals
@@ -129,13 +131,24 @@ class EpochRows(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Row | None = None) -> None:
         logs = logs or {}
-        phase = getattr(self.model, "phase", None)
+        phase = _phase(self.model)
         row: Row = {"epoch": epoch + 1} | ({} if phase is None else {"phase": phase})
         names = ("loss", "accuracy", "sparsity", "val_loss", "val_accuracy", *self.more)
         row |= {name: float(logs[name]) for name in names if name in logs}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = round(time.perf_counter() - self._start, 3)
         self.rows.append(row)
+
+
+def _phase(model: keras.Model) -> str | None:
+    """Return the phase of a model's last step; `None` if it has no phases."""
+    phase: str | None = getattr(model, "phase", None)
+    if phase == ALTERNATE:
+        state = model.alternation_state
+        step, begin = (int(ops.convert_to_numpy(v)) for v in (state.step, state.plan[0]))
+        # The model's own phase is that of its next step.
+        return WARMUP if step == begin else phase
+    return phase
 
 
 class WorkersDiffer(RunError):

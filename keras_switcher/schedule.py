@@ -84,8 +84,15 @@ class PhaseSchedule(keras.callbacks.Callback):
         self._settle_at(self._step + batch)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        # There may be no further batch to settle at: the last execution of several steps may have
-        # passed the time to settle, or the alternate phase may last to the end.
+        # If the time is now, the next epoch's first batch settles the model: what this epoch was
+        # validated with is then also what is saved of it. But there may be no further batch, and
+        # an execution of several steps may have passed the time.
+        step = int(ops.convert_to_numpy(self.model.alternation_state.step))
+        is_last = epoch + 1 >= self.params["epochs"]
+        self._settle_at(step if is_last else step - 1)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        # A callback may have ended the training.
         self._settle_at(int(ops.convert_to_numpy(self.model.alternation_state.step)))
 
     def _settle_at(self, step: int) -> None:

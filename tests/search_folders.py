@@ -122,7 +122,6 @@ def best_json(trial: Trial) -> dict[str, Any]:
         "val_accuracy": trial.val_accuracy,
         "sparsity": trial.sparsity,
         "test_accuracy": 0.9731,
-        "test_sparsity": 0.9502,
         "epochs": trial.epochs,
         "values": {k: v for k, v in trial.values.items() if v is not None},
     }

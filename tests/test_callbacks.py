@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from small import compiled, everything, network, separable
 
+from keras_switcher import Alternation
 from keras_switcher.callbacks import (
     Diverged,
     EpochRows,
@@ -36,6 +37,24 @@ def test_variables_are_all_that_changes_each_once():
     assert {id(v) for v in model.variables} <= {id(v) for v in found}
     for optimizer in (model.optimizer, model.switcher_optimizer):
         assert {id(v) for v in optimizer.variables} <= {id(v) for v in found}
+
+
+@pytest.mark.parametrize("epochs", [10, 8])
+def test_the_phase_of_an_epoch_is_that_of_its_last_step_and_its_figures_are_of_it(epochs):
+    course = Alternation(task_steps=1, warmup=0.1, settle=0.4)
+    model = compiled(network(), alternation=course, target_sparsity=0.9, run_eagerly=False)
+    rows = EpochRows([])
+    model.fit(X, Y, batch_size=16, epochs=epochs, validation_data=(X, Y), verbose=0, callbacks=rows)
+    phases = [row["phase"] for row in rows.rows]
+    if epochs == 10:
+        # The boundaries lie between epochs.
+        assert phases == ["warmup"] + ["alternate"] * 5 + ["settle"] * 4
+    else:
+        # They lie at the fourth of the first epoch's four steps, and at the fourth of the fifth's.
+        assert phases == ["alternate"] * 4 + ["settle"] * 4
+    for row in rows.rows:
+        if row["phase"] == "settle":
+            assert row["sparsity"] == pytest.approx(model.sparsity)
 
 
 @pytest.fixture

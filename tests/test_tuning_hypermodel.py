@@ -131,6 +131,19 @@ def test_an_epoch_that_was_validated_before_the_structure_settled_is_not_sparse(
     assert history[NAME][-1] == pytest.approx(history["val_accuracy"][-1] - missing)
 
 
+def test_what_an_optimizer_does_not_decay_is_not_decayed():
+    def build_with_decay(hp):
+        model = build(hp)
+        optimizer = keras.optimizers.AdamW(0.01)
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return model
+
+    model = SwitcherHyperModel(build_with_decay).build(values())
+    for variable in model.task_variables:
+        assert model.optimizer._use_weight_decay(variable) == (variable.name == "kernel")
+
+
 def test_a_cost_is_part_of_the_objective():
     hypermodel = SwitcherHyperModel(build, None, cost="parameters", cost_weight=2.0)
     hp = values()

@@ -141,6 +141,16 @@ def test_three_failures_in_a_row_end_the_search(tmp_path):
     assert not oracle.tuner_ids
 
 
+def test_a_trial_of_another_worker_that_ends_well_does_not_take_the_end_back(tmp_path):
+    oracle = oracle_in(tmp_path, trials=20)
+    long = oracle.create_trial("tuner1")
+    for _ in range(3):
+        end(oracle, oracle.create_trial("tuner0"), status="FAILED")
+    end(oracle, long)
+    for worker in ("tuner0", "tuner1"):
+        assert oracle.create_trial(worker).status == TrialStatus.STOPPED
+
+
 def test_a_search_goes_on_after_what_made_trials_fail_is_mended(tmp_path):
     oracle = oracle_in(tmp_path, trials=20)
     for _ in range(3):

@@ -133,6 +133,7 @@ def test_all_between_two_integers_is_searched_where_the_option_is_no_integer():
         ({"gate": ["stp"]}, "Unknown gate 'stp'"),
         ({"gate": []}, "Expected values of one type for gate"),
         ({"gate": ["step", 3]}, "Unknown gate 3"),
+        ({"unit_width_1": [[16, 32]]}, "Expected values of one type for unit_width_1"),
         ({"warmup": ["a"]}, "Expected warmup in the search space to be a share"),
         ({"warmup": {"min": 0.3, "max": 0.1}}, "with a < b"),
         ({"warmup": {"min": 0.1}}, "with a < b"),

@@ -91,6 +91,13 @@ def test_a_trial_keeps_its_epochs_and_gives_its_best_one(tmp_path):
     assert first["val_objective"] == pytest.approx(first["val_accuracy"] - missing)
 
 
+def test_a_trial_decays_the_weights_that_a_run_decays(tmp_path):
+    config = {"optimizer": "sgd", "weight_decay": 0.01}
+    built = trial_model(tmp_path, **config).build(keras_tuner.HyperParameters())
+    decayed = [v for v in built.task_variables if built.optimizer._use_weight_decay(v)]
+    assert [v.name for v in decayed] == ["kernel"] * 3
+
+
 def test_the_oracle_says_how_many_epochs_and_the_learning_rate_falls_over_them(tmp_path):
     model = trial_model(tmp_path)
     hp = keras_tuner.HyperParameters()

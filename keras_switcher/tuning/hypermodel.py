@@ -112,7 +112,11 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
         optimizer = keras.optimizers.get(compiled["optimizer"])
         # Each model gets its own optimiser: that of a loaded model is built for other variables,
         # and one instance may serve all trials.
-        compiled["optimizer"] = type(optimizer).from_config(optimizer.get_config())
+        own = type(optimizer).from_config(optimizer.get_config())
+        # Its configuration does not tell this.
+        if excluded := getattr(optimizer, "_exclude_from_weight_decay_pattern", None):
+            own.exclude_from_weight_decay(var_names=[excluded.pattern])
+        compiled["optimizer"] = own
         return switched_as_configured(
             self.configured(hp),
             dense,

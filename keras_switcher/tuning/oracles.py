@@ -43,6 +43,8 @@ class Durable(keras_tuner.Oracle):
     # The error that occurred in writing. If it were raised where it occurs, Keras Tuner's lock
     # would stay locked.
     error: Exception | None = None
+    # Whether so many trials have failed in a row that the search ends.
+    gave_up = False
     _ended_before = 0
 
     def save(self) -> None:
@@ -92,9 +94,7 @@ class Durable(keras_tuner.Oracle):
     @keras_tuner.synchronized
     def create_trial(self, tuner_id: str) -> Trial:
         """Return the next trial, or one with status STOPPED once the search has failed."""
-        if self.error is None and (
-            self.failures < MOST_FAILURES or tuner_id in self.ongoing_trials
-        ):
+        if self.error is None and (not self.gave_up or tuner_id in self.ongoing_trials):
             try:
                 return super().create_trial(tuner_id)
             except (RunError, OSError) as error:
@@ -120,6 +120,8 @@ class Durable(keras_tuner.Oracle):
             # queue.
             self._retry_queue = [n for n in self._retry_queue if n != trial.trial_id]
             self.save()
+            # For good, whatever becomes of the trials of other workers.
+            self.gave_up = self.gave_up or self.failures >= MOST_FAILURES
             if self.ended is not None:
                 self.ended(self)
         except (RunError, OSError) as error:

@@ -107,7 +107,7 @@ def _notice(search: SearchFiles) -> str:
     if search.best is not None:
         return ""
     return (
-        '<p class="notice" role="note"><strong>The search is under way.</strong> '
+        '<p class="notice" role="note"><strong>The search is not finished.</strong> '
         f"{_ended(search)}; the best trial is the best so far.</p>\n"
     )
 
@@ -123,8 +123,6 @@ def _headline(search: SearchFiles, best: Trial | None) -> str:
     target, test = search.settings["target_sparsity"], found.get("test_accuracy")
     accuracy = None if best is None else best.val_accuracy
     sparsity = None if best is None else best.sparsity
-    if test is not None:
-        sparsity = found.get("test_sparsity", sparsity)
     aside = "no trial has an objective yet" if best is None else f"of trial {best.name}"
     failed = sum(trial.objective is None for trial in trials)
     hopeless = sum(trial.is_hopeless for trial in trials)
@@ -232,7 +230,7 @@ and those that failed last</summary>
 
 
 def _cells(trial: Trial, names: Sequence[str]) -> list[str]:
-    end = "failed" if trial.objective is None else "hopeless" if trial.is_hopeless else "completed"
+    end = "failed" if trial.objective is None else trial.stopped or "completed"
     ran = trial.epochs if trial.epochs_run is None else trial.epochs_run
     return [
         "–" if trial.objective is None else f"{trial.objective:.4f}",

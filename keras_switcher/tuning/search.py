@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import keras
 import keras_tuner
-from keras_tuner.engine.trial import Trial
+from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.errors import FatalError
 from rich.console import Console
 from tensorflow.python.framework import ops
@@ -217,10 +217,12 @@ class Search:
             ) from error
         if oracle.error is not None:
             raise RunError(f"The search can't go on: {oracle.error}") from oracle.error
-        if oracle.failures >= oracles.MOST_FAILURES:
-            last = read_result(self._trial_folder(oracle.ended_trials[-1].trial_id) / RESULT_FILE)
+        if oracle.gave_up:
+            self._report()
+            failed = [t for t in oracle.ended_trials if t.status == TrialStatus.FAILED]
+            last = read_result(self._trial_folder(failed[-1].trial_id) / RESULT_FILE)
             raise TooManyFailures(
-                f"{oracle.failures} trials have failed, one after the other. The last one: "
+                f"{oracles.MOST_FAILURES} trials have failed, one after the other. The last one: "
                 f"{last.get('error', 'no reason known')}"
             )
         with self.stop.deferred():

@@ -99,7 +99,8 @@ class Range:
         """
         if isinstance(value, (list, tuple)):
             value = [_typed(name, v) for v in value]
-            if not value or len({type(v) for v in value if not is_number(v)}) > 1:
+            kinds = {type(v) for v in value if not is_number(v)}
+            if not value or len(kinds) > 1 or kinds & {list, tuple, dict}:
                 raise ConfigError(
                     f"Expected values of one type for {name} in the search space. "
                     f"Received: {list(value)}"

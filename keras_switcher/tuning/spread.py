@@ -69,6 +69,8 @@ class Place:
                 f"Expected {_ID}, {_IP} and {_PORT} together, or none of them. Received: "
                 f"{', '.join(given)}"
             )
+        if not environment[_PORT].isdecimal():
+            raise ConfigError(f"Expected {_PORT} to be a number. Received: {environment[_PORT]}")
         name, launcher = environment[_ID], int(environment.get(_LAUNCHER, 0))
         # This is how Keras Tuner tells them apart.
         is_chief = "chief" in name

@@ -24,7 +24,7 @@ from keras_switcher.config import Config
 from keras_switcher.data import ImageData
 from keras_switcher.fitting import fit_arguments
 from keras_switcher.model import SwitchedModel
-from keras_switcher.networks import dense_model, new_start
+from keras_switcher.networks import new_start, switched_model
 from keras_switcher.runs import write_json
 from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.hypermodel import SwitcherHyperModel, with_options
@@ -114,7 +114,7 @@ class TrialModel(SwitcherHyperModel):
         hopeless: bool,
         stop: StopSignals,
     ):
-        super().__init__(self._dense, config.switching.target_sparsity, space)
+        super().__init__(self.build, config.switching.target_sparsity, space)
         self.config = config
         self.space = space
         self.terms = terms
@@ -125,10 +125,15 @@ class TrialModel(SwitcherHyperModel):
         self.folder = Path()
         self.worker = ""
 
-    def _dense(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        # Its learning rate falls over the epochs of this trial.
-        config = with_options(self.config, {"epochs": self.epochs(hp)})
-        return dense_model(config, self.data, new_start(config, self.data))
+    def build(self, hp: keras_tuner.HyperParameters) -> SwitchedModel:
+        """Return the model of a run with these hyperparameters.
+
+        Args:
+            hp: The hyperparameters of a trial.
+        """
+        # The learning rate falls over the epochs of this trial.
+        config = with_options(self.configured(hp), {"epochs": self.epochs(hp)})
+        return switched_model(config, self.data, new_start(config, self.data))
 
     def epochs(self, hp: keras_tuner.HyperParameters) -> int:
         """Return the epochs that the oracle gives a trial."""

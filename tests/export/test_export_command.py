@@ -10,6 +10,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from command import ROOT, offline
 from small_run import sparse_lenet300, write_run
 from tflite_files import facts
@@ -161,14 +162,6 @@ def test_a_file_that_fails_is_not_left_and_the_others_are(fragile, command, tmp_
     assert "model_int8" not in (tmp_path / "model_card.md").read_text()
 
 
-def test_int8_activations_without_examples(command, tmp_path):
-    sparse_lenet300().save(tmp_path / "mine.keras")
-    status, written = command(tmp_path / "mine.keras", "--quantize", "int8", "--no-measure")
-    assert status == 1
-    assert "Expected representative examples" in written
-    assert names(tmp_path) == ["mine.keras"]
-
-
 def test_a_model_with_a_loop(command, tmp_path):
     for unroll in (False, True):
         given = keras.Input((4, 3), name="steps")
@@ -235,6 +228,38 @@ def test_what_is_no_run(command, tmp_path):
 
 
 @pytest.mark.slow
+def test_benchmark_measures_what_the_converter_itself_writes(command, tmp_path):
+    # With an open batch, Flatten computes its shape in the file.
+    given = keras.Input((4, 4, 1))
+    model = keras.Model(given, keras.layers.Dense(2)(keras.layers.Flatten()(given)))
+    (tmp_path / "[1].tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    status, written = command(
+        "benchmark", tmp_path / "[1].tflite", "--threads", "1", "--processes", "1"
+    )
+    assert status == 0, written
+    assert "[1].tflite" in written
+
+
+def test_int8_without_training_examples_is_told_before_anything_is_converted(command, tmp_path):
+    given = keras.Input((3,))
+    keras.Model(given, keras.layers.Dense(2)(given)).save(tmp_path / "net.keras")
+    status, written = command(tmp_path / "net.keras", "--quantize", "int8")
+    assert status == 1
+    assert "Error: Expected training examples with --quantize int8" in written
+    assert "Replace the layers" not in written
+    assert names(tmp_path) == ["net.keras"]
+
+
+def test_a_model_of_no_numbers_is_told_as_such(command, tmp_path):
+    given = keras.Input((3,))
+    model = keras.Model(given, keras.layers.Dense(2)(given))
+    model.set_weights([np.full((3, 2), np.nan), np.zeros(2)])
+    model.save(tmp_path / "net.keras")
+    status, written = command(tmp_path / "net.keras")
+    assert status == 1
+    assert "Expected a Keras model whose outputs are numbers" in written
+
+
 def test_benchmark_measures_any_files(command, tmp_path):
     dense = flatbuffer.read(convert(sparse_lenet300()))
     sparse = store(dense, {weights(dense)[0].tensor: Storage.CSR})

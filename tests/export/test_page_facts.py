@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from small_run import sparse_lenet300
 
-from export.page_facts import example_images, live_inputs, page_facts
+from export.page_facts import example_images, live_inputs, page_facts, takes_pixels
 from export.source import Examples, Source, made_examples
 
 
@@ -102,6 +102,15 @@ def test_examples_are_of_many_classes_and_as_they_were():
 def test_what_is_no_picture_to_show_is_left_out(pixels, is_real):
     examples = Examples("made", {"image": pixels}, None, None, are_real=is_real)
     assert example_images(examples) == []
+
+
+def test_images_of_other_values_than_pixels_are_told():
+    def told(values, **options):
+        return takes_pixels(Examples("made", {"image": values}, None, None, **options))
+
+    assert told(images()) and told(np.zeros((5, 7))) and told(images() / 255, are_real=False)
+    assert not told(images() / 255)
+    assert not told((images() > 127).astype("float32"))
 
 
 def test_only_a_classifier_has_labels():

@@ -256,9 +256,13 @@ def test_a_bundle_is_the_site_and_replaces_only_a_bundle(run, page, tmp_path):
     for name, asset in assets.items():
         assert (out / name).read_bytes() == asset.read()
     assert out.stat().st_mode & 0o055 == 0o055
-    (out / "stale.txt").write_text("of an earlier one")
+    (out / "model_float16.tflite").write_text("of an earlier one")
     write_bundle(assets, out)
-    assert not (out / "stale.txt").exists()
+    assert not (out / "model_float16.tflite").exists()
+    (out / ".git").mkdir()
+    with pytest.raises(ExportError, match=r"holds other files: \.git"):
+        write_bundle(assets, out)
+    assert (out / ".git").is_dir() and (out / "index.html").is_file()
     assert not list(tmp_path.glob(".bundle*"))
     other = tmp_path / "other"
     other.mkdir()

@@ -152,11 +152,21 @@ def test_a_model_of_images_of_any_size(tmp_path):
         ({"x_test": np.zeros((0, 28, 28, 1))}, "Expected examples of shape"),
         ({"x_test": np.zeros((5, 28, 28, 1)), "y_test": np.zeros(5)}, "a class number for each"),
         ({"x_test": np.zeros((5, 28, 28)), "y_test": np.zeros((5, 10), int)}, "a class number"),
+        ({"x_test": np.zeros((5, 28, 28)), "y_test": np.full(5, 10)}, "must be in [0, 10)"),
     ],
 )
 def test_examples_that_do_not_fit(tmp_path, keras_file, arrays, message):
     np.savez(tmp_path / "data.npz", **arrays)
     assert message in refused(keras_file, examples=tmp_path / "data.npz")
+
+
+def test_labels_of_a_model_that_is_no_classifier_are_not_used(tmp_path, caplog):
+    given = keras.Input((3,))
+    keras.Model(given, keras.layers.Dense(1, "sigmoid")(given)).save(tmp_path / "one.keras")
+    np.savez(tmp_path / "data.npz", x_test=np.ones((5, 3)), y_test=np.ones(5))
+    options = ExportOptions(source=tmp_path / "one.keras", examples=tmp_path / "data.npz")
+    assert read_source(options).examples.labels is None
+    assert "y_test is not used: the model has no score for each class" in caplog.text
 
 
 def test_examples_that_can_not_be_read(tmp_path, keras_file):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from small_run import sparse_lenet300
@@ -35,7 +37,7 @@ def verdict(
 ):
     examples = Examples("made", {"image": images}, labels, None, real)
     given = {"image": images.astype("float32")}
-    reference = Reference(given, outputs, accuracy(outputs, labels), rounding)
+    reference = Reference(given, outputs, accuracy(outputs, labels), {"logits": rounding})
     return verify(file, precision, examples, reference, accuracy_drop=drop, timeout=60)
 
 
@@ -86,7 +88,9 @@ def test_a_file_of_lower_precision_is_judged_by_its_accuracy(file, images, outpu
 def test_a_file_of_lower_precision_without_labels_is_judged_by_its_outputs(file, images, outputs):
     far = {"logits": outputs["logits"] + 2 * np.abs(outputs["logits"]).max()}
     assert "of its largest output" in verdict(file, images, far, Precision.INT8).problems[0]
+    # Of made-up inputs, float16 is as near as of data; int8 may not be.
     assert verdict(file, images, far, Precision.INT8, real=False).problems == ()
+    assert "1% of its" in verdict(file, images, far, Precision.FLOAT16, real=False).problems[0]
 
 
 def test_outputs_that_are_not_finite_fail(tmp_path, images, outputs):
@@ -102,8 +106,38 @@ def test_outputs_that_are_not_finite_fail(tmp_path, images, outputs):
 
 
 def test_the_tolerance_grows_with_outputs_whose_steps_are_larger():
-    assert Reference({}, {"y": np.array([[3.0, -200.0]])}, None).tolerance == pytest.approx(2e-3)
-    assert Reference({}, {"y": np.array([[0.5]])}, None).tolerance == 1e-5
+    reference = Reference({}, {"y": np.array([[3.0, -200.0]]), "z": np.array([[0.5]])}, None)
+    assert reference.tolerance("y") == pytest.approx(2e-3)
+    assert reference.tolerance("z") == 1e-5
+
+
+def two_outputs(monkeypatch, plain):
+    """A verdict on a box of up to 224 and a score, of which the run without XNNPACK is given."""
+    reference = Reference(
+        {"x": np.zeros((4, 1))},
+        {"box": np.full((4, 4), 224.0), "score": np.full((4, 1), 0.5)},
+        None,
+    )
+    runs = iter([reference.outputs, {**reference.outputs, **plain}])
+    monkeypatch.setattr("export.runtime.run", lambda *a, **k: next(runs))
+    examples = Examples("made", {}, None, None)
+    return verify(
+        Path("x"), Precision.FLOAT32, examples, reference, accuracy_drop=0.0, timeout=1
+    ).problems
+
+
+def test_each_output_has_a_tolerance_of_its_own(monkeypatch):
+    assert two_outputs(monkeypatch, {"box": np.full((4, 4), 224.001)}) == ()
+    (problem,) = two_outputs(monkeypatch, {"score": np.full((4, 1), 0.501)})
+    assert "by 0.001 in output 'score'; expected at most 1e-05" in problem
+
+
+def test_the_accuracy_without_xnnpack_counts_too(monkeypatch, images, outputs):
+    labels = outputs["logits"].argmax(-1)
+    runs = iter([outputs, {"logits": np.zeros_like(outputs["logits"])}])
+    monkeypatch.setattr("export.runtime.run", lambda *a, **k: next(runs))
+    (problem,) = verdict(Path("x"), images, outputs, Precision.DYNAMIC, labels).problems
+    assert problem.startswith("its accuracy without XNNPACK is ")
 
 
 def test_scores_that_the_model_can_not_tell_apart_are_the_same_class(file, images, outputs):

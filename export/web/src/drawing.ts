@@ -55,6 +55,7 @@ export class Drawing {
   }
 
   clear(): void {
+    this.drawing = false;
     this.strokes = [];
     this.example = null;
     this.penIsDown = false;

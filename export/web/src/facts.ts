@@ -34,6 +34,8 @@ export interface Facts {
   labels: string[] | null;
   live_inputs: LiveInputs | null;
   examples: Example[];
+  /** False if the model's own examples are images whose values are not those of pixels, 0 to 255. */
+  takes_pixels?: boolean;
   files: ModelFile[];
   keras_switcher: string;
 }
@@ -50,6 +52,7 @@ export async function loadFacts(): Promise<Facts> {
 export function pictureShape(facts: Facts): [number, number, number] | null {
   const [first, ...others] = facts.inputs;
   if (first === undefined || others.length > 0 || first.shape.length !== 3) return null;
+  if (facts.takes_pixels === false) return null;
   const [rows, columns, channels] = first.shape as [number, number, number];
   return channels === 1 || channels === 3 ? [rows, columns, channels] : null;
 }

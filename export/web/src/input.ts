@@ -51,7 +51,13 @@ export class Input {
       hint.textContent =
         'This model takes ' +
         this.facts.inputs.map((one) => `${one.name} of shape (${one.shape.join(', ')})`).join(' and ') +
-        ', which can be neither drawn nor photographed. Its files can be measured below, on zeros.';
+        (this.facts.takes_pixels === false
+          ? ' with values other than pixels of 0 to 255. To draw for it or show it pictures, put the ' +
+            'scaling into the model, such as a Rescaling(1 / 255) layer, and export it again.'
+          : ', which can be neither drawn nor photographed.') +
+        (this.facts.inputs.length > 1
+          ? ' Here, only files of models with one input run.'
+          : ' Its files can be measured below, on zeros.');
       element('input').hidden = true;
       return null;
     }

@@ -9,14 +9,17 @@ declare const self: ServiceWorkerGlobalScope;
 /** Changes with the page; the build inserts it. */
 declare const __PAGE_VERSION__: string;
 
-const CACHE = `page-${__PAGE_VERSION__}`;
 const PREFIX = new URL('./', self.location.href).href;
+/** Caches belong to the whole host: other pages there have theirs. */
+const CACHE = `${PREFIX} ${__PAGE_VERSION__}`;
 
 self.addEventListener('install', () => void self.skipWaiting());
 
 self.addEventListener('activate', (event) => {
   const clean = async (): Promise<void> => {
-    for (const name of await caches.keys()) if (name !== CACHE) await caches.delete(name);
+    for (const name of await caches.keys()) {
+      if (name.startsWith(`${PREFIX} `) && name !== CACHE) await caches.delete(name);
+    }
     await self.clients.claim();
   };
   event.waitUntil(clean());
