@@ -10,7 +10,7 @@ from keras_switcher.runs import writing
 
 from .errors import ExportError
 from .folder import write
-from .site import ENCODINGS, Asset
+from .site import ENCODINGS, FACTS_FILE, START, Asset
 
 
 def write_bundle(assets: Mapping[str, Asset], out: Path) -> None:
@@ -57,6 +57,10 @@ def write_bundle(assets: Mapping[str, Asset], out: Path) -> None:
 
 def _others(folder: Path, assets: Mapping[str, Asset]) -> list[str]:
     """Return what is in a folder and of no bundle, as a `.git` or a host's own files may be."""
+    there = {path.name for path in folder.iterdir()}
+    if not {START, FACTS_FILE} <= there:
+        # Not a bundle at all, even if it has files of the same names.
+        return sorted(there)
     top = {name.partition("/")[0] for name in assets}
     found = []
     for path in sorted(folder.iterdir()):

@@ -267,6 +267,12 @@ def test_a_bundle_is_the_site_and_replaces_only_a_bundle(run, page, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("precious")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "index.html").write_text("a page of one's own")
+    with pytest.raises(ExportError, match=r"holds other files: index\.html"):
+        write_bundle(assets, mine)
+    assert (mine / "index.html").read_text() == "a page of one's own"
     with pytest.raises(ExportError, match=r"holds other files"):
         write_bundle(assets, other)
     assert (other / "thesis.txt").read_text() == "precious"
