@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -138,15 +139,20 @@ def _probe_all(cluster: Cluster, met: dict[int, Connection]) -> None:
 
 def _unreachable(cluster: Cluster) -> list[str]:
     """Return which other workers this one can't reach; they listen until all have been tried."""
-    problems = []
-    for index, address in enumerate(cluster.addresses):
-        if index != cluster.index:
-            try:
-                socket.create_connection(split_address(address), 10.0).close()
-            except OSError as error:
-                reason = error.strerror or str(error)
-                problems.append(f"worker {cluster.index} to worker {index}, {address}: {reason}")
-    return problems
+
+    def problem(index: int) -> str | None:
+        address = cluster.addresses[index]
+        try:
+            socket.create_connection(split_address(address), 10.0).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            return f"worker {cluster.index} to worker {index}, {address}: {reason}"
+        return None
+
+    # All at once: behind a firewall each takes its ten seconds, and the chief waits for the answer.
+    others = [index for index in range(cluster.size) if index != cluster.index]
+    with ThreadPoolExecutor(cluster.size) as pool:
+        return [found for found in pool.map(problem, others) if found is not None]
 
 
 def _greet(

@@ -66,6 +66,15 @@ class StopSignals:
             self._deferred = False
         self.check()
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within `deferred`, raise what comes as long as the block lasts, as it may wait long."""
+        before, self._deferred = self._deferred, False
+        try:
+            yield
+        finally:
+            self._deferred = before
+
     @property
     def received(self) -> int | None:
         """The signal that has come and was deferred, if there is one."""

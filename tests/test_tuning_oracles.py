@@ -5,6 +5,7 @@ import threading
 import keras_tuner
 import pytest
 from keras_tuner.engine.trial import TrialStatus
+from keras_tuner.src.distribute.oracle_chief import exit_chief
 
 from keras_switcher.tuning import oracles
 from keras_switcher.tuning.objective import NAME
@@ -181,6 +182,19 @@ def test_what_can_not_be_written_ends_the_search_and_leaves_no_lock(tmp_path):
     other.start()
     other.join(timeout=10)
     assert told[0].status == TrialStatus.STOPPED
+
+
+def test_a_trial_whose_end_can_not_be_written_does_not_keep_its_chief(tmp_path, monkeypatch):
+    oracle = oracle_in(tmp_path)
+    trial = oracle.create_trial("tuner0")
+
+    def fail(it):
+        raise OSError("The disk is full.")
+
+    monkeypatch.setattr(oracle, "_save_trial", fail)
+    end(oracle, trial)
+    assert oracle.create_trial("tuner0").status == TrialStatus.STOPPED
+    assert exit_chief(oracle)
 
 
 def test_who_listens_is_told_of_each_trial(tmp_path):

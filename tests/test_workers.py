@@ -271,6 +271,22 @@ def test_worker_that_another_can_not_reach_is_named(monkeypatch):
             assert f"worker {index} to worker 2, {members[2]}: Connection timed out" in str(error)
 
 
+def test_many_workers_behind_a_firewall_take_no_longer_than_one(monkeypatch):
+    from keras_switcher.meeting import _unreachable
+
+    all_at_once = threading.Barrier(11)
+
+    def walled(address, *arguments, **options):
+        all_at_once.wait(timeout=10)
+        raise TimeoutError(110, "Connection timed out")
+
+    monkeypatch.setattr(socket, "create_connection", walled)
+    members = tuple(f"worker-{index}:1" for index in range(12))
+    assert [problem.partition(",")[0] for problem in _unreachable(Cluster(members, 3))] == [
+        f"worker 3 to worker {index}" for index in range(12) if index != 3
+    ]
+
+
 def test_port_is_free_for_tensorflow_once_all_have_met():
     def body(workers):
         if workers.is_chief:

@@ -99,7 +99,9 @@ class Durable(keras_tuner.Oracle):
                 return super().create_trial(tuner_id)
             except (RunError, OSError) as error:
                 self.error = error
+        # Also of a trial whose end could not be written: the chief waits until there is none left.
         self.tuner_ids.discard(tuner_id)
+        self.ongoing_trials.pop(tuner_id, None)
         return Trial(self.get_space(), status=TrialStatus.STOPPED)
 
     @keras_tuner.synchronized

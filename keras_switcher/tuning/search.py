@@ -65,7 +65,7 @@ class SwitcherTuner(keras_tuner.Tuner):
         )
         self.is_worker = place.is_worker
         if self.is_worker:
-            self.oracle = PatientOracle(self.oracle, hypermodel.stop.check)
+            self.oracle = PatientOracle(self.oracle, hypermodel.stop)
         hypermodel.worker = self.tuner_id
         self.board = folder / "tensorboard"
 

@@ -8,7 +8,7 @@ import grpc
 from keras_tuner.errors import FatalError
 
 from keras_switcher.runs import RunError
-from keras_switcher.signals import Interrupted
+from keras_switcher.signals import Interrupted, StopSignals
 
 
 class Stopped(Interrupted, FatalError):
@@ -32,16 +32,16 @@ class PatientOracle:
 
     Args:
         client: The client by which Keras Tuner asks the chief.
-        check: Called before it asks again; raises if the search was asked to stop.
+        stop: The signals that stop the search, even while it waits for an answer.
         seconds: How long to wait before asking again.
 
     Raises:
         ChiefLost: On any request.
     """
 
-    def __init__(self, client: Any, check: Callable[[], None], seconds: float = 1.0):
+    def __init__(self, client: Any, stop: StopSignals, seconds: float = 1.0):
         self._client = client
-        self._check = check
+        self._stop = stop
         self._seconds = seconds
 
     def __getattr__(self, name: str) -> Any:
@@ -52,7 +52,8 @@ class PatientOracle:
         def asked(*args: Any, **kwargs: Any) -> Any:
             while True:
                 try:
-                    return ask(*args, **kwargs)
+                    with self._stop.at_once():
+                        return ask(*args, **kwargs)
                 except grpc.RpcError as error:
                     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                         # Keras Tuner would take it for a failure of the trial.
@@ -62,7 +63,7 @@ class PatientOracle:
                         ) from error
                     if error.code() is not grpc.StatusCode.UNAVAILABLE:
                         raise
-                self._check()
+                self._stop.check()
                 time.sleep(self._seconds)
 
         return asked
