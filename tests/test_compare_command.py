@@ -93,7 +93,9 @@ def trace(folder):
 
 
 @pytest.mark.slow
-def test_it_trains_each_cell_once_and_shows_what_they_come_to(compare, tmp_path):
+def test_it_trains_each_cell_once_and_shows_what_they_come_to(
+    compare, tmp_path, monkeypatch, capsys
+):
     first = compare()
     assert first.wait() == 0, first.output
     assert "4 networks to train on" in first.output
@@ -136,9 +138,11 @@ def test_it_trains_each_cell_once_and_shows_what_they_come_to(compare, tmp_path)
     assert yaml.safe_load((out / "compare.yaml").read_text())["methods"] == ["dense", "own"]
     assert "Not complete" in (out / "report.html").read_text()
 
-    other = compare("--batch-size", "16")
-    assert other.wait() == 2
-    assert "is another one: batch_size: 32 -> 16" in " ".join(other.output.split())
+    for name, value in offline(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    flags = (*SMALL, "--epochs", "1", "--batch-size", "16", "--methods", "dense")
+    assert main([*flags, "--out", str(out)]) == 2
+    assert "is another one: batch_size: 32 -> 16" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_peak_of_a_cell_is_not_that_of_what_started_it():

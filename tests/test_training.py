@@ -204,20 +204,14 @@ def test_run_that_is_stopped_again_and_again_ends_with_the_same_numbers(finished
     assert "Stopped by SIGTERM" in process.output
     assert "Traceback" not in process.output
 
-    # Ctrl-C in the first epoch.
+    assert found("switched") == []
+
+    # Ctrl-C in the middle.
     process = Process("--resume", cwd=tmp_path)
-    process.wait_for_line("Training the switched network:")
+    process.wait_for_line(f"2/{EPOCHS}")
     assert process.send(signal.SIGINT) == 130, process.output
     assert "Stopped by SIGINT" in process.output
     assert "--run-dir runs/lenet300-mnist5k-1 --resume" in process.output
-    assert "Traceback" not in process.output
-    assert found("switched") == []
-
-    # SIGTERM in the middle.
-    process = Process("--resume", cwd=tmp_path)
-    process.wait_for_line(f"2/{EPOCHS}")
-    assert process.send(signal.SIGTERM) == 143, process.output
-    assert "Stopped by SIGTERM" in process.output
     assert "Traceback" not in process.output
     done = int(found("switched")[-1][9:14])
     assert 2 <= done < EPOCHS

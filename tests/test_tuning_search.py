@@ -167,14 +167,13 @@ def test_whichever_process_is_killed_no_trial_is_lost_and_none_runs_twice(tmp_pa
 
     # The launcher: all end, too.
     process = Tuning(*flags, cwd=tmp_path)
-    process.wait_for_line(f"Going on after {len(ended)} of 5 trials.", f"{len(ended) + 1}/5")
+    process.wait_for_line(f"Going on after {len(ended)} of 5 trials.")
     members = [process_of(name, process.number) for name in ("chief", "tuner0", "tuner1")]
     process.kill()
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{member}").exists() for member in members):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert len(trials(tmp_path)) > len(ended)
 
     # As on several machines: by the variables of Keras Tuner, without the launcher.
     address = {

@@ -21,7 +21,7 @@ IMAGES = 100
 
 def digits(folder: Path) -> None:
     """A sparse LeNet-300-100, trained on real digits."""
-    flags = ["--model", "lenet300", "--dataset", "mnist5k", "--epochs", "20"]
+    flags = ["--model", "lenet300", "--dataset", "mnist5k", "--epochs", "20", "--no-dense-baseline"]
     _done(train_command([*flags, "--run-dir", str(folder)]))
     _done(export_command([str(folder), "--float16", "--no-measure"]))
     _reference(folder / "export", data.load("mnist5k").x_test[:IMAGES])
