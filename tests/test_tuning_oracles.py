@@ -43,7 +43,7 @@ def rates(oracle):
     return [oracle.trials[n].hyperparameters.values["rate"] for n in oracle.start_order]
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("name", ["random", "bayesian", "hyperband"])
 def test_a_search_that_was_killed_gives_out_what_one_that_was_not_does(tmp_path, name):
     whole = oracle_in(tmp_path / "whole", name)

@@ -1,6 +1,7 @@
 """The oracles of Keras Tuner, made to survive a kill at any moment."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from keras_tuner.oracles import (
     HyperbandOracle,
     RandomSearchOracle,
 )
+from sklearn.exceptions import ConvergenceWarning
 
 from keras_switcher.runs import RunError, replacing
 from keras_switcher.tuning.objective import objective
@@ -203,7 +205,11 @@ class Bayesian(Durable, BayesianOptimizationOracle):
         The state of an oracle lacks that of its random generator, which is not public.
         """
         self._random_state = np.random.RandomState(self.seed + len(self.trials))
-        chosen: dict[str, Any] = super().populate_space(trial_id)
+        with warnings.catch_warnings():
+            # That a length scale is at its bound, as it often is with few trials: there is nothing
+            # that a user could do about it.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            chosen: dict[str, Any] = super().populate_space(trial_id)
         return chosen
 
 
