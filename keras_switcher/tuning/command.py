@@ -14,6 +14,7 @@ from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, run_command
 from keras_switcher.config import to_values
 from keras_switcher.display import say
+from keras_switcher.extras import install_command
 from keras_switcher.flags import resolve_shared
 from keras_switcher.runs import RunError
 from keras_switcher.signals import StopSignals
@@ -144,9 +145,7 @@ def _search(flags: Sequence[str], console: Console) -> int:
         )
     missing = [pip for name, pip in _NEEDED.items() if importlib.util.find_spec(name) is None]
     if missing:
-        raise RunError(
-            f"The search needs {' and '.join(missing)}: pip install 'keras-switcher[tune]'"
-        )
+        raise RunError(f"The search needs {' and '.join(missing)}: {install_command('tune')}")
     if options.workers > 1 and not (place.is_worker or place.is_chief):
         from keras_switcher.tuning.folder import open_folder
 

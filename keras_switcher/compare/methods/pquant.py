@@ -21,6 +21,7 @@ from keras_switcher.compare.method import (
 from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.config import Config
 from keras_switcher.copying import set_weights_like, walk
+from keras_switcher.extras import install_command
 from keras_switcher.networks import Start, compiled_dense
 from keras_switcher.objective import choose_on
 from keras_switcher.runs import RunError
@@ -38,7 +39,7 @@ class _Pquant(Method):
 
     def check(self, config: Config, start: Start) -> None:
         if importlib.util.find_spec("pquant") is None:
-            raise RunError("The method needs PQuantML: pip install 'keras-switcher[pquant]'")
+            raise RunError(f"The method needs PQuantML: {install_command('pquant')}")
         if config.execution.precision != "float32":
             raise RunError(
                 "Expected --precision float32: PQuantML's sums overflow in half precision. "

@@ -21,6 +21,7 @@ from keras_switcher.compare.method import (
 from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.compare.pruned import course
 from keras_switcher.config import Config
+from keras_switcher.extras import install_command
 from keras_switcher.features import producer
 from keras_switcher.networks import Start
 from keras_switcher.runs import RunError
@@ -56,7 +57,7 @@ class Tfmot(Method):
     def check(self, config: Config, start: Start) -> None:
         for package in ("tensorflow_model_optimization", "tf_keras"):
             if importlib.util.find_spec(package) is None:
-                raise RunError(f"The method needs {package}: pip install 'keras-switcher[compare]'")
+                raise RunError(f"The method needs {package}: {install_command('compare')}")
         if config.execution.precision != "float32":
             raise RunError(
                 "Expected --precision float32: tfmot was not tried with another. "
