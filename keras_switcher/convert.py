@@ -84,9 +84,13 @@ def switch(
 
     if _is_functional(model):
         copy = converted_functional(model, convert)
-        return SwitchedModel(copy.input, copy.output, name=model.name)
+        switched = SwitchedModel(copy.input, copy.output, name=model.name)
+        # Not that of this moment: it decides whether a loss is scaled.
+        switched.dtype_policy = model.dtype_policy
+        return switched
     network, converted = converted_attributes(model, convert)
     switched = SwitchedNetwork(network, name=model.name)
+    switched.dtype_policy = model.dtype_policy
     build_like(switched, model)
     copy_weights(model, network, converted)
     return switched
@@ -133,7 +137,9 @@ def strip(model: keras.Model) -> keras.Model:
 
     if _is_functional(model):
         copy = converted_functional(model, convert)
-        return keras.Model(copy.input, copy.output, name=model.name)
+        plain = keras.Model(copy.input, copy.output, name=model.name)
+        plain.dtype_policy = model.dtype_policy
+        return plain
     source = model.network if isinstance(model, SwitchedNetwork) else model
     network, converted = converted_attributes(source, convert)
     build_like(network, model)

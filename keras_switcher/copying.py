@@ -125,6 +125,11 @@ def _assign(old: Layer, new: Layer) -> None:
         new.kernel.assign(ops.cast(kernel, new.kernel.dtype))
         if old.bias is not None:
             new.bias.assign(old.bias)
+        if isinstance(old.activation, Layer) and old.activation.built:
+            # One with weights of its own, such as PReLU.
+            if not new.activation.built:
+                new.activation.build_from_config(old.activation.get_build_config())
+            set_weights_like(old.activation, new.activation)
         return
     set_weights_like(old, new)
 

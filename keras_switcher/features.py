@@ -65,8 +65,11 @@ def output_layers(model: keras.Model) -> list[keras.layers.Dense]:
             continue
         seen.add(id(tensor))
         operation, node = producer(tensor)
-        if isinstance(operation, keras.layers.Dense):
-            found.append(operation)
+        inner = operation
+        while isinstance(inner, keras.layers.Wrapper):
+            inner = inner.layer
+        if isinstance(inner, keras.layers.Dense):
+            found.append(inner)
         elif isinstance(operation, keras.Model) and output_layers(operation):
             found += output_layers(operation)
         elif all(len(weight.shape) < 2 for weight in getattr(operation, "weights", ())):

@@ -91,6 +91,9 @@ class SwitchedDense(keras.layers.Dense):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
+        if isinstance(self.activation, keras.Layer) and not self.activation.built:
+            # The optimiser is built before a call could build it.
+            self.activation.build(self.compute_output_shape(input_shape))
         kernel_shape = tuple(self.kernel.shape)
         self.switches = self.add_weight(
             name="switches",

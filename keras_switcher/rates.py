@@ -1,5 +1,6 @@
 """Learning rates of switched kernels, which rise as their connections go."""
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -24,18 +25,28 @@ def scale_rates(optimizer: Any, layers: Sequence[SwitchedDense], exponent: float
         parametrisation the rate is divided by the density itself.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
+    # A `MultiOptimizer` has several, each with variables of its own.
+    for each in getattr(inner, "optimizers", [inner]):
+        _scale(each, layers, exponent)
+
+
+def _scale(optimizer: Any, layers: Sequence[SwitchedDense], exponent: float) -> None:
     # By this private name alone an optimiser of Keras knows its variables again in any strategy.
-    index_of = inner._get_variable_index
-    scaled = {index_of(layer.kernel): layer for layer in layers if layer.kernel.trainable}
+    index_of = optimizer._get_variable_index
+    scaled: dict[int, SwitchedDense] = {}
+    for layer in layers:
+        if layer.kernel.trainable:
+            with contextlib.suppress(KeyError):
+                scaled[index_of(layer.kernel)] = layer
 
     def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
         layer = scaled.get(index_of(variable))
         if layer is not None:
             learning_rate = learning_rate * layer.density() ** -exponent
-        type(inner).update_step(inner, gradient, variable, learning_rate)
+        type(optimizer).update_step(optimizer, gradient, variable, learning_rate)
 
     # That of an earlier compilation goes.
-    vars(inner).pop("update_step", None)
+    vars(optimizer).pop("update_step", None)
     if exponent:
         # `update_step` is what an optimiser overrides; this is one that wraps another's.
-        inner.update_step = functools.wraps(type(inner).update_step)(update_step)
+        optimizer.update_step = functools.wraps(type(optimizer).update_step)(update_step)

@@ -278,12 +278,28 @@ class ConnectedWorkers(Workers):
     def _live(self) -> None:
         """Signal that this worker is alive; end it when the launcher that started it has ended."""
         launcher = int(os.environ.get(LAUNCHER, 0))
+        is_child = os.getppid() == launcher
         while not self._has_left.wait(ALIVE_EVERY):
             for connection in self._connections.values():
                 with suppress(OSError):
                     # A worker that is slow to receive a checkpoint must not keep the others
                     # waiting.
                     connection.send_if_free(ALIVE)
-            if launcher and os.getppid() != launcher:
+            if launcher and _has_ended(launcher, is_child):
                 launcher = 0
                 os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _has_ended(launcher: int, is_child: bool) -> bool:
+    """Return whether the launcher has ended, whose child this process may be or not.
+
+    The script that it started may run the training in a process of its own.
+    """
+    if is_child:
+        # That it is the parent no longer shows even while nobody has waited for it.
+        return os.getppid() != launcher
+    try:
+        os.kill(launcher, 0)
+    except OSError:
+        return True
+    return False

@@ -28,9 +28,15 @@ def step(optimizer, exponent, density=0.25):
     return [after - b for after, b in zip(arrays([layer.kernel, layer.bias]), before, strict=True)]
 
 
+def several():
+    kernels, others = keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)
+    return keras.optimizers.MultiOptimizer(lambda v: kernels if "kernel" in v.path else others)
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [
+        several,
         lambda: keras.optimizers.SGD(0.1, momentum=0.9),
         lambda: keras.optimizers.Adam(0.01),
         lambda: keras.optimizers.AdamW(0.01),

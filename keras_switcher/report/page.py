@@ -177,10 +177,13 @@ def _again(config_text: str) -> str:
             ("Python", platform.python_version()),
         )
     )
-    return f"""<pre tabindex="0"><code>python train.py \\
+    launched = "strategy: multiworker" in config_text
+    program = "-m keras_switcher.launch --workers N train.py" if launched else "train.py"
+    return f"""<pre tabindex="0"><code>python {program} \\
   --config RUN/{CONFIG_FILE} \\
   --run-dir NEW</code></pre>
-<p><code>RUN</code> is this run's folder, <code>NEW</code> the folder of the new one. Software \
+<p><code>RUN</code> is this run's folder, <code>NEW</code> the folder of the new one\
+{", <code>N</code> the number of workers" if launched else ""}. Software \
 when this report was written: {escape(versions)}.</p>
 <details><summary>The whole configuration: {CONFIG_FILE}</summary>
 <pre tabindex="0"><code>{escape(config_text)}</code></pre></details>"""

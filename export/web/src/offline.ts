@@ -10,7 +10,7 @@ export async function keepOffline(others: string[]): Promise<string> {
     const { active } = await navigator.serviceWorker.ready;
     // What this page loaded, and what it was given: the runtime's build, every file of the run.
     const used = performance.getEntriesByType('resource').map((entry) => entry.name);
-    const urls = [location.href, ...used, ...others].map((url) => new URL(url, location.href).href);
+    const urls = [location.href, './', ...used, ...others].map((url) => new URL(url, location.href).href);
     const own = urls.filter((url) => url.startsWith(new URL('./', location.href).href));
     await kept(active!, [...new Set(own)]);
     return 'Kept for use without a network; it can be installed.';

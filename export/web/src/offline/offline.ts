@@ -64,8 +64,9 @@ async function fromNetworkFirst(request: Request): Promise<Response> {
   try {
     return await fetched(cache, request);
   } catch (error) {
-    const url = request.mode === 'navigate' ? PREFIX : request.url;
-    const kept = await cache.match(url, { ignoreSearch: true });
+    const urls = request.mode === 'navigate' ? [request.url, PREFIX] : [request.url];
+    let kept: Response | undefined;
+    for (const url of urls) kept ??= await cache.match(url, { ignoreSearch: true });
     if (kept === undefined) throw error;
     return kept;
   }
@@ -73,6 +74,7 @@ async function fromNetworkFirst(request: Request): Promise<Response> {
 
 async function fetched(cache: Cache, request: Request): Promise<Response> {
   const response = await fetch(request);
-  if (response.ok) await cache.put(request.url, response.clone());
+  // What is too much for this device's storage works as long as there is a network.
+  if (response.ok) await cache.put(request.url, response.clone()).catch(() => undefined);
   return response;
 }
