@@ -70,7 +70,7 @@ class Process:
         for start in starts:
             with self._news:
                 while not any(line.startswith(start) for line in self.lines[position:]):
-                    if self._ended or not self._news.wait(timeout=120):
+                    if self._ended or not self._news.wait(timeout=400):
                         raise AssertionError(f"No line {start!r} in:\n{self.output}")
                 matches = [line.startswith(start) for line in self.lines[position:]]
                 position += matches.index(True) + 1
