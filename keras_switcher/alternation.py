@@ -120,10 +120,6 @@ class AlternationState(keras.layers.Layer):
         self.built = True
         self.restart()
 
-    def has_begun(self) -> bool:
-        """Whether a step has been taken, or the structure has settled."""
-        return any(int(ops.convert_to_numpy(v)) > 0 for v in (self.step, self.settled))
-
     def restart(self) -> None:
         """Go back to the beginning of training."""
         self.step.assign(0)

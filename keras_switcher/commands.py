@@ -57,7 +57,7 @@ def load_tensorflow(verbose: bool) -> None:
         gc.freeze()
     finally:
         for name in hidden:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
         if collects:
             gc.enable()
         os.dup2(kept, 2)

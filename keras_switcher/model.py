@@ -158,9 +158,9 @@ class SwitchedModel(keras.Model):
     ) -> None:
         """Configure training.
 
-        The alternation starts over, from a dense network, unless the structure has already settled
-        at this target: such a model stays settled, so that it can be fine-tuned with another
-        optimiser.
+        The alternation starts over. If the structure has settled at another target, it does so from
+        a dense network; if at this one, the model stays settled, so that it can be fine-tuned with
+        another optimiser.
 
         Args:
             optimizer: Optimiser of the task network's weights, as in `keras.Model.compile`.
@@ -226,10 +226,9 @@ class SwitchedModel(keras.Model):
         super().compile(optimizer, loss, loss_weights, metrics, **kwargs)
         self._own_compile_config = own_config
         if not self._has_settled_at_target():
-            if self.alternation_state.has_begun():
+            if self.phase == SETTLE:
                 for layer in self.switched_layers():
-                    if layer.built:
-                        layer.switches.assign(ops.ones_like(layer.switches))
+                    layer.switches.assign(ops.ones_like(layer.switches))
             self.alternation_state.restart()
         if self.built:
             self._build_training()
@@ -269,17 +268,18 @@ class SwitchedModel(keras.Model):
         if self.target_sparsity is None:
             return True
         layers = self.switched_layers()
-        switches = [ops.convert_to_numpy(layer.switches) for layer in layers]
-        sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
-        chosen = choose_on(switches, sizes, self.target_sparsity)
         connections = sum(layer.connections for layer in layers)
-        nearest = 1 - sum(float(np.sum(c * s)) for c, s in zip(chosen, sizes, strict=True)) / (
-            connections
-        )
-        # A structure that settled at this target has missed it by less than the largest group.
+        sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
+        # What rounding to whole groups may leave.
         allowed = max(float(np.max(s)) for s in sizes) / connections
         allowed = max(allowed, 0.01 * (1 - self.target_sparsity))
-        return abs(self.sparsity - nearest) <= allowed
+        if abs(self.sparsity - self.target_sparsity) <= allowed:
+            return True
+        # With large groups, even the nearest structure may miss the target by more.
+        switches = [ops.convert_to_numpy(layer.switches) for layer in layers]
+        chosen = choose_on(switches, sizes, self.target_sparsity)
+        on = sum(float(np.sum(c * s)) for c, s in zip(chosen, sizes, strict=True))
+        return abs(self.sparsity - (1 - on / connections)) <= allowed
 
     def get_compile_config(self) -> dict[str, Any]:
         """Return the serialised arguments of `compile`."""

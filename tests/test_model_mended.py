@@ -11,6 +11,16 @@ from keras_switcher import SwitchedDense, SwitchedModel, strip, switch
 X, Y = separable()
 
 
+class Own(SwitchedModel):
+    def __init__(self):
+        super().__init__()
+        self.hidden = SwitchedDense(16, "relu")
+        self.last = SwitchedDense(CLASSES)
+
+    def call(self, inputs):
+        return self.last(self.hidden(inputs))
+
+
 def with_prelu() -> keras.Model:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((INPUTS,))
@@ -45,20 +55,12 @@ def test_a_subclass_that_passes_the_graph_on_leaves_the_other_subclasses_as_they
             inputs = keras.Input((INPUTS,))
             super().__init__(inputs, SwitchedDense(CLASSES)(SwitchedDense(units)(inputs)))
 
-    class OwnCall(SwitchedModel):
-        def __init__(self):
-            super().__init__()
-            self.only = SwitchedDense(CLASSES)
-
-        def call(self, inputs):
-            return self.only(inputs)
-
     bases = SwitchedModel.__bases__
     model = compiled(Graph(8))
     assert isinstance(model, Graph)
     model.fit(X, Y, epochs=1, verbose=0)
     assert SwitchedModel.__bases__ == bases
-    compiled(OwnCall()).fit(X, Y, epochs=1, verbose=0)
+    compiled(Own()).fit(X, Y, epochs=1, verbose=0)
 
 
 def settled(target: float) -> SwitchedModel:
@@ -74,6 +76,16 @@ def test_another_target_starts_the_course_again_however_near_it_is():
     assert model.phase == "settle"
     compiled(model, target_sparsity=0.964)
     assert model.phase != "settle"
+
+
+def test_compiling_to_evaluate_in_the_middle_leaves_the_switches():
+    model = compiled(network(), alternation=always())
+    model.train_on_batch(X, Y)
+    layer = model.switched_layers()[0]
+    layer.switches.assign(np.eye(*layer.switches.shape))
+    before = model.sparsity
+    compiled(model, target_sparsity=None)
+    assert model.sparsity == before
 
 
 def test_the_course_starts_again_from_a_dense_network():
@@ -106,16 +118,6 @@ def test_metrics_are_where_the_model_is(monkeypatch):
     )
     model.fit(X, Y, epochs=1, verbose=0)
     assert devices == [model.alternation_state.offset.value.device]
-
-
-class Own(SwitchedModel):
-    def __init__(self):
-        super().__init__()
-        self.hidden = SwitchedDense(16, "relu")
-        self.last = SwitchedDense(CLASSES)
-
-    def call(self, inputs):
-        return self.last(self.hidden(inputs))
 
 
 def test_weights_that_are_loaded_after_a_late_build_are_not_overwritten(tmp_path):
