@@ -6,6 +6,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 LOCKED := --require-hashes --no-build-isolation --requirement requirements.lock
 # The stamp says that .venv matches the two files below. While a set-up is under way, `unfinished`
 # lies there instead; a set-up that finds it starts from an empty .venv.
@@ -28,7 +29,7 @@ CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$
 PICTURE ?= build/web/page.png
 
 .DEFAULT_GOAL := help
-.PHONY: setup train test test-web has-chromium web lint format lock bench docs clean help
+.PHONY: setup train test test-all test-web has-chromium web lint format lock bench docs clean help
 
 setup: $(STAMP) ## make .venv from requirements.lock (PYTHON=python3.12 picks the interpreter)
 
@@ -56,8 +57,11 @@ train: setup ## train a sparse LeNet (ARGS="--model lenet300 --dataset mnist ...
 	$(BIN)/python train.py $(ARGS)
 
 test: setup ## run the tests (ARGS="-k name" to choose); those in a browser are `make test-web`
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) -m "not endurance" $(ARGS)
 	@echo "Without a browser. The page's own tests need one: make test-web"
+
+test-all: setup ## run the tests, those with several processes that are killed, too
+	$(PYTEST) $(ARGS)
 
 web: $(PAGE) ## build the page that `python -m export serve` shows (Node.js 20.19+ and npm)
 

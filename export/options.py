@@ -90,6 +90,9 @@ class ServeOptions:
     same network."""
     port: int = 0
     """Port to listen on; 0 takes any that is free."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which browsers may ask for the page, such as that of a proxy with a certificate;
+    addresses, localhost and this machine's own name always are allowed."""
     bundle: _Path | None = None
     """Write the page as static files into this folder, for any web host, and serve nothing."""
     verbose: bool = False

@@ -30,7 +30,7 @@ def serve(options: ServeOptions, console: Console) -> None:
         write_bundle(assets, options.bundle)
         say(console, f"Page: {options.bundle} (static files, for any web host)")
         return
-    with PageServer(assets, options.host, options.port) as server:
+    with PageServer(assets, options.host, options.port, options.allowed_hosts) as server:
         here, *elsewhere = server.addresses()
         say(console, f"Open {here}" + (" on this machine" if elsewhere else ""))
         for address in elsewhere:

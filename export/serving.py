@@ -9,7 +9,7 @@ import logging
 import socket
 import sys
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -47,6 +47,10 @@ class PageServer(http.server.ThreadingHTTPServer):
         assets: The files, by their paths below the address.
         host: Name or address to listen on.
         port: Port to listen on; 0 for any that is free.
+        allowed_hosts: Names under which browsers may ask for the page, besides addresses,
+            localhost, `host` and this machine's own name. Any other name is refused: a hostile site
+            could have its own name lead here, and read the files as if they were its own (DNS
+            rebinding).
 
     Raises:
         ExportError: If it can't listen there.
@@ -54,9 +58,14 @@ class PageServer(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, assets: Mapping[str, Asset], host: str, port: int):
+    def __init__(
+        self, assets: Mapping[str, Asset], host: str, port: int, allowed_hosts: Iterable[str] = ()
+    ):
         self.assets = assets
         self.host = host
+        own = socket.gethostname().partition(".")[0]
+        names = ("localhost", own, f"{own}.local", socket.gethostname(), host, *allowed_hosts)
+        self.names = frozenset(name.lower() for name in names)
         try:
             family, *_, address = socket.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -86,6 +95,16 @@ class PageServer(http.server.ThreadingHTTPServer):
         names = [f"[{host}]" if ":" in host else host for host in hosts]
         return [f"http://{name}:{self.server_port}/" for name in names]
 
+    def answers_to(self, name: str) -> bool:
+        """Return whether a browser that asks for the page under this name gets it."""
+        if name.lower() in self.names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log what went wrong with a connection; a browser that goes away is not an error."""
         # A signal may arrive while a connection is being accepted; what it raises ends up here.
@@ -111,6 +130,16 @@ class _PageRequest(http.server.BaseHTTPRequestHandler):
         self._answer(with_content=False)
 
     def _answer(self, *, with_content: bool) -> None:
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            # What comes with the request is not read; it would be taken for the next one.
+            self.close_connection = True
+        if "Host" in self.headers and not self.server.answers_to(self._host()):
+            self.send_error(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                explain="This server does not answer under that name. If it is yours, such as that "
+                "of a proxy before it, start the server with it as one of --allowed-hosts.",
+            )
+            return
         name = urllib.parse.unquote(self.path.partition("?")[0].partition("#")[0])
         name = name.removeprefix("/") or START
         asset = self.server.assets.get(name)
@@ -153,12 +182,16 @@ class _PageRequest(http.server.BaseHTTPRequestHandler):
         """Return whether browsers trust the address: this machine, or https in front of it."""
         if not hasattr(self, "headers"):  # missing if the request could not be read
             return False
-        try:
-            host = urllib.parse.urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-        except ValueError:  # such as half an IPv6 address
-            return False
+        host = self._host()
         is_local = host == "localhost" or host == "::1" or host.startswith("127.")
         return is_local or self.headers.get("X-Forwarded-Proto") == "https"
+
+    def _host(self) -> str:
+        """Return the name or address, without a port, under which the page was asked for."""
+        try:
+            return urllib.parse.urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        except ValueError:  # such as half an IPv6 address
+            return ""
 
     def log_message(self, format: str, *args: Any) -> None:
         logger.debug("%s: " + format, self.address_string(), *args)

@@ -297,6 +297,7 @@ def test_a_cell_that_began_by_other_code_begins_anew(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_a_comparison_that_was_killed_goes_on_and_its_cells_have_ended(compare, tmp_path):
     (tmp_path / "wait").touch()
     first = compare("--first-seed", "3", seeds=1)

@@ -136,6 +136,7 @@ class Pair:
         return [worker.wait() for worker in self.workers]
 
 
+@pytest.mark.endurance
 def test_run_that_loses_a_worker_stops_and_goes_on_to_the_same_numbers(finished, tmp_path):
     folders = tmp_path / "chief", tmp_path / "other"
     for folder in folders:

@@ -104,6 +104,7 @@ same(here / "torn", here / "whole")
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_run_on_two_replicas_from_a_file_is_resumed_to_the_same_numbers(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(TWO_REPLICAS)

@@ -147,6 +147,7 @@ def process_of(name: str, launcher: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_whichever_process_is_killed_no_trial_is_lost_and_none_runs_twice(tmp_path):
     flags = ("--trials", "5", "--workers", "2")
     process = Tuning(*flags, cwd=tmp_path)

@@ -109,6 +109,16 @@ def vectors(folder: Path) -> None:
     _export_file(folder, model, x_test=np.random.default_rng(0).normal(size=(50, 12)))
 
 
+def indices(folder: Path) -> None:
+    """A model that takes integers."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12,), name="words", dtype="int32")
+    x = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(20, 8)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.Dense(8, "relu")(x)))
+    words = np.random.default_rng(0).integers(0, 20, (50, 12)).astype(np.int32)
+    _export_file(folder, model, x_test=words)
+
+
 def refused(folder: Path, good: Path, small: Path) -> None:
     """An export with files that no runtime takes, each for another reason.
 
@@ -184,6 +194,7 @@ def main(out: Path) -> None:
     blocks(out / "blocks")
     colours(out / "colours")
     vectors(out / "vectors")
+    indices(out / "indices")
     refused(out / "refused", out / "digits" / "export", out / "halves" / "export")
 
 

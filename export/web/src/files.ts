@@ -62,6 +62,7 @@ export class Files {
   measured(file: ModelFile, measured: Measured): void {
     const { run } = this.rows.get(file.file)!;
     run.textContent = duration(measured.medianMicroseconds);
+    run.title = `Median of ${measured.runs} runs`;
     run.dataset.microseconds = measured.medianMicroseconds.toFixed(2);
   }
 

@@ -97,7 +97,6 @@ export class Input {
     element('controls').append(chooser);
     const open = async (file: File | undefined): Promise<void> => {
       if (file) await this.tried(() => picture.open(file));
-      camera?.replaceChildren('Camera');
     };
     chooser.addEventListener('change', async () => {
       await open(chooser.files?.[0]);
@@ -111,19 +110,14 @@ export class Input {
       void open(event.dataTransfer?.files[0]);
     });
     // Browsers offer no camera to a page that comes from elsewhere without https.
-    const camera = navigator.mediaDevices
-      ? button('Camera', () => {
-          if (picture.hasCamera) {
-            picture.stop();
-            camera!.textContent = 'Camera';
-          } else {
-            void this.tried(async () => {
-              await picture.startCamera();
-              camera!.textContent = 'Hold this picture';
-            });
-          }
-        })
-      : null;
+    if (!navigator.mediaDevices) return;
+    const camera = button('Camera', () => {
+      if (picture.hasCamera) picture.stop();
+      else void this.tried(() => picture.startCamera());
+    });
+    picture.onCamera = () => {
+      camera.textContent = picture.hasCamera ? 'Hold this picture' : 'Camera';
+    };
   }
 
   private async tried(task: () => Promise<void>): Promise<void> {

@@ -54,7 +54,7 @@ class Page {
     const bytes = this.files.usable.reduce((sum, file) => sum + file.bytes, 0);
     element<HTMLButtonElement>('measure').disabled = false;
     element('measure-hint').textContent =
-      `Load: from the bytes to the first answer. A run: the median of ${RUNS} on this device.`;
+      `Load: from the bytes to the first answer. A run: the median of up to ${RUNS} on this device.`;
     if (bytes <= AT_ONCE) await this.measureAll();
     else if (this.chosen) await this.measure(this.chosen);
     if (bytes > AT_ONCE) {
@@ -116,6 +116,7 @@ class Page {
   }
 
   private async choose(file: ModelFile): Promise<void> {
+    notice('');
     this.chosen = file;
     this.files.choose(file);
     this.update();
@@ -144,7 +145,10 @@ class Page {
   private async ensureLoaded(file: ModelFile): Promise<void> {
     if (this.loaded.has(file.file)) return;
     this.files.loading(file);
-    const bytes = await downloaded(file);
+    await this.load(file, await downloaded(file));
+  }
+
+  private async load(file: ModelFile, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
     const loaded = await this.runner.ask<'load'>({ kind: 'load', file: file.file, bytes }, [
       bytes.buffer,
     ]);
@@ -170,15 +174,18 @@ class Page {
   private async measure(file: ModelFile): Promise<void> {
     try {
       const measured = await this.inTurn(async () => {
-        // Loaded again, as the first file that a browser loads also pays for what it compiles then.
+        // Loaded again, as the first file that a browser loads also pays for what it compiles then;
+        // but not unloaded as long as it can't be fetched.
+        const bytes = await downloaded(file);
         await this.unload((other) => other === file.file);
-        await this.ensureLoaded(file);
+        await this.load(file, bytes);
         const input = this.input.values();
         return this.runner.ask<'measure'>({ kind: 'measure', file: file.file, input, runs: RUNS });
       });
       this.files.measured(file, measured);
     } catch (error) {
-      this.refused(file, error);
+      if (error instanceof Unreachable && this.loaded.has(file.file)) notice(error.message);
+      else this.refused(file, error);
     }
     this.update(); // which leaves only the chosen file loaded
   }

@@ -26,6 +26,8 @@ export interface Loaded {
 
 export interface Measured {
   medianMicroseconds: number;
+  /** Number of timed runs: fewer than were asked for if they would have taken too long. */
+  runs: number;
   /** Number of calls that were timed together, as the clock may be coarser than a call. */
   callsTogether: number;
 }

@@ -6,7 +6,11 @@ export async function keepOffline(others: string[]): Promise<string> {
     return 'Not kept for use without a network: for that, a browser wants https, or localhost.';
   }
   try {
-    await navigator.serviceWorker.register('./offline.js');
+    const registration = await navigator.serviceWorker.register('./offline.js');
+    // Of a page that has changed, the worker is replaced, and its cache with it.
+    if (registration.active) await registration.update().catch(() => undefined); // no network
+    const next = registration.installing ?? registration.waiting;
+    if (next) await activated(next);
     const { active } = await navigator.serviceWorker.ready;
     // What this page loaded, and what it was given: the runtime's build, every file of the run.
     const used = performance.getEntriesByType('resource').map((entry) => entry.name);
@@ -17,6 +21,17 @@ export async function keepOffline(others: string[]): Promise<string> {
   } catch (error) {
     return `Not kept for use without a network: ${error instanceof Error ? error.message : error}`;
   }
+}
+
+function activated(worker: ServiceWorker): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const look = (): void => {
+      if (worker.state === 'activated') resolve();
+      if (worker.state === 'redundant') reject(new Error('the page was changed again meanwhile.'));
+    };
+    worker.addEventListener('statechange', look);
+    look();
+  });
 }
 
 function kept(worker: ServiceWorker, urls: string[]): Promise<void> {

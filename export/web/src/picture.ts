@@ -11,6 +11,10 @@ export class Picture {
   private shown: Plane | null = null;
   private stream: MediaStream | null = null;
   private timer = 0;
+  /** Counts what was asked for: what comes late, a picture or the camera, is not shown any more. */
+  private asked = 0;
+  /** Called when the camera came on or went off. */
+  onCamera: () => void = () => undefined;
 
   constructor(
     private readonly area: HTMLCanvasElement,
@@ -66,6 +70,7 @@ export class Picture {
   /** Shows the middle of a picture in a file. */
   async open(file: File): Promise<void> {
     this.stop();
+    const turn = this.asked;
     let bitmap: ImageBitmap;
     try {
       bitmap = await createImageBitmap(file);
@@ -75,20 +80,32 @@ export class Picture {
           `${file.type || 'of unknown type'}`,
       );
     }
-    this.take(bitmap, bitmap.width, bitmap.height);
+    if (turn === this.asked) this.take(bitmap, bitmap.width, bitmap.height);
     bitmap.close();
+    if (turn !== this.asked) return;
     this.area.setAttribute('aria-label', `Picture ${file.name}`);
     this.onChange();
   }
 
   /** Shows what the camera sees until `stop`. */
   async startCamera(): Promise<void> {
+    this.stop();
+    const turn = this.asked;
     try {
-      this.stream = await navigator.mediaDevices.getUserMedia({
+      const stream = await navigator.mediaDevices.getUserMedia({
         video: { facingMode: 'environment', width: { ideal: 640 }, height: { ideal: 640 } },
         audio: false,
       });
+      if (turn !== this.asked) return release(stream);
+      this.stream = stream;
+      // Unplugged, or no longer allowed.
+      stream.getVideoTracks()[0]!.addEventListener('ended', () => turn === this.asked && this.stop());
+      this.video.srcObject = stream;
+      this.onCamera();
+      await this.video.play();
     } catch (error) {
+      if (turn !== this.asked) return;
+      this.stop();
       const name = error instanceof DOMException ? error.name : '';
       throw new NoPicture(
         name === 'NotAllowedError'
@@ -98,8 +115,7 @@ export class Picture {
             : `The camera could not be used (${name || error}). Choose a picture instead.`,
       );
     }
-    this.video.srcObject = this.stream;
-    await this.video.play();
+    if (turn !== this.asked) return;
     this.area.setAttribute('aria-label', 'What the camera sees');
     const look = (): void => {
       if (this.stream === null) return;
@@ -112,10 +128,12 @@ export class Picture {
 
   /** Stops the camera; its last picture stays. */
   stop(): void {
+    this.asked++;
     window.clearTimeout(this.timer);
-    this.stream?.getTracks().forEach((track) => track.stop());
+    release(this.stream);
     this.stream = null;
     this.video.srcObject = null;
+    this.onCamera();
   }
 
   private take(source: CanvasImageSource, width: number, height: number): void {
@@ -138,4 +156,8 @@ export class Picture {
     const image = context.getImageData(0, 0, canvas.width, canvas.height);
     this.shown = scaled(fromImage(image, channels), rows, columns);
   }
+}
+
+function release(stream: MediaStream | null): void {
+  stream?.getTracks().forEach((track) => track.stop());
 }

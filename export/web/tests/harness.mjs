@@ -57,6 +57,7 @@ export async function serve(...flags) {
     stream.setEncoding('utf8').on('data', (text) => (output += text));
   }
   const ended = once(child, 'exit');
+  process.once('exit', () => child.kill()); // of a test that failed before it ended its server
   while (!/Open (\S+)/.test(output)) {
     await Promise.race([
       once(child.stdout, 'data'),
@@ -173,7 +174,7 @@ export async function draw(page, strokes) {
     const [[x = 0, y = 0] = [], ...others] = points;
     await page.mouse.move(x, y);
     await page.mouse.down();
-    for (const [nextX = 0, nextY = 0] of others) await page.mouse.move(nextX, nextY, { steps: 2 });
+    for (const [nextX = 0, nextY = 0] of others) await page.mouse.move(nextX, nextY);
     await page.mouse.up();
   }
 }

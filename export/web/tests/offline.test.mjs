@@ -1,7 +1,7 @@
 /** Without a network, without this server, and below any path. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -63,7 +63,8 @@ test('a server that is gone before anything was kept is told in words', async ()
 });
 
 test('a server that goes away leaves the file that is loaded, and can come back', async () => {
-  const server = await serve(path.join(RUNS, 'digits'));
+  const flags = [path.join(RUNS, 'digits'), '--allowed-hosts', 'phone.test'];
+  const server = await serve(...flags);
   const port = new URL(server.url).port;
   const { page, context } = await tab(browser);
   await page.goto(server.url.replace('127.0.0.1', 'phone.test')); // where nothing is kept
@@ -74,11 +75,19 @@ test('a server that goes away leaves the file that is loaded, and can come back'
   assert.ok(await page.getByRole('radio', { name: 'sparse' }).isChecked());
   await draw(page, DIGITS[7]);
   await answers(page, '7');
-  const again = await serve(path.join(RUNS, 'digits'), '--port', port);
-  await page.getByRole('radio', { name: 'dense' }).check();
-  await page.waitForFunction(() => document.querySelectorAll('.missing').length === 0);
+  await page.getByRole('button', { name: 'Measure every file' }).click();
+  await page.getByText('The server does not answer.', { exact: false }).nth(1).waitFor();
+  await page.waitForFunction(() => !(/** @type {any} */ (document.getElementById('measure')).disabled));
+  assert.ok(await page.getByRole('radio', { name: 'sparse' }).isChecked());
   await draw(page, DIGITS[3]);
   await answers(page, '3');
+  const again = await serve(...flags, '--port', port);
+  await page.getByRole('radio', { name: 'dense' }).check();
+  await page.getByRole('button', { name: 'Measure every file' }).click();
+  await page.waitForFunction(() => document.querySelectorAll('.missing').length === 0);
+  assert.ok(await page.locator('#notice').isHidden());
+  await draw(page, DIGITS[4]);
+  await answers(page, '4');
   await context.close();
   assert.equal(await again.end(), 0);
 });
@@ -120,6 +129,22 @@ test('a bundle works on a static host, below a path', async () => {
   assert.equal(await page.evaluate(() => crossOriginIsolated), false);
   await draw(page, DIGITS[2]);
   await answers(page, '2');
+  // A page that has changed is kept as a whole before it says so.
+  const worker = path.join(bundle, 'offline.js');
+  const script = readFileSync(worker, 'utf8');
+  writeFileSync(worker, script.replace(/[0-9a-f]{12}/, 'a'.repeat(12)));
+  assert.notEqual(readFileSync(worker, 'utf8'), script);
+  await page.reload();
+  await until(page, 'complete');
+  const kept = await page.evaluate(async () => {
+    const names = await caches.keys();
+    const urls = (await (await caches.open(names[0] ?? '')).keys()).map(({ url }) => url);
+    return { names, urls };
+  });
+  assert.ok(kept.names.length === 1 && kept.names[0]?.endsWith('a'.repeat(12)), String(kept.names));
+  for (const part of ['path/', 'facts.json', 'model_sparse.tflite', 'model_int8.tflite', '.wasm']) {
+    assert.ok(kept.urls.some((url) => url.endsWith(part)), `${part} in ${kept.urls.join(' ')}`);
+  }
   host.end();
   await page.reload();
   await until(page, 'ready');
@@ -147,11 +172,11 @@ test('nothing but the files of the page is served', async () => {
     '/assets/',
     '/model_other.tflite',
   ]) {
-    const answer = await raw(port, `GET ${target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
+    const answer = await raw(port, `GET ${target} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n`);
     assert.match(answer, /^HTTP\/1\.1 404 /, target);
     assert.doesNotMatch(answer, /root:/, target);
   }
-  assert.match(await raw(port, 'POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'), /^HTTP\/1\.1 501 /);
+  assert.match(await raw(port, 'POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n'), /^HTTP\/1\.1 501 /);
   assert.equal(await server.end(), 0);
 });
 

@@ -28,7 +28,7 @@ let opened;
 
 before(async () => {
   browser = await launch();
-  server = await serve(path.join(RUNS, 'digits'));
+  server = await serve(path.join(RUNS, 'digits'), '--allowed-hosts', 'phone.test');
 });
 
 after(async () => {
@@ -55,7 +55,7 @@ test('drawn digits are classified right, by every file', async () => {
   const kinds = ['sparse', 'dense', 'compact', 'int8', 'float16'];
   for (const kind of kinds) {
     await page.getByRole('radio', { name: kind }).check();
-    const digits = kind === 'sparse' ? Object.entries(DIGITS) : Object.entries(DIGITS).slice(1, 4);
+    const digits = Object.entries(DIGITS).filter(([digit]) => kind === 'sparse' || '147'.includes(digit));
     for (const [digit, strokes] of digits) {
       await draw(page, strokes);
       await answers(page, digit);

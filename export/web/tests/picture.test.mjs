@@ -96,6 +96,44 @@ test('the camera answers as long as it is on, and its last picture stays', async
   await context.close();
 });
 
+test('a camera that comes on late, when it is no longer wanted, is switched off', async () => {
+  const { page, context, errors } = await opened();
+  await context.grantPermissions(['camera']);
+  await page.evaluate(() => {
+    const { mediaDevices } = navigator;
+    const ask = mediaDevices.getUserMedia.bind(mediaDevices);
+    const state = Object.assign(/** @type {any} */ (globalThis), { streams: [], allow: [] });
+    mediaDevices.getUserMedia = async (wanted) => {
+      await new Promise((resolve) => state.allow.push(resolve));
+      const stream = await ask(wanted);
+      state.streams.push(stream);
+      return stream;
+    };
+  });
+  const allow = (/** @type {number} */ turn) =>
+    page.evaluate((turn) => /** @type {any} */ (globalThis).allow[turn](), turn);
+  const isOn = (/** @type {number} */ turn) =>
+    page.waitForFunction((turn) => /** @type {any} */ (globalThis).streams[turn] !== undefined, turn).then(() =>
+      page.evaluate((turn) => /** @type {any} */ (globalThis).streams[turn].active, turn),
+    );
+  await page.getByRole('button', { name: 'Camera' }).click();
+  await page.getByRole('button', { name: 'Camera' }).click(); // once more, as nothing seems to happen
+  await allow(0);
+  assert.equal(await isOn(0), false);
+  await allow(1);
+  assert.equal(await isOn(1), true);
+  await page.getByRole('button', { name: 'Example' }).click();
+  await page.getByRole('button', { name: 'Camera' }).waitFor(); // no longer "Hold this picture"
+  assert.equal(await isOn(1), false);
+  await page.getByRole('button', { name: 'Camera' }).click();
+  await page.getByRole('button', { name: 'Example' }).click();
+  await allow(2);
+  assert.equal(await isOn(2), false);
+  assert.match((await page.locator('#area').getAttribute('aria-label')) ?? '', /^Example/);
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
 test('without leave to use the camera, the page says what to do', async () => {
   const { page, context, errors } = await opened();
   await context.clearPermissions();

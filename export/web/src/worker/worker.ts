@@ -3,7 +3,7 @@
  * one that crashes the runtime takes down this worker and nothing else.
  */
 import { loadAndCompile, loadLiteRt, supportsFeature, Tensor } from '@litertjs/core';
-import type { CompiledModel, LiteRt } from '@litertjs/core';
+import type { CompiledModel, DType, LiteRt, TypedArray } from '@litertjs/core';
 import compatScript from '@litertjs/core/wasm/litert_wasm_compat_internal.js?url';
 import compatWasm from '@litertjs/core/wasm/litert_wasm_compat_internal.wasm?url';
 import script from '@litertjs/core/wasm/litert_wasm_internal.js?url';
@@ -11,6 +11,9 @@ import wasm from '@litertjs/core/wasm/litert_wasm_internal.wasm?url';
 import type { Answers, Loaded, Measured, Reply, Request, Runtime } from '../messages';
 
 declare const self: DedicatedWorkerGlobalScope & { Module?: unknown };
+
+/** How long the timed runs of one file may take: the page waits no longer than a minute for all. */
+const MILLISECONDS = 20_000;
 
 const models = new Map<string, CompiledModel>();
 let said: string[] = [];
@@ -56,8 +59,9 @@ async function load(file: string, bytes: Uint8Array): Promise<Loaded> {
   const model = await loadAndCompile(bytes, { accelerator: 'wasm', cpuOptions: { numThreads: 1 } });
   models.set(file, model);
   const details = model.getInputDetails();
-  const zeros = details.map((detail) => new Float32Array(detail.shape.reduce((a, b) => a * b, 1)));
-  if (details.length === 1) await run(file, zeros[0]!);
+  if (details.length === 1) {
+    await run(file, new Float32Array(details[0]!.shape.reduce((a, b) => a * b, 1)));
+  }
   return { milliseconds: performance.now() - begun, memory: liteRt.liteRtWasm.HEAPU8.length };
 }
 
@@ -76,7 +80,10 @@ async function run(file: string, input: Float32Array): Promise<Float32Array> {
   }
 }
 
-/** Median over `runs` runs; where the clock is too coarse for one call, a run is several calls. */
+/**
+ * Median over `runs` runs, or as many as `MILLISECONDS` have room for; where the clock is too coarse
+ * for one call, a run is several calls.
+ */
 async function measure(file: string, input: Float32Array, runs: number): Promise<Measured> {
   const { model, tensor } = prepared(file, input);
   try {
@@ -88,16 +95,22 @@ async function measure(file: string, input: Float32Array, runs: number): Promise
       return performance.now() - begun;
     };
     let together = 1;
-    // The first calls are slow, as the browser is still compiling.
-    for (let spent = await calls(20); spent < 40; spent += await calls(20));
+    // The first calls are slow, as the browser is still compiling: 20 at least, and 40 ms of them.
+    for (let [count, spent] = [0, 0]; count < 20 || spent < 40; count++) {
+      spent += await calls(1);
+      if (spent > MILLISECONDS / 4) break;
+    }
     const enough = 20 * clockStep();
     while ((await calls(together)) < enough && together < 4096) together *= 2;
     const times: number[] = [];
-    for (let done = 0; done < runs; done++) times.push((1000 * (await calls(together))) / together);
+    const begun = performance.now();
+    while (times.length < runs && performance.now() - begun < MILLISECONDS) {
+      times.push((1000 * (await calls(together))) / together);
+    }
     times.sort((a, b) => a - b);
     const middle = times.length / 2;
     const median = (times[Math.floor(middle - 0.5)]! + times[Math.floor(middle)]!) / 2;
-    return { medianMicroseconds: median, callsTogether: together };
+    return { medianMicroseconds: median, runs: times.length, callsTogether: together };
   } finally {
     tensor.delete();
   }
@@ -106,12 +119,25 @@ async function measure(file: string, input: Float32Array, runs: number): Promise
 function prepared(file: string, input: Float32Array): { model: CompiledModel; tensor: Tensor } {
   const model = models.get(file);
   if (model === undefined) throw new Error(`${file} is not loaded.`);
-  const shape = [...model.getInputDetails()[0]!.shape];
+  const details = model.getInputDetails()[0]!;
+  const shape = [...details.shape];
   const size = shape.reduce((a, b) => a * b, 1);
   if (input.length !== size) {
     throw new Error(`Expected ${size} values, (${shape.join(', ')}). Received: ${input.length}`);
   }
-  return { model, tensor: new Tensor(input, shape) };
+  return { model, tensor: new Tensor(ofType(input, details.dtype), shape) };
+}
+
+/** The values in the type that the model takes; LiteRT.js has these three. */
+function ofType(values: Float32Array, dtype: DType): TypedArray {
+  switch (dtype) {
+    case 'float32':
+      return values;
+    case 'int32':
+      return Int32Array.from(values);
+    case 'uint8':
+      return Uint8Array.from(values);
+  }
 }
 
 /** The clock's smallest step in milliseconds: 5 µs to 1 ms, depending on browser and isolation. */
