@@ -91,7 +91,7 @@ def switch(
     network, converted = converted_attributes(model, convert)
     switched = SwitchedNetwork(network, name=model.name)
     switched.dtype_policy = model.dtype_policy
-    build_like(switched, model)
+    build_like(switched, model, model, converted)
     copy_weights(model, network, converted)
     return switched
 
@@ -142,7 +142,7 @@ def strip(model: keras.Model) -> keras.Model:
         return plain
     source = model.network if isinstance(model, SwitchedNetwork) else model
     network, converted = converted_attributes(source, convert)
-    build_like(network, model)
+    build_like(network, model, source, converted)
     copy_weights(source, network, converted)
     return network
 

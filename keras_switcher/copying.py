@@ -1,5 +1,6 @@
 """Copies of models in which some layers are replaced by others, with their weights."""
 
+import contextlib
 import functools
 import tempfile
 from collections.abc import Callable
@@ -105,9 +106,41 @@ def converted_attributes(
     return copy, {id(old): copies[path] for path, old in originals.items() if path in copies}
 
 
-def build_like(copy: keras.Model, model: keras.Model) -> None:
-    """Build a copy of a subclassed model for the inputs that the model was built for."""
-    copy.build_from_config(model.get_build_config())
+def build_like(
+    copy: keras.Model, model: keras.Model, source: keras.Model, converted: dict[int, Layer]
+) -> None:
+    """Build a copy of a subclassed model for the inputs that the model was built for.
+
+    Args:
+        copy: The copy, or a model around it.
+        model: The model, or one around it.
+        source: What was copied.
+        converted: The layers of the copy by the ids of those of `source`.
+
+    Raises:
+        ValueError: If Keras can't build it without these inputs.
+    """
+
+    def is_built() -> bool:
+        pairs = [(old, converted[id(old)]) for _, old in walk(source) if id(old) in converted]
+        return all(new.built or not old.built for old, new in pairs)
+
+    config = model.get_build_config() or {}
+    copy.build_from_config(config)
+    if not is_built() and "input_shape" in config:
+        # Keras takes all inputs for floats, and goes on if the model can't be called on them.
+        inputs = keras.tree.map_shape_structure(
+            lambda shape: keras.Input(batch_shape=shape, dtype="int32"), config["input_shape"]
+        )
+        with contextlib.suppress(Exception):  # whatever the model's own code raises
+            copy(inputs)
+    if not is_built():
+        raise ValueError(
+            f"Can't build a copy of '{model.name}', a {type(model).__name__}: expected a model "
+            "that can be called on floats or on integers of the shapes that it was built for. "
+            f"Received shapes: {config or 'none'}. Make it a functional model, or write its layers "
+            "as SwitchedDense."
+        )
     # Keras builds the layers inside, and leaves it to the loading of a file to set this mark.
     copy.built = True
 

@@ -136,3 +136,34 @@ def test_a_model_with_nothing_but_outputs_can_not_be_switched_by_the_unit():
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, name="only")])
     with pytest.raises(ValueError, match=r"only Dense layers.*output layers.*Received: \['only'\]"):
         switch(model, granularity="unit")
+
+
+class OfIntegers(keras.Model):
+    """A model whose own code takes integers alone, or booleans."""
+
+    def __init__(self, dtypes=("int32",), **options):
+        super().__init__(**options)
+        self.dtypes = dtypes
+        self.hidden, self.last = keras.layers.Dense(16, "relu"), keras.layers.Dense(4)
+
+    def call(self, inputs):
+        if keras.backend.standardize_dtype(inputs.dtype) not in self.dtypes:
+            raise TypeError("not of this type")
+        return self.last(self.hidden(keras.ops.cast(inputs, "float32")))
+
+    def get_config(self):
+        return {**super().get_config(), "dtypes": self.dtypes}
+
+
+def test_a_subclassed_model_of_integers_is_switched_and_stripped():
+    words = np.arange(24, dtype="int32").reshape(4, 6)
+    model = OfIntegers()
+    expected = model(words)
+    switched = switch(model)
+    np.testing.assert_array_equal(switched(words), expected)
+    np.testing.assert_array_equal(strip(switched)(words), expected)
+
+    flags = OfIntegers(dtypes=("bool",))
+    flags(words > 3)
+    with pytest.raises(ValueError, match=r"called on floats or on integers.*\(4, 6\)"):
+        switch(flags)
