@@ -14,8 +14,13 @@ os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
 import keras
 import pytest
 from command import offline
+from hypothesis import settings
 
 from keras_switcher.training import main
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items):

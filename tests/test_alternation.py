@@ -48,7 +48,7 @@ def test_plan_gives_the_first_step_of_the_switcher_the_end_of_the_ramp_and_the_s
     assert Alternation().plan(0) == (0, 0, 0)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.floats(0, 0.99), st.floats(0, 1, exclude_max=True), st.floats(0, 1), st.integers(0, 10**6)
 )

@@ -9,7 +9,7 @@ from keras_switcher.granularity import Granularity
 SIZES = {"connection": 1, "block4": 4, "block16": 16, "unit": None}
 some_names = st.sampled_from(sorted(SIZES))
 some_kernels = st.tuples(st.integers(1, 40), st.integers(1, 5))
-properties = settings(deadline=None, max_examples=30)
+properties = settings(max_examples=30)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def test_target_outside_its_range_is_refused_with_an_example(target):
 shares = st.floats(0, 1, width=32)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(-10, 10, width=32), shares, shares)
 def test_offset_moves_towards_the_target_by_a_bounded_step(offset, density, target):
     step = float(next_offset(offset, np.float32(density), np.float32(target))) - offset
@@ -133,7 +133,7 @@ def least(logits, sizes):
     return float(sum(s[i] for s, i in zip(spread, first, strict=True)))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(layer_lists, st.integers(0, 2**16), st.floats(0, 0.99))
 # Two layers of a few large units: both must give way for the target to be met.
 @example([("unit", 54, 2, -9, 1), ("unit", 47, 5, 9, 1), ("unit", 11, 1, -9, 1)], 0, 0.5)
@@ -151,7 +151,7 @@ def test_target_is_met_to_within_one_group(layers, seed, target):
         assert kept <= least(logits, sizes) + largest
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(layer_lists, st.integers(0, 2**16), st.floats(0, 0.99))
 def test_every_layer_keeps_a_connection_and_its_largest_logits(layers, seed, target):
     logits, sizes = made(layers, seed)

@@ -113,7 +113,6 @@ def graph(draw):
 @pytest.mark.filterwarnings("ignore:You are using a softmax over axis -1")
 @settings(
     max_examples=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(st.data())

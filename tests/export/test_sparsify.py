@@ -68,7 +68,7 @@ def check_int8(array, mode):
 
 
 @pytest.mark.parametrize("storage", FLOAT)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     units=st.integers(1, 20),
     groups=st.integers(1, 40),
@@ -81,7 +81,7 @@ def test_a_float_layer_computes_what_numpy_does(storage, units, groups, density,
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "int8"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     units=st.integers(1, 20),
     blocks=st.integers(1, 12),

@@ -241,7 +241,7 @@ def test_a_trusted_operator_is_accepted_as_long_as_its_tensors_are_right():
         validate_model(model, trusted=trusted)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(place=st.floats(0, 1, exclude_max=True), count=st.integers(1, 40))
 def test_a_file_with_a_piece_missing_is_refused_or_still_right(place, count):
     content = files.sparse_file(Storage.CSR)
