@@ -38,7 +38,7 @@ def converted_functional(
             return copied(operation)
         if _is_graph(operation):
             plain = graph(operation) if isinstance(operation, SwitchedModel) else operation
-            return keras.models.clone_model(plain, clone_function=clone)
+            return _cloned(plain, clone)
         new = convert(operation)
         if new is None and any(convert(inner) for _, inner in walk(operation)):
             new, converted = converted_attributes(operation, convert)
@@ -49,13 +49,25 @@ def converted_functional(
         pairs.append((operation, new))
         return new
 
-    copy = keras.models.clone_model(graph(model), clone_function=clone)
+    copy = _cloned(graph(model), clone)
     for old, new in pairs:
         if new is not old and (new.built or not old.built):
             _assign(old, new)
     for old, new, converted in nested:
         copy_weights(old, new, converted)
     return copy
+
+
+def _cloned(model: keras.Model, clone: Callable[[Any], Any]) -> keras.Model:
+    """Do what `keras.models.clone_model` does, but keep which inputs are optional or sparse."""
+    if isinstance(model, keras.Sequential):
+        return keras.models.clone_model(model, clone_function=clone)
+    inputs = {id(x.output): x for x in model.layers if isinstance(x, keras.layers.InputLayer)}
+    return keras.models.clone_model(
+        model,
+        input_tensors=keras.tree.map_structure(lambda x: copied(inputs[id(x)]).output, model.input),
+        clone_function=clone,
+    )
 
 
 def graph(model: keras.Model) -> keras.Model:
@@ -295,7 +307,7 @@ def replace(layer: Layer, replacements: dict[int, Layer]) -> None:
     # replaced first.
     for _, child in reversed(walk(layer)):
         if _is_graph(child) and has_replaced(child):
-            replacements[id(child)] = keras.models.clone_model(child, clone_function=clone)
+            replacements[id(child)] = _cloned(child, clone)
     # The contents of a replaced model stay as they are: its layers may be built.
     replaced = {id(c) for _, m in walk(layer) if id(m) in replacements for _, c in walk(m)}
     for parent in [layer, *(child for _, child in walk(layer) if id(child) not in replaced)]:

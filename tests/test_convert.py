@@ -167,3 +167,25 @@ def test_a_subclassed_model_of_integers_is_switched_and_stripped():
     flags(words > 3)
     with pytest.raises(ValueError, match=r"called on floats or on integers.*\(4, 6\)"):
         switch(flags)
+
+
+class Sum(keras.layers.Layer):
+    """The sum of its inputs, of which the second may be missing."""
+
+    def call(self, first, second=None):
+        return first if second is None else first + second
+
+
+def test_an_input_stays_optional_or_sparse():
+    inputs = [keras.Input((4,)), keras.Input((4,), optional=True, name="second")]
+    nested = keras.Model(inputs, keras.layers.Dense(8)(Sum()(*inputs)))
+    model = keras.Model(inputs, keras.layers.Dense(3)(nested(inputs)))
+    given = [np.ones((2, 4), "float32"), None]
+    switched = switch(model)
+    np.testing.assert_array_equal(switched(given), model(given))
+    np.testing.assert_array_equal(strip(switched)(given), model(given))
+
+    words = keras.Input((4,), sparse=True)
+    model = keras.Model({"words": words}, keras.layers.Dense(3)(keras.layers.Dense(8)(words)))
+    assert switch(model).input["words"].sparse
+    assert strip(switch(model)).input["words"].sparse
