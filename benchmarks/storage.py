@@ -41,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", default=["x".join(map(str, s)) for s in SHAPES])
     parser.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
+    parser.add_argument("--rows", type=int, default=1, help="inputs of the layer in one call")
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.2)
     parser.add_argument("--json", type=Path)
@@ -53,7 +54,7 @@ def main() -> None:
                 (kind, sparsity): path
                 for kind, precision in KINDS
                 for sparsity, path in _files(
-                    Path(folder), inputs, units, kind, precision, args.sparsities
+                    Path(folder), inputs, units, kind, precision, args.sparsities, args.rows
                 ).items()
             }
             measured = runtime.measure(
@@ -63,7 +64,7 @@ def main() -> None:
             rows += [_row(inputs, units, kind, args.sparsities, times) for kind, _ in KINDS]
             _show(rows[-len(KINDS) :])
     if args.json:
-        write_json(args.json, {"machine": machine(), "rows": rows})
+        write_json(args.json, {"machine": machine(), "rows": rows, "inputs_per_call": args.rows})
 
 
 def _files(
@@ -73,6 +74,7 @@ def _files(
     kind: Storage,
     precision: Precision,
     sparsities: list[float],
+    rows: int,
 ) -> dict[float | None, Path]:
     """Write a file for every sparsity, and one for the dense layer."""
     block = BLOCKS[kind]
@@ -88,7 +90,7 @@ def _files(
     for sparsity in (None, *sparsities):
         on = order >= (sparsity or 0) * order.size
         layer.set_weights([values * np.repeat(on, block, axis=0), np.zeros(units)])
-        model_read = flatbuffer.read(convert(model, precision))
+        model_read = flatbuffer.read(convert(model, precision, batch=rows))
         if sparsity is not None:
             (weight,) = weights(model_read)
             model_read = store(model_read, {weight.tensor: kind})

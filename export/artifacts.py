@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from .csr import Storage, block_density
 from .errors import ExportError
 from .options import ExportOptions
 from .source import Source
-from .sparsify import store
+from .sparsify import changeable, store
 from .storage import Goal, choose
 from .validate import validate
 from .weights import weights
@@ -64,11 +64,12 @@ def artifacts(source: Source, options: ExportOptions) -> tuple[list[Artifact], C
     Raises:
         ExportError: If the model can't be exported with these options.
     """
-    if options.quantize == "int8" and source.examples.train is None:
+    known = _count(source.examples.train)
+    if options.quantize == "int8" and known < options.batch:
         raise ExportError(
             "Expected training examples with --quantize int8, which takes the ranges of "
-            "activations from them: give --examples a file with x_train, or use --quantize "
-            "dynamic. Received: none"
+            f"activations from them, at least as many as --batch: {options.batch}. Give --examples "
+            f"a file with x_train, or use --quantize dynamic. Received: {known or 'none'}"
         )
     compacted = compact(source.model)
     build = _Builder(source, options)
@@ -147,7 +148,7 @@ class _Builder:
         return compact(self.source.model, group=group, gather=gather).model
 
     def _stored(self, read: Any) -> Any:
-        chosen = choose(weights(read), Goal(self.options.optimize), self.options.thresholds)
+        chosen = choose(changeable(read), Goal(self.options.optimize), self.options.thresholds)
         return store(read, chosen, joined_bytes=self.options.thresholds.joined_bytes)
 
     def _converted(self, model: keras.Model, precision: Precision = Precision.FLOAT32) -> Any:
@@ -199,11 +200,15 @@ def has_idle_gather(model: Any) -> bool:
 def calibration(source: Source, batch: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield batches of training examples in the form that `convert` expects, if there are any."""
     train = source.examples.train or {}
-    count = min((len(values) for values in train.values()), default=0)
+    count = _count(train)
     for start in range(0, min(count, max(_CALIBRATION, batch)) - batch + 1, batch):
         yield as_given(
             source.model, {name: values[start : start + batch] for name, values in train.items()}
         )
+
+
+def _count(examples: Mapping[str, np.ndarray] | None) -> int:
+    return min((len(values) for values in (examples or {}).values()), default=0)
 
 
 def facts(source: Source) -> dict[str, Any]:

@@ -33,7 +33,8 @@ def write_bundle(assets: Mapping[str, Asset], out: Path) -> None:
             "Expected --bundle to be a new folder, an empty one or an earlier bundle. Received: "
             f"{out}, which holds other files: {', '.join(others)}"
         )
-    out = Path(os.path.abspath(out))
+    # Of a link, such as web hosts have to the version that they show, the folder is replaced.
+    out = Path(os.path.realpath(out))
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{out.name}.writing-", dir=out.parent))
@@ -48,11 +49,23 @@ def write_bundle(assets: Mapping[str, Asset], out: Path) -> None:
         with writing(out):
             # Nobody else may read a folder that mkdtemp makes, but a web host has to.
             made.chmod(0o755)
-            if out.exists():
-                shutil.rmtree(out)
-            os.replace(made, out)
+            _swap(made, out)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _swap(made: Path, out: Path) -> None:
+    """Put a folder in the place of another, which stays there if that fails."""
+    before = made.with_name(f"{made.name}-before")
+    if out.exists():
+        os.rename(out, before)
+    try:
+        os.rename(made, out)
+    except OSError:
+        if before.exists():
+            os.rename(before, out)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _others(folder: Path, assets: Mapping[str, Asset]) -> list[str]:

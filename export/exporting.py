@@ -32,7 +32,7 @@ from .metadata import runtime_needed
 from .options import ExportOptions
 from .page_facts import page_facts
 from .source import Source, read_source
-from .verify import Reference, Verdict, accuracy, verify
+from .verify import Reference, Verdict, accuracy, difference, verify
 
 logger = logging.getLogger("keras_switcher.export")
 
@@ -119,7 +119,7 @@ def export_model(
             with writing(out):
                 write_chart(content, scratch / CHART_FILE)
             names.append(CHART_FILE)
-        write(scratch / EXPORT_FILE, json.dumps(content, indent=2) + "\n")
+        write(scratch / EXPORT_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
         write(scratch / CARD_FILE, model_card(source, content))
         write(scratch / PAGE_FILE, json.dumps(page_facts(source)) + "\n")
         publish(out, scratch, names)
@@ -174,7 +174,7 @@ def _rounding(
         logger.debug("No outputs in float64: %s", error)
         return {}
     found = {
-        name: float(np.abs(values - own[: len(values)]).max())
+        name: difference(values, own)
         for values, (name, own) in zip(exact.values(), outputs.items(), strict=True)
     }
     return {name: error for name, error in found.items() if np.isfinite(error)}
@@ -236,7 +236,7 @@ def _content(
         },
         "keras_accuracy": reference.accuracy,
         "parity": {
-            "max_difference": max((v.max_difference for v in floats), default=None),
+            "max_difference": _finite(max((v.max_difference for v in floats), default=None)),
             "tolerance": max(map(reference.tolerance, reference.outputs)),
             "same_class": min(
                 (v.same_class for v in floats if v.same_class is not None), default=None
@@ -245,6 +245,11 @@ def _content(
         "layers": [dataclasses.asdict(layer) for layer in compacted.layers],
         "artifacts": [_entry(artifact, verdicts[artifact.file], source) for artifact in made],
     }
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number as JSON has it, which knows none that is not finite."""
+    return value if value is not None and np.isfinite(value) else None
 
 
 def _entry(artifact: Artifact, verdict: Verdict | str, source: Source) -> dict[str, Any]:
@@ -261,7 +266,7 @@ def _entry(artifact: Artifact, verdict: Verdict | str, source: Source) -> dict[s
         "runtime": runtime_needed(read(artifact.content)),
         "problems": list(_problems(verdict)),
         "accuracy": known and known.accuracy,
-        "max_difference": known and known.max_difference,
+        "max_difference": known and _finite(known.max_difference),
         "same_class": known and known.same_class,
         "bytes": found.bytes,
         "gzip_bytes": found.gzip_bytes,

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import math
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from keras_switcher.convert import strip
 from keras_switcher.data import check_labels, load
 from keras_switcher.layers import switched_layers
+from keras_switcher.programs import train_command
 from keras_switcher.runs import CONFIG_FILE, STRIPPED_FILE, SUMMARY_FILE, RunFolder
 
 from .convert import as_functional, fixed_shape, in_float32, is_classifier
@@ -103,7 +105,7 @@ def _run(path: Path, options: ExportOptions) -> Source:
         )
     if not folder.is_finished:
         raise ExportError(
-            f"The run in {path} is not finished: go on with `python train.py --run-dir {path} "
+            f"The run in {path} is not finished: go on with `{train_command()} --run-dir {path} "
             "--resume`, then export it."
         )
     try:
@@ -145,6 +147,11 @@ def _plain(model: keras.Model, path: Path) -> keras.Model:
         )
     for tensor in model.inputs:
         fixed_shape(tensor)
+        if re.search(r"\s", tensor.name):
+            raise ExportError(
+                "Expected inputs whose names have no spaces, which TFLite's converter does not "
+                f"take. Received: '{tensor.name}' in {path}: build the model with another name"
+            )
         if tensor.dtype not in _TYPES:
             raise ExportError(
                 f"Expected inputs of the types {', '.join(_TYPES)}, which a phone's runtime takes. "

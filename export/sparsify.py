@@ -30,8 +30,8 @@ def store(
         model: A valid model with one subgraph. It is not changed; the copy shares its buffers.
         choices: The storage, by index of the weight's tensor. Other weights stay as they are.
         joined_bytes: If there is a sparse layer, fully connected layers with dense float32 weights
-            of at most this many bytes are kept from XNNPACK like the sparse ones, as calling a
-            delegate costs more than a small layer. At 0, none is.
+            of at most this many bytes, used once in a call, are kept from XNNPACK like the sparse
+            ones, as calling a delegate costs more than a small layer. At 0, none is.
 
     Returns:
         The new model. Tensor indices of the given one are valid for it too: the tensors that
@@ -71,6 +71,19 @@ def store(
     if any(kind not in (Storage.DENSE, Storage.DENSIFY) for kind in choices.values()):
         _join(model, [w.tensor for w in by_tensor.values() if _is_small(w, joined_bytes)])
     return model
+
+
+def changeable(model: schema.ModelT) -> list[Weight]:
+    """Return the weights of a model that `store` can store in another way.
+
+    Args:
+        model: A valid model with one subgraph.
+    """
+    return [
+        weight
+        for weight in weights(model)
+        if _foreign_reader(model, weight) is None and _asymmetry(model, weight.tensor) is None
+    ]
 
 
 def _check_choice(
@@ -145,7 +158,7 @@ def _read_sparse(model: schema.ModelT, index: int) -> None:
 
 
 def _is_small(weight: Weight, most_bytes: int) -> bool:
-    is_float = weight.dtype == np.float32
+    is_float = weight.dtype == np.float32 and weight.rows == 1
     return weight.kind == "fully_connected" and is_float and weight.array.nbytes <= most_bytes
 
 

@@ -37,6 +37,10 @@ class Thresholds:
         large_csr: The same for weights that exceed the CPU's cache.
         block4: Share of 1x4 blocks that are zero, float32.
         block16: Share of 1x16 blocks that are zero, int8.
+        batched_csr: As `csr`, for layers that use their weights several times in a call, for a
+            batch or for tokens: a dense kernel then reads them once.
+        batched_block4: The same for `block4`.
+        batched_block16: The same for `block16`.
         large_bytes: Number of bytes from which dense weights exceed the cache.
         joined_bytes: Number of bytes up to which a dense float32 layer beside a sparse one is
             faster without XNNPACK, since calling the delegate costs more than the layer.
@@ -46,19 +50,27 @@ class Thresholds:
     large_csr: float = 0.9
     block4: float = 0.75
     block16: float = 0.7
+    batched_csr: float = 0.98
+    batched_block4: float = 0.94
+    batched_block16: float = 0.98
     large_bytes: int = 8 * 2**20
     joined_bytes: int = 2**18
 
-    def are_met(self, array: np.ndarray, storage: Storage) -> bool:
+    def are_met(self, weight: Weight, storage: Storage) -> bool:
         """Return whether a storage is at least as fast as dense, for the weights of a layer."""
+        if storage not in (Storage.CSR, Storage.BLOCK4, Storage.BLOCK16):
+            return True
+        return 1 - block_density(weight.array, BLOCKS[storage]) >= self._bound(weight, storage)
+
+    def _bound(self, weight: Weight, storage: Storage) -> float:
+        is_batched = weight.rows > 1
         if storage is Storage.BLOCK4:
-            return 1 - block_density(array, 4) >= self.block4
+            return self.batched_block4 if is_batched else self.block4
         if storage is Storage.BLOCK16:
-            return 1 - block_density(array, 16) >= self.block16
-        if storage is Storage.CSR:
-            bound = self.large_csr if array.nbytes >= self.large_bytes else self.csr
-            return bool(1 - np.count_nonzero(array) / array.size >= bound)
-        return True
+            return self.batched_block16 if is_batched else self.block16
+        if is_batched:
+            return self.batched_csr
+        return self.large_csr if weight.array.nbytes >= self.large_bytes else self.csr
 
 
 def choose(
@@ -86,7 +98,7 @@ def _best(weight: Weight, goal: Goal, thresholds: Thresholds) -> Storage:
     if goal is Goal.SIZE and read_as_stored:
         # A weight that is unpacked when loaded would be small only on the disk.
         return min((Storage.DENSE, *read_as_stored), key=lambda kind: size[kind])
-    fast = [kind for kind in read_as_stored if thresholds.are_met(weight.array, kind)]
+    fast = [kind for kind in read_as_stored if thresholds.are_met(weight, kind)]
     if fast and goal is Goal.LATENCY:
         return min(fast, key=lambda kind: _products(weight.array, kind))
     if fast:

@@ -29,7 +29,7 @@ class Reference:
         inputs: The examples as it takes them, by name, each (examples, ...).
         outputs: Its outputs by name, each (examples, ...).
         accuracy: Share of the examples that it classifies correctly; `None` without labels.
-        rounding: How far each output is from that in float64, by name; 0 where it is not known.
+        rounding: How far each output is from that in float64, by name, where it is known.
     """
 
     inputs: Mapping[str, np.ndarray]
@@ -38,22 +38,24 @@ class Reference:
     rounding: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def tolerance(self, name: str) -> float:
-        """Return how far a float32 file may be: 1e-5 of the output's largest, but at least 1e-5.
+        """Return how far a float32 file may be: 1e-5 of the output's largest absolute value.
 
-        With outputs of 100 and more, one step of float32 is already 1e-5. The tolerance is 16 times
-        the rounding error of the model's own output if that is more, as with a softmax of large
-        logits, but then at most 1e-3 of its largest value: a runtime adds numbers one by one that
-        Keras adds in blocks.
+        It is 16 times the rounding error of the model's own output if that is more, as with a
+        softmax of large logits, but then at most 1e-3 of its largest value: a runtime adds numbers
+        one by one that Keras adds in blocks. Where that error is not known, it is at least 1e-5.
 
         Args:
             name: The output.
         """
-        own = min(_ROUNDINGS * self.rounding.get(name, 0.0), _MOST * self.largest(name))
-        return max(_FLOAT * max(1.0, self.largest(name)), own)
+        largest = self.largest(name)
+        if name not in self.rounding:
+            return _FLOAT * max(1.0, largest)
+        own = min(_ROUNDINGS * self.rounding[name], _MOST * largest)
+        return max(_FLOAT * largest, own, float(np.finfo(np.float32).tiny))
 
     def largest(self, name: str) -> float:
         """Return the largest absolute value of an output."""
-        return float(np.abs(self.outputs[name]).max())
+        return float(np.abs(self.outputs[name].astype(np.float64)).max())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,7 @@ def verify(
     found = accuracy(outputs, examples.labels)
     same = _same_class(outputs, reference)
     differences = {
-        name: max(_difference(run[name], reference.outputs[name]) for run in (outputs, plain))
+        name: max(difference(run[name], reference.outputs[name]) for run in (outputs, plain))
         for name in outputs
     }
     if not all(np.isfinite(v).all() for v in (*outputs.values(), *plain.values())):
@@ -177,8 +179,15 @@ def _too_far(
     return problems
 
 
-def _difference(values: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(values - expected[: len(values)]).max())
+def difference(values: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest absolute difference between outputs, of any type, of as many examples.
+
+    Args:
+        values: Outputs, (examples, ...).
+        expected: Outputs of at least as many examples.
+    """
+    # Booleans have no difference, and one of unsigned integers is never below 0.
+    return float(np.abs(values - expected[: len(values)].astype(np.float64)).max())
 
 
 def _same_class(outputs: Mapping[str, np.ndarray], reference: Reference) -> float | None:
@@ -191,6 +200,7 @@ def _same_class(outputs: Mapping[str, np.ndarray], reference: Reference) -> floa
         return None
     chosen = outputs[name].argmax(axis=-1)
     rows = np.arange(len(chosen))
+    expected = expected.astype(np.float64)
     return float(
         np.mean(expected.max(axis=-1) - expected[rows, chosen] <= reference.tolerance(name))
     )

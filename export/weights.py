@@ -1,6 +1,7 @@
 """The weights of a TFLite model, whatever their storage."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,9 @@ KINDS: dict[int, Kind] = {
 _DTYPES: dict[int, np.dtype] = {
     schema.TensorType.FLOAT32: np.dtype("<f4"),
     schema.TensorType.INT8: np.dtype("i1"),
+    schema.TensorType.FLOAT16: np.dtype("<f2"),
 }
+_UNPACKING = (schema.BuiltinOperator.DENSIFY, schema.BuiltinOperator.DEQUANTIZE)
 _HYBRID = (schema.TensorType.INT8, schema.TensorType.FLOAT32)
 WEIGHT_INPUT = 1
 """Number of the input through which a layer's operator reads its weights."""
@@ -38,6 +41,8 @@ class Weight:
         storage: How the file holds it.
         array: The dense values: (units, inputs), (filters, height, width, channels), or
             (1, height, width, channels) for depthwise.
+        rows: How many times a fully connected layer uses it in one call: the batch times the other
+            axes of the layer's input, such as the tokens of a text; 1 for filters.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Weight:
     hybrid: bool
     storage: Storage
     array: np.ndarray
+    rows: int = 1
 
     @property
     def dtype(self) -> np.dtype:
@@ -56,40 +62,47 @@ class Weight:
 def weights(model: schema.ModelT) -> list[Weight]:
     """Return the constant weights of the fully connected and convolutional layers.
 
-    A weight that several operators share is listed once. float16 weights, which a DEQUANTIZE turns
-    into float32, are left out, as no sparse storage works for them.
+    A weight that several operators share is listed once. Among them are float16 weights, which a
+    DEQUANTIZE turns into float32.
 
     Args:
         model: A valid model, with weights in any storage.
     """
     found: dict[tuple[int, int], Weight] = {}
     for number, graph in enumerate(model.subgraphs):
-        densified = {
+        unpacked = {
             operator.outputs[0]: operator.inputs[0]
             for operator in graph.operators
-            if operator_of(model, operator) == schema.BuiltinOperator.DENSIFY
+            if operator_of(model, operator) in _UNPACKING
         }
         for operator in graph.operators:
             kind = KINDS.get(operator_of(model, operator))
             if kind is None:
                 continue
             read = operator.inputs[WEIGHT_INPUT]
-            index = int(densified.get(read, read))
+            index = int(unpacked.get(read, read))
             tensor = graph.tensors[index]
             if tensor.type not in _DTYPES or model.buffers[tensor.buffer].data is None:
                 continue
-            activations = graph.tensors[operator.inputs[0]].type
-            types = (tensor.type, activations)
+            given = graph.tensors[operator.inputs[0]]
+            types = (tensor.type, given.type)
             before = found.get((number, index))
             found[number, index] = Weight(
                 name=(tensor.name or b"").decode(errors="replace"),
                 tensor=index,
                 kind=kind,
                 hybrid=types == _HYBRID or (before is not None and before.hybrid),
-                storage=_storage(tensor, is_densified=read in densified),
+                storage=_storage(tensor, is_densified=read in unpacked),
                 array=_dense_values(model, tensor),
+                rows=max(_rows(kind, given, tensor), 1 if before is None else before.rows),
             )
     return list(found.values())
+
+
+def _rows(kind: Kind, given: schema.TensorT, weight: schema.TensorT) -> int:
+    if kind != "fully_connected":
+        return 1
+    return math.prod(int(size) for size in given.shape) // int(weight.shape[1])
 
 
 def _storage(tensor: schema.TensorT, is_densified: bool) -> Storage:

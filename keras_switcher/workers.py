@@ -33,6 +33,7 @@ from keras_switcher.connection import (
     Connection,
     told,
 )
+from keras_switcher.programs import train_command
 from keras_switcher.runs import RunError
 
 logger = logging.getLogger(__name__)
@@ -144,10 +145,7 @@ def how_to_resume(path: Path, workers: Workers) -> str:
         return f"Go on with: {launcher}{os.environ.get(LAUNCHER_FLAGS, '')}{script}{flags}"
     if workers.count > 1:
         return f"Go on with the same command and {flags}, on every worker."
-    # An installed package has no train.py.
-    name = Path(program).stem
-    command = name if name == "keras-switcher-train" else "python train.py"
-    return f"Go on with: {command} {flags}"
+    return f"Go on with: {train_command()} {flags}"
 
 
 class ConnectedWorkers(Workers):

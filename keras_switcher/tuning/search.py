@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import shutil
 import threading
 import time
@@ -23,6 +24,7 @@ from keras_switcher.config import to_yaml
 from keras_switcher.data import ImageData
 from keras_switcher.display import say
 from keras_switcher.fitting import execution
+from keras_switcher.programs import train_command
 from keras_switcher.report.wording import counted
 from keras_switcher.runs import RunError, locked, write_json, write_text
 from keras_switcher.signals import Interrupted, StopSignals
@@ -343,8 +345,8 @@ def summary(facts: dict[str, Any], folder: Path) -> str:
     return (
         f"Best: trial {facts['trial']}, {counted(facts['epochs'], 'epoch')}, validation "
         f"{100 * facts['val_accuracy']:.2f} %, test {100 * facts['test_accuracy']:.2f} %, sparsity "
-        f"{100 * facts['sparsity']:.2f} %.\n{values}\nTrain with it: python train.py --config "
-        f"{folder / BEST_CONFIG_FILE}\nReport: {folder / 'report.html'}"
+        f"{100 * facts['sparsity']:.2f} %.\n{values}\nTrain with it: {train_command()} --config "
+        f"{shlex.quote(str(folder / BEST_CONFIG_FILE))}\nReport: {folder / 'report.html'}"
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from small_run import sparse_lenet300
 
 from export import flatbuffer
-from export.convert import convert
+from export.convert import Precision, convert
 from export.csr import Storage
 from export.figures import figures, information_bound
 from export.sparsify import store
@@ -30,6 +30,13 @@ def test_figures_of_a_file_are_those_of_the_model():
     assert sparse.bytes < dense.bytes
     assert (sparse.nonzeros, sparse.weights) == (dense.nonzeros, dense.weights)
     assert sorted(sparse.storages.values()) == ["csr", "dense", "dense"]
+
+
+def test_figures_count_the_weights_of_a_float16_file():
+    model = sparse_lenet300()
+    found = figures(convert(model, Precision.FLOAT16))
+    expected = figures(convert(model))
+    assert (found.nonzeros, found.weights) == (expected.nonzeros, expected.weights)
 
 
 def test_bound_of_a_kernel_that_is_half_zeros_is_its_values_and_a_bit_for_each_place():

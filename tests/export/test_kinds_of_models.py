@@ -49,6 +49,21 @@ def probabilities_of_large_logits():
     return keras.Model(given, layers.Dense(10, "softmax")(layers.Dense(64, "relu")(x)))
 
 
+def flags():
+    given = keras.Input((6,), name="x")
+    return keras.Model(given, keras.ops.greater(layers.Dense(3)(given), 0.5))
+
+
+def tied_embedding():
+    """Whose weights are read by a layer and as an embedding, so they can't be sparse."""
+    given = keras.Input((5,), dtype="int32", name="words")
+    words = layers.ReversibleEmbedding(40, 8)
+    model = keras.Model(given, words(layers.Dense(8)(words(given)), reverse=True))
+    table = words.embeddings
+    table.assign(table * (np.random.default_rng(0).random(table.shape) < 0.1))
+    return model
+
+
 def a_number():
     given = keras.Input((6,), name="x")
     return keras.Model(given, layers.Dense(1)(layers.Dense(8, "relu")(given)))
@@ -66,6 +81,7 @@ def few_live_inputs():
 
 
 KINDS = (bytes_as_input, dictionary_of_inputs, film, probabilities_of_large_logits, a_number)
+KINDS += (flags, tied_embedding)
 
 
 @pytest.mark.slow
@@ -129,7 +145,17 @@ def test_inputs_and_examples_that_do_not_do_are_named(tmp_path, capsys, monkeypa
     assert "Expected inputs of the types float32, uint8" in said
     assert "Received: 'x' of float64" in said
 
+    given = keras.Input((6,), name="my image")
+    keras.Model(given, layers.Dense(3)(given)).save(tmp_path / "spaces.keras")
+    said = said_by(capsys, tmp_path / "spaces.keras")
+    assert "names have no spaces" in said and "Received: 'my image'" in said
+
     a_number().save(tmp_path / "mine.keras")
+    np.savez(tmp_path / "few.npz", x_test=np.ones((9, 6)), x_train=np.ones((9, 6)))
+    few = ("--examples", tmp_path / "few.npz", "--quantize", "int8", "--batch", "16")
+    said = said_by(capsys, tmp_path / "mine.keras", *few)
+    assert "at least as many as --batch: 16" in said and "Received: 9" in said
+
     np.save(tmp_path / "x.npy", np.zeros((3, 6)))
     said = said_by(capsys, tmp_path / "mine.keras", "--examples", tmp_path / "x.npy")
     assert "Expected the examples in an .npz file" in said

@@ -4,12 +4,14 @@ import gzip
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from command import ROOT
@@ -19,6 +21,7 @@ from export.command import main
 from export.errors import ExportError
 from export.serving import HEADERS, ISOLATION, PageServer
 from export.site import TYPES, content_type, site
+from keras_switcher.runs import WriteError
 from keras_switcher.signals import Interrupted
 
 SECRET = b"not to be served"
@@ -300,6 +303,11 @@ def test_a_bundle_is_the_site_and_replaces_only_a_bundle(run, page, tmp_path):
         write_bundle(assets, out)
     assert (out / ".git").is_dir() and (out / "index.html").is_file()
     assert not list(tmp_path.glob(".bundle*"))
+    link = tmp_path / "current"
+    link.symlink_to(out)
+    shutil.rmtree(out / ".git")
+    write_bundle(assets, link)
+    assert link.is_symlink() and (out / "index.html").is_file()
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("precious")
@@ -314,6 +322,23 @@ def test_a_bundle_is_the_site_and_replaces_only_a_bundle(run, page, tmp_path):
     assert (other / "thesis.txt").read_text() == "precious"
     with pytest.raises(ExportError, match=r"which is a file"):
         write_bundle(assets, other / "thesis.txt")
+
+
+def test_a_bundle_that_can_not_be_replaced_stays(run, page, tmp_path, monkeypatch):
+    assets, out = site(run, page), tmp_path / "bundle"
+    write_bundle(assets, out)
+    rename = os.rename
+
+    def only_aside(source, target):
+        if "writing" in Path(source).name and not Path(source).name.endswith("-before"):
+            raise PermissionError(13, "not allowed")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", only_aside)
+    with pytest.raises(WriteError, match="not allowed"):
+        write_bundle(assets, out)
+    assert (out / "index.html").is_file()
+    assert not list(tmp_path.glob(".bundle*"))
 
 
 def call(capsys, *flags):

@@ -8,8 +8,8 @@ from export.storage import Goal, Thresholds, choose
 from export.weights import Weight
 
 
-def weight(array, kind="fully_connected", hybrid=False):
-    return Weight("kernel", 7, kind, hybrid, Storage.DENSE, array)
+def weight(array, kind="fully_connected", hybrid=False, rows=1):
+    return Weight("kernel", 7, kind, hybrid, Storage.DENSE, array, rows)
 
 
 def random(sparsity, shape=(64, 128), block=1, dtype="float32", seed=0):
@@ -81,6 +81,19 @@ def test_filters_can_only_be_unpacked():
 
 def test_int8_weights_without_blocks_stay_dense():
     assert chosen(random(0.8, dtype="int8"), Goal.SIZE) is Storage.DENSE
+
+
+@pytest.mark.parametrize("goal", [Goal.BALANCED, Goal.LATENCY])
+def test_a_layer_that_a_call_uses_many_times_must_be_sparser(goal):
+    for array, kind in (
+        (random(0.96, shape=(64, 130)), Storage.CSR),
+        (random(0.9, block=4), Storage.BLOCK4),
+        (random(0.9, block=16, dtype="int8"), Storage.BLOCK16),
+    ):
+        assert chosen(array, goal) is kind
+        assert chosen(array, goal, rows=16) in (Storage.DENSIFY, Storage.DENSE)
+        assert chosen(array, Goal.SIZE, rows=16) is kind
+    assert chosen(random(0.99, shape=(64, 130)), goal, rows=16) is Storage.CSR
 
 
 def test_thresholds_are_settings():

@@ -7,7 +7,7 @@ from small_run import sparse_lenet300
 from export.convert import Precision, convert
 from export.errors import RuntimeFailure
 from export.source import Examples
-from export.verify import Reference, accuracy, verify
+from export.verify import Reference, accuracy, difference, verify
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,16 @@ def test_the_tolerance_grows_with_outputs_whose_steps_are_larger():
     reference = Reference({}, {"y": np.array([[3.0, -200.0]]), "z": np.array([[0.5]])}, None)
     assert reference.tolerance("y") == pytest.approx(2e-3)
     assert reference.tolerance("z") == 1e-5
+
+
+def test_the_tolerance_shrinks_with_outputs_that_are_small_themselves():
+    small = {"y": np.array([[3e-6, -2e-7]]), "flags": np.array([[True, False]])}
+    reference = Reference({}, small, None, {"y": 1e-13, "flags": 0.0})
+    assert reference.tolerance("y") == pytest.approx(3e-11)
+    assert difference(-small["y"], small["y"]) == pytest.approx(6e-6)
+    assert difference(~small["flags"], small["flags"]) == 1.0
+    counts = np.array([[3]], "uint8")
+    assert difference(counts, counts + np.uint8(1)) == 1.0
 
 
 def two_outputs(monkeypatch, plain):

@@ -1,0 +1,33 @@
+"""How the user of this process would call the training command."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+_INSTALLED = "keras-switcher-train"
+
+
+def train_command() -> str:
+    """Return the start of a command line that trains: `.venv/bin/python train.py`, for example.
+
+    In a checkout, that is its script, by the Python of this process; in an installed package, which
+    has no script, the name under which it is installed.
+    """
+    script = Path(__file__).parents[1] / "train.py"
+    if Path(sys.argv[0]).stem.startswith("keras-switcher") or not script.is_file():
+        return _INSTALLED
+    return f"{_python()} {_short(script)}"
+
+
+def _python() -> str:
+    found = shutil.which("python")
+    own = Path(sys.executable)
+    is_found = found is not None and Path(found).parent.samefile(own.parent)
+    return "python" if is_found else _short(own)
+
+
+def _short(path: Path) -> str:
+    """Return a path for a command line, relative if it is inside the current folder."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
