@@ -147,7 +147,7 @@ def main() -> None:
 
 def config_of(flags: list[str], chosen: dict[str, Any]) -> Config:
     """Return the configuration of a combination of options."""
-    named = [f"--{key}={chosen[key]}" for key in ("model", "dataset") if key in chosen]
+    named = [f"--{key}={chosen[key]}" for key in ("model", "dataset", "switcher") if key in chosen]
     config = validate(from_values({**to_values(resolve([*flags, *named])), **chosen}))
     if config.network.freeze_trunk:
         raise SystemExit("Expected no --freeze-trunk: a sweep trains whole networks.")

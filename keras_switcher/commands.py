@@ -86,7 +86,10 @@ def run_command(command: Callable[[Console], int], verbose: bool) -> int:
                 errors.print_exception()
             show_error(errors, str(error))
             if isinstance(error, Interrupted):
-                errors.print("Nothing is lost: go on with the same command.", highlight=False)
+                again = "the same command"
+                if "--overwrite" in sys.argv:
+                    again += ", without --overwrite"
+                errors.print(f"Nothing is lost: go on with {again}.", highlight=False)
             return error.exit_status if isinstance(error, RunError) else 2
 
 

@@ -175,6 +175,7 @@ class SwitchedNetwork(SwitchedModel):
         }
         return {
             "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "network": keras.saving.serialize_keras_object(self.network),
             "switched": switched,
         }
@@ -191,7 +192,9 @@ class SwitchedNetwork(SwitchedModel):
                 serialized.pop("build_config", None)
                 replacements[id(layer)] = keras.saving.deserialize_keras_object(serialized)
         replace(network, replacements)
-        return cls(network, name=config["name"])
+        model = cls(network, name=config["name"])
+        model.dtype_policy = keras.saving.deserialize_keras_object(config["dtype"])
+        return model
 
 
 def _check_model(model: Any, what: str) -> None:

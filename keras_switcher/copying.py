@@ -22,6 +22,7 @@ def converted_functional(
 
     Nested switched models become plain ones.
     """
+    convert = _once(convert)
     clones: dict[int, Any] = {}
     pairs: list[tuple[Layer, Layer]] = []
     nested: list[tuple[Layer, Layer, dict[int, Layer]]] = []
@@ -58,16 +59,30 @@ def converted_functional(
     return copy
 
 
+def _once(convert: Callable[[Layer], Layer | None]) -> Callable[[Layer], Layer | None]:
+    """Make a conversion return the same layer for one that several others share."""
+    converted: dict[int, Layer | None] = {}
+
+    def once(layer: Layer) -> Layer | None:
+        if id(layer) not in converted:
+            converted[id(layer)] = convert(layer)
+        return converted[id(layer)]
+
+    return once
+
+
 def _cloned(model: keras.Model, clone: Callable[[Any], Any]) -> keras.Model:
-    """Do what `keras.models.clone_model` does, but keep which inputs are optional or sparse."""
-    if isinstance(model, keras.Sequential):
-        return keras.models.clone_model(model, clone_function=clone)
-    inputs = {id(x.output): x for x in model.layers if isinstance(x, keras.layers.InputLayer)}
-    return keras.models.clone_model(
-        model,
-        input_tensors=keras.tree.map_structure(lambda x: copied(inputs[id(x)]).output, model.input),
-        clone_function=clone,
-    )
+    """Clone a model, not compiled, as Keras does, but keep which inputs are optional or sparse."""
+    tensors = None
+    if not isinstance(model, keras.Sequential):
+        inputs = {id(x.output): x for x in model.layers if isinstance(x, keras.layers.InputLayer)}
+        tensors = keras.tree.map_structure(lambda x: copied(inputs[id(x)]).output, model.input)
+    # Keras would compile the copy, too, and may not know the loss.
+    compiled, model.compiled = model.compiled, False
+    try:
+        return keras.models.clone_model(model, input_tensors=tensors, clone_function=clone)
+    finally:
+        model.compiled = compiled
 
 
 def graph(model: keras.Model) -> keras.Model:

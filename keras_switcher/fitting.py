@@ -136,9 +136,9 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train a network from its last checkpoint to the last epoch; return the history's rows."""
     options = config.optimisation
-    digest = _digest(data)
+    digest = data_digest(data)
     workers.check_same("the training data", digest)
-    origin = _origin(config)
+    origin = origin_of(config)
     workers.check_same("the file of --init-from", origin)
     # Through JSON, as a checkpoint holds them.
     facts = json.loads(
@@ -247,12 +247,13 @@ def _resources(folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _origin(config: Config) -> dict[str, str]:
+def origin_of(config: Config) -> dict[str, str]:
+    """Return what tells the file that a network starts from from others; nothing without one."""
     start = config.network.init_from
     return {} if start is None else {"initial weights": file_digest(start)}
 
 
-def _digest(data: ImageData) -> str:
+def data_digest(data: ImageData) -> str:
     """Return a string that tells two sets of training examples apart."""
     content = hashlib.sha256()
     for part in (data.x_train, data.y_train):

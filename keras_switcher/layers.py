@@ -87,6 +87,7 @@ class SwitchedDense(keras.layers.Dense):
         gates.serialize(self.gate)
         self.granularity = get_granularity(granularity)
         self.switcher = switchers.get(switcher)
+        self._learned: tuple[int, ...] = ()
         self.switcher.granularity = self.granularity
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -106,9 +107,6 @@ class SwitchedDense(keras.layers.Dense):
         )
         if not self.switcher.built:
             self.switcher.build(kernel_shape)
-        # The task's optimiser must not see these weights; the switcher step takes them from the
-        # switcher itself.
-        self.switcher.trainable = False
         logits = self.switcher.compute_output_spec(keras.KerasTensor(kernel_shape, "float32"))
         if logits.shape not in (kernel_shape, self.switches.shape):
             raise ValueError(
@@ -116,6 +114,19 @@ class SwitchedDense(keras.layers.Dense):
                 f"{kernel_shape} or of the switches' shape {self.switches.shape}. Received: "
                 f"{type(self.switcher).__name__} returning the shape {logits.shape}"
             )
+        # A configuration may say that it is frozen: of another layer, when it was built.
+        self.switcher.trainable = True
+        learned = {id(v) for v in self.switcher.trainable_weights}
+        self._learned = tuple(i for i, v in enumerate(self.switcher.weights) if id(v) in learned)
+        # The task's optimiser must not see these weights; the switcher step takes them from the
+        # switcher itself.
+        self.switcher.trainable = False
+
+    @property
+    def switcher_variables(self) -> list[Any]:
+        """The weights of the switcher that learn; none before the layer is built."""
+        weights = self.switcher.weights
+        return [weights[index] for index in self._learned]
 
     @property
     def trainable(self) -> bool:
@@ -188,7 +199,11 @@ class SwitchedDense(keras.layers.Dense):
         mean = ops.mean(logits)
         deviation = ops.sqrt(ops.mean(ops.square(logits - mean)) + 1e-10)
         normalized = (logits - mean) / deviation
-        return normalized + _OFFSET_SCALE * self.switcher.offset + self.initial_offset
+        return normalized + self.mean_logit()
+
+    def mean_logit(self) -> Any:
+        """Return the mean of the layer's logits, without the offset of the model."""
+        return _OFFSET_SCALE * self.switcher.offset + self.initial_offset
 
     @property
     def initial_offset(self) -> float:

@@ -33,7 +33,8 @@ class Sparsity(keras.metrics.Metric):
 
     def result(self) -> Any:
         """Return the sparsity, a float32 scalar in [0, 1]."""
-        layers = self._layers_of_model()
+        # Of a layer that only training uses, the switches do not exist before.
+        layers = [layer for layer in self._layers_of_model() if layer.built]
         if not layers:
             return ops.zeros(())
         on = sum(layer.on_connections() for layer in layers)

@@ -29,7 +29,10 @@ logger = logging.getLogger(__name__)
 _OPEN = 3.0
 
 
-def _symbolic(tensor: Any) -> keras.KerasTensor:
+def _symbolic(tensor: Any) -> keras.KerasTensor | None:
+    if tensor is None:
+        # An optional input.
+        return None
     return keras.KerasTensor(tensor.shape, keras.backend.standardize_dtype(tensor.dtype))
 
 
@@ -110,13 +113,13 @@ class SwitchedModel(keras.Model):
 
     @property
     def switcher_variables(self) -> list[Any]:
-        """The weights of the switcher networks (SNN)."""
-        return [v for layer in self.switched_layers() for v in layer.switcher.weights]
+        """The trainable weights of the switcher networks (SNN)."""
+        return [v for layer in self.switched_layers() for v in layer.switcher_variables]
 
     @property
     def task_variables(self) -> list[Any]:
         """The trainable weights of the task network (TNN)."""
-        switcher = {id(v) for v in self.switcher_variables}
+        switcher = {id(v) for layer in self.switched_layers() for v in layer.switcher.weights}
         return [v for v in self.trainable_variables if id(v) not in switcher]
 
     @property
@@ -255,12 +258,24 @@ class SwitchedModel(keras.Model):
                 optimizer.build(variables)
         scale_rates(self.optimizer, self.switched_layers(), self.rate_exponent)
         if self.phase != SETTLE:
-            self.alternation_state.offset.assign(
-                _OPEN - min(layer.initial_offset for layer in self.switched_layers())
-            )
+            self._open_switches()
         self._switch_gradients = (
             SwitchGradients(self.switched_layers()) if self.learns_switches else None
         )
+
+    def _open_switches(self) -> None:
+        """Choose the offset with which training begins: nearly all switches are on."""
+        lowest = min(
+            float(ops.convert_to_numpy(layer.mean_logit())) for layer in self.switched_layers()
+        )
+        self.alternation_state.offset.assign(_OPEN - lowest)
+
+    def open_if_new(self) -> None:
+        """Do so if the weights are those of a model that was not compiled, and so has no offset."""
+        if not (self.compiled and self.switcher_optimizer.built) or self.phase == SETTLE:
+            return
+        if float(ops.convert_to_numpy(self.alternation_state.offset)) == 0.0:
+            self._open_switches()
 
     def _has_settled_at_target(self) -> bool:
         if self.phase != SETTLE:
@@ -319,6 +334,7 @@ class SwitchedModel(keras.Model):
             load_dense_weights(self, filepath, skip_mismatch=skip_mismatch, **kwargs)
         else:
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+        self.open_if_new()
         # They belong to other switches.
         self.forget_switch_gradients()
 
@@ -600,6 +616,9 @@ class SwitchedModel(keras.Model):
         """
         self._check_layers_are_built()
         layers = self.switched_layers()
+        if self.compiled and self.switcher_optimizer.built:
+            # If it keeps moving averages of the switchers' weights, these are what it has learned.
+            self.switcher_optimizer.finalize_variable_values(self.switcher_variables)
         if self.target_sparsity is not None:
             offset = self.alternation_state.offset
             logits = [ops.convert_to_numpy(layer.compute_logits() + offset) for layer in layers]

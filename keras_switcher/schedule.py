@@ -37,6 +37,7 @@ class PhaseSchedule(keras.callbacks.Callback):
         self._step = int(ops.convert_to_numpy(state.step))
         # An epoch must depend on nothing that a checkpoint does not hold.
         self.model.forget_switch_gradients()
+        self.model.open_if_new()
         if self._first_epoch is None:
             self._first_epoch, self._first_step = epoch, self._step
         begin, ramp_end, settle = (int(each) for each in ops.convert_to_numpy(state.plan))

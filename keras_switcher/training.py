@@ -241,7 +241,7 @@ def _open_folder(config: Config) -> tuple[RunFolder, bool]:
     folder = RunFolder(path)
     if not folder.has_run:
         if config.run.resume:
-            logger.info("There is no run to resume: starting one in %s.", folder.path)
+            logger.warning("There is no run to resume: starting one in %s.", folder.path)
         return folder, False
     if not config.run.resume:
         raise RunError(

@@ -132,6 +132,14 @@ def test_the_axis_of_accuracies_names_some_whatever_they_are(low, high, least):
     assert all(best <= 100 - value <= worst for value in shown)
 
 
+def test_the_page_of_a_choice_of_options_shows_no_test_accuracy(comparison):
+    chosen, _, _, groups = comparison
+    whole, blind = page(chosen, groups), page(chosen, groups, with_test=False)
+    assert "Test accuracy" in whole and "test accuracy" in whole
+    assert "Test accuracy" not in blind and "test accuracy" not in blind
+    assert "Validation accuracy over sparsity" in blind
+
+
 def test_methods_without_a_target_are_compared_with_each_other():
     chosen = plan(("dense", "dense:dropout=0.3"), (0.9,), seeds=2)
     groups = grouped(
@@ -147,10 +155,10 @@ def test_methods_without_a_target_are_compared_with_each_other():
 
 def test_the_page_counts_the_seeds_of_earlier_commands_and_names_several_versions(comparison):
     chosen, _, found, _ = comparison
-    assert ", 2 seeds, " in page(chosen, grouped(found))
+    assert ", 2 seeds (0, 1), " in page(chosen, grouped(found))
     more = {**result("dense", None, 7, 0.98), "versions": "keras_switcher 0.1.0"}
     html = page(chosen, grouped([*found, more]))
-    assert ", 3 seeds, " in html and "Of several versions" not in html
+    assert ", 3 seeds (0, 1, 7), " in html and "Of several versions" not in html
     newer = {**result("dense", None, 8, 0.98), "versions": "keras_switcher 0.2.0"}
     html = page(chosen, grouped([*found, more, newer]))
     assert "by keras_switcher 0.1.0; by keras_switcher 0.2.0" in html

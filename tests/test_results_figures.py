@@ -68,7 +68,7 @@ def rows_of(page, heading, place):
 def method_of(label, file):
     plain = re.sub(r"\*\*|\[|\]\([^)]*\)", "", label)
     method = next(name for start, name in METHODS.items() if plain.startswith(start))
-    without_dropout = method == "small-dense" and file == "lenet300"
+    without_dropout = method == "small-dense" and file.startswith("lenet")
     return f"{method}:dropout=0.0" if without_dropout else method
 
 

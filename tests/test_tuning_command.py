@@ -10,7 +10,7 @@ from keras_switcher.config import to_values, validate
 from keras_switcher.flags import read_yaml
 from keras_switcher.runs import RunError
 from keras_switcher.tuning.command import main, plan_of
-from keras_switcher.tuning.folder import open_folder
+from keras_switcher.tuning.folder import check_data, open_folder
 from keras_switcher.tuning.plan import PLAN_FILE
 from keras_switcher.tuning.spread import Place
 
@@ -216,3 +216,12 @@ def test_what_a_search_writes_as_the_best_is_a_configuration(tmp_path):
     from keras_switcher.config import from_values
 
     assert to_values(validate(from_values(values))) == {**to_values(best), "run_dir": None}
+
+
+def test_trials_on_other_data_than_the_first_are_refused(tmp_path):
+    check_data(tmp_path, {"data": "tfds mnist 0123", "initial weights": "abc"})
+    check_data(tmp_path, {"data": "tfds mnist 0123", "initial weights": "abc"})
+    with pytest.raises(RunError, match=r"Expected the data of .*tfds mnist 0123.*mnist5k 4567"):
+        check_data(tmp_path, {"data": "embedded mnist5k 4567", "initial weights": "abc"})
+    with pytest.raises(RunError, match=r"Expected the initial weights of .*abc.*Received: abd"):
+        check_data(tmp_path, {"data": "tfds mnist 0123", "initial weights": "abd"})

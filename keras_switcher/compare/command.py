@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from keras_switcher.display import say
 from keras_switcher.plan_folder import plan_folder, read_plan, write_plan
 from keras_switcher.report.wording import duration
 from keras_switcher.runs import RunError
+
+logger = logging.getLogger(__name__)
 
 
 class NetworksFailed(RunError):
@@ -151,7 +154,7 @@ def _compare(flags: Sequence[str], console: Console) -> int:
                     f"{100 * result[f'{part}_accuracy']:.2f} % at "
                     f"{100 * result['fc_sparsity']:.2f} % in {duration(result['seconds'])}"
                 )
-                _write(plan, folder, with_pages=False)
+                _write(plan, folder, None)
             else:
                 log = cell_folder(folder, cell) / LOG_FILE
                 said = f"failed: {reason}" + (f" ({log})" if log.exists() else "")
@@ -160,8 +163,9 @@ def _compare(flags: Sequence[str], console: Console) -> int:
         try:
             failed = Pool(plan, folder, source, options.processes, options.threads, show).run()
         finally:
-            _write(plan, folder, with_pages=True)
+            _write(plan, folder, part)
         if finished(folder):
+            _warn_of_other_seeds(plan, finished(folder))
             _show_table(plan, folder, part, console)
             say(console, f"Report: {folder / 'report.html'}")
     if failed:
@@ -179,8 +183,8 @@ def _compare(flags: Sequence[str], console: Console) -> int:
     return 0
 
 
-def _write(plan: Plan, folder: Path, with_pages: bool) -> None:
-    """Write the results so far and, if `with_pages`, the picture and the report."""
+def _write(plan: Plan, folder: Path, part: str | None) -> None:
+    """Write the results so far and, if a part of the data is named, the pages on it."""
     from keras_switcher.compare.figures import grouped
     from keras_switcher.compare.results import finished, ordered, write_results
 
@@ -189,12 +193,21 @@ def _write(plan: Plan, folder: Path, with_pages: bool) -> None:
         return
     groups = ordered(grouped(results), plan)
     write_results(plan, folder, results, groups)
-    if with_pages:
+    if part is not None:
         from keras_switcher.compare.picture import write_picture
         from keras_switcher.compare.report import write_report
 
-        write_picture(groups, folder)
-        write_report(plan, folder, groups)
+        write_picture(groups, folder, part)
+        write_report(plan, folder, groups, with_test=part == "test")
+
+
+def _warn_of_other_seeds(plan: Plan, results: Sequence[Mapping[str, Any]]) -> None:
+    if others := sorted({result["seed"] for result in results} - set(plan.seeds)):
+        logger.warning(
+            "The folder has networks of other seeds, too (%s), and all figures are over those and "
+            "the ones of this command. If they were used to choose something, take another --out.",
+            ", ".join(map(str, others)),
+        )
 
 
 def _show_table(plan: Plan, folder: Path, part: str, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""The picture of a comparison: test accuracy over sparsity, with error bars."""
+"""The picture of a comparison: accuracy over sparsity, with error bars."""
 
 import itertools
 import math
@@ -24,15 +24,16 @@ _STEPS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(n / 20 for n in range(20, 20
 _FEWEST_TICKS, _MOST_TICKS = 4, 8
 
 
-def write_picture(groups: Sequence[Group], folder: Path) -> None:
+def write_picture(groups: Sequence[Group], folder: Path, part: str = "test") -> None:
     """Write `pareto.png`, as one atomic unit.
 
     Args:
         groups: The results, in the order of the methods.
         folder: The comparison's folder.
+        part: The examples whose accuracy is drawn: "test" or "validation".
     """
     with matplotlib.rc_context({"axes.spines.right": False, "axes.spines.top": False}):
-        figure = draw(groups, "#39424f", "#d5dae1")
+        figure = draw(groups, "#39424f", "#d5dae1", part)
         FigureCanvasAgg(figure)
         with replacing(folder / PICTURE_FILE) as temporary:
             figure.savefig(
@@ -40,24 +41,26 @@ def write_picture(groups: Sequence[Group], folder: Path) -> None:
             )
 
 
-def picture(groups: Sequence[Group], alt: str) -> str:
+def picture(groups: Sequence[Group], alt: str, part: str = "test") -> str:
     """Return the same picture as an element of a page.
 
     Args:
         groups: The results, in the order of the methods.
         alt: What it shows, for those who can't see it.
+        part: As for `write_picture`.
     """
     with style():
-        return inline_svg(draw(groups, INK, GRID), "pareto", alt)
+        return inline_svg(draw(groups, INK, GRID, part), "pareto", alt)
 
 
-def draw(groups: Sequence[Group], ink: str, grid: str) -> Figure:
+def draw(groups: Sequence[Group], ink: str, grid: str, part: str = "test") -> Figure:
     """Return the figure: the share of wrong answers on a logarithmic axis, the best at the top.
 
     Args:
         groups: The results, in the order of the methods.
         ink: Colour of the letters.
         grid: Colour of the grid lines.
+        part: As for `write_picture`.
     """
     figure = Figure(figsize=(9.0, 4.8), layout="constrained")
     axes = figure.add_subplot()
@@ -71,14 +74,14 @@ def draw(groups: Sequence[Group], ink: str, grid: str) -> Figure:
         others = _COLOURS[1:]
         colour = _COLOURS[0] if index == 0 else others[(index - 1) % len(others)]
         if own[0].target_sparsity is None:
-            _level(axes, own[0], ink, next(levels))
+            _level(axes, own[0], ink, next(levels), part)
             continue
         # The methods stand beside each other, so that their error bars don't hide one another:
         # equally far apart on paper however many sparsities there are, but nearer to their own
         # sparsity than to the next.
         width = min(0.06 * len(targets), 0.7)
         shift = width * (index / max(1, len(methods) - 1) - 0.5)
-        means = [group.mean("test_accuracy") for group in own]
+        means = [group.mean(f"{part}_accuracy") for group in own]
         axes.errorbar(
             [places[group.target_sparsity or 0.0] + shift for group in own],
             [100 * (1 - mean.mean) for mean in means],
@@ -93,13 +96,14 @@ def draw(groups: Sequence[Group], ink: str, grid: str) -> Figure:
             zorder=10 if index == 0 else 3,
         )
     _scale(axes, places, ink, grid)
+    axes.set_ylabel(f"{part} accuracy", color=ink)
     figure.legend(loc="outside right upper", frameon=False, labelcolor=ink, fontsize=9)
     return figure
 
 
-def _level(axes: Axes, group: Group, colour: str, line: str) -> None:
+def _level(axes: Axes, group: Group, colour: str, line: str, part: str) -> None:
     """Draw a method that aims at no sparsity as a horizontal line across the picture."""
-    mean = group.mean("test_accuracy")
+    mean = group.mean(f"{part}_accuracy")
     error, deviation = 100 * (1 - mean.mean), 100 * (mean.deviation or 0.0)
     axes.axhline(error, color=colour, linewidth=1.2, linestyle=line, label=group.title)
     if deviation:
@@ -133,7 +137,6 @@ def _scale(axes: Axes, places: dict[float, float], ink: str, grid: str) -> None:
         # Room on both sides, even of a single sparsity.
         axes.set_xlim(-0.4, len(places) - 0.6)
     axes.set_xlabel("sparsity of the dense layers", color=ink)
-    axes.set_ylabel("test accuracy", color=ink)
     axes.tick_params(labelcolor=ink, color=grid)
     axes.grid(axis="y", color=grid, linewidth=0.6)
     axes.set_axisbelow(True)

@@ -1,5 +1,6 @@
 """The report of a comparison: one HTML file with its picture and its tables."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -21,32 +22,39 @@ td.all { text-align: center; }
 """
 
 
-def write_report(plan: Plan, folder: Path, groups: Sequence[Group]) -> Path:
+def write_report(
+    plan: Plan, folder: Path, groups: Sequence[Group], *, with_test: bool = True
+) -> Path:
     """Write `report.html`, which loads nothing else, as one atomic unit.
 
     Args:
         plan: The comparison.
         folder: Its folder.
         groups: The results, in the order of the methods.
+        with_test: As for `page`.
     """
-    text = page(plan, groups)
+    text = page(plan, groups, with_test=with_test)
     write_text(folder / REPORT_FILE, text)
     return folder / REPORT_FILE
 
 
-def page(plan: Plan, groups: Sequence[Group]) -> str:
+def page(plan: Plan, groups: Sequence[Group], *, with_test: bool = True) -> str:
     """Return the report as a whole HTML document.
 
     Args:
         plan: The comparison.
         groups: The results, in the order of the methods.
+        with_test: Whether to show what the methods have on the test examples, which must not be
+            used to choose one.
     """
     options = plan.config
+    part = "test" if with_test else "validation"
     there = {(g.method, g.target_sparsity, r["seed"]) for g in groups for r in g.results}
     missing = sum(
         (str(cell.variant), cell.target_sparsity, cell.seed) not in there for cell in plan.cells()
     )
-    seeds = counted(len({*plan.seeds, *(seed for _, _, seed in there)}), "seed")
+    all_seeds = sorted({*plan.seeds, *(seed for _, _, seed in there)})
+    seeds = f"{counted(len(all_seeds), 'seed')} ({', '.join(map(str, all_seeds))})"
     lead = escape(
         f"{options.optimisation.epochs} epochs, batches of {options.optimisation.batch_size}, "
         f"{options.optimisation.optimizer}, {seeds}, {_source(groups)}; the same network, initial "
@@ -69,9 +77,13 @@ def page(plan: Plan, groups: Sequence[Group]) -> str:
             )
     first = str(plan.variants[0])
     reference = escape(next((g.title for g in groups if g.method == first), first))
+    tested = f"""{section("accuracy", "Test accuracy", _accuracies(groups) + _named(groups))}
+{section("difference", f"By how much is “{reference}” better?", _differences(groups, plan))}"""
+    if not with_test:
+        tested = _named(groups)
     alt = (
-        "Test accuracy over sparsity, a line for each method, with a standard deviation up and "
-        "down. The tables have the values."
+        f"{part.title()} accuracy over sparsity, a line for each method, with a standard deviation "
+        "up and down. The tables have the values."
     )
     return document(
         heading=f"{options.network.model} on {options.data.dataset}: methods compared",
@@ -81,12 +93,11 @@ def page(plan: Plan, groups: Sequence[Group]) -> str:
         style=_STYLE,
         main=f"""<section aria-labelledby="picture">
 <h2 id="picture">Accuracy over sparsity</h2>
-<figure class="card picture">{picture(groups, alt)}</figure>
+<figure class="card picture">{picture(groups, alt, part)}</figure>
 <p class="note">Mean over the seeds; bars are one standard deviation. The axis of accuracy is \
 logarithmic in the share of wrong answers.</p>
 </section>
-{section("accuracy", "Test accuracy", _accuracies(groups) + _named(groups))}
-{section("difference", f"By how much is “{reference}” better?", _differences(groups, plan))}
+{tested}
 {section("validation", "On the validation examples", _validation(groups, plan))}
 {section("layers", "Sparsity of each layer", _layers(groups))}
 {section("cost", "Cost of training", _costs(groups))}""",
@@ -250,11 +261,14 @@ def _layers(groups: Sequence[Group]) -> str:
 
 def _costs(groups: Sequence[Group]) -> str:
     def cell(group: Group) -> str:
-        seconds, memory = group.mean("seconds").mean, group.mean("peak_mib").mean
+        # A few may have been halted or slowed down by other work.
+        seconds = statistics.median(float(result["seconds"]) for result in group.results)
+        memory = group.mean("peak_mib").mean
         return f'{duration(seconds)} <span class="spread">{memory:,.0f} MiB</span>'
 
     note = (
-        "Mean time of a training, without the start of TensorFlow and the test, and peak memory of "
-        "its process. Times of cells that were trained beside others vary with what these did."
+        "Median time of a training, without the start of TensorFlow and the test, and mean peak "
+        "memory of its process. Times of cells that were trained beside others vary with what "
+        "these did."
     )
     return f'{_by_sparsity(groups, "Cost", cell)}<p class="note">{escape(note)}</p>'

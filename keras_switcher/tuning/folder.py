@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from keras_switcher.plan_folder import LOCK, plan_folder, read_plan, write_plan
@@ -14,6 +14,7 @@ from keras_switcher.tuning.plan import BEST_FILE, PLAN_FILE, TRIALS, Plan
 # Seconds that a worker waits for the chief to make the folder.
 _TO_COME = 600.0
 _REMOVED = ".removed"
+DATA_FILE = "data.yaml"
 
 
 @contextlib.contextmanager
@@ -69,6 +70,30 @@ def wait_for_folder(plan: Plan, folder: Path) -> None:
             )
         time.sleep(0.5)
     _check_same(plan, folder)
+
+
+def check_data(folder: Path, facts: Mapping[str, str]) -> None:
+    """Check that a search's data is that of its earlier trials, or keep what tells it from others.
+
+    Args:
+        folder: The folder of the search, in which no other process does the same.
+        facts: What tells the data, and the file that networks start from, from others.
+
+    Raises:
+        RunError: If it is not.
+    """
+    path = folder / DATA_FILE
+    if not path.exists():
+        write_plan(path, facts)
+        return
+    earlier = read_plan(path)
+    for name, value in facts.items():
+        if earlier.get(name) != value:
+            raise RunError(
+                f"Expected the {name} of the search's other trials: {earlier.get(name, 'none')}. "
+                f"Received: {value}. Is everything where it was, and --data-dir or TFDS_DATA_DIR "
+                "the same? Otherwise choose another --out."
+            )
 
 
 def _check_same(plan: Plan, folder: Path) -> None:

@@ -23,13 +23,14 @@ from keras_switcher.batches import evaluation_batches
 from keras_switcher.config import to_yaml
 from keras_switcher.data import ImageData
 from keras_switcher.display import say
-from keras_switcher.fitting import execution
+from keras_switcher.fitting import data_digest, execution, origin_of
 from keras_switcher.programs import train_command
 from keras_switcher.report.wording import counted
 from keras_switcher.runs import RunError, locked, write_json, write_text
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.training import load_data
 from keras_switcher.tuning import oracles
+from keras_switcher.tuning.folder import check_data
 from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import connections
 from keras_switcher.tuning.plan import BEST_CONFIG_FILE, BEST_FILE, TRIALS, TRIALS_FILE, Plan
@@ -154,6 +155,7 @@ class Search:
             # One process prepares the data, which the others then find.
             with locked(self.folder / ".data-lock"):
                 data = load_data(self.plan.config)
+                check_data(self.folder, {"data": data_digest(data), **origin_of(self.plan.config)})
             hypermodel = TrialModel(
                 self.plan.config,
                 data,

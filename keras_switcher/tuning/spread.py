@@ -231,7 +231,7 @@ class Spread:
             ]:
                 print(f"[{name}] {line}", file=self.output, flush=True)
         if status < 0:
-            self._say("Nothing is lost: go on with the same command.")
+            self._say("Nothing is lost: go on with the same command, without --overwrite.")
         return self._exit_status(status)
 
     @staticmethod

@@ -1,0 +1,144 @@
+"""What models of users do that the networks here do not."""
+
+import keras
+import numpy as np
+import pytest
+from small import CLASSES, INPUTS, arrays, compiled, network, separable
+
+from keras_switcher import SwitchedDense, SwitchedModel, Switcher, strip, switch
+
+
+def test_weights_saved_before_compiling_start_a_training_from_a_dense_network(tmp_path):
+    sparsities = []
+    for loads in (False, True):
+        keras.utils.set_random_seed(0)
+        model = network()
+        model.save_weights(tmp_path / "start.weights.h5")
+        compiled(model, target_sparsity=0.5)
+        if loads:
+            model.load_weights(tmp_path / "start.weights.h5")
+        x, y = separable(64)
+        history = model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+        sparsities.append(history.history["sparsity"])
+    assert sparsities[0] == sparsities[1]
+
+
+def a_loss(y, predicted):
+    return keras.ops.mean(keras.ops.square(y - predicted), axis=-1)
+
+
+@pytest.mark.parametrize("is_functional", [False, True])
+def test_a_nested_model_may_be_compiled_with_a_loss_that_keras_does_not_know(is_functional):
+    inner = keras.Sequential([keras.Input((INPUTS,)), keras.layers.Dense(8)])
+    if is_functional:
+        inner = keras.Model(inner.inputs[0], inner.outputs[0])
+    inner.compile("adam", loss=a_loss)
+    given = keras.Input((INPUTS,))
+    switched = switch(keras.Model(given, keras.layers.Dense(CLASSES)(inner(given))))
+    assert len(switched.switched_layers()) == 2
+    assert inner.compiled and inner.optimizer is not None
+
+
+def test_a_layer_that_wrappers_share_stays_shared():
+    shared = keras.layers.Dense(4, name="shared")
+    first, second = keras.Input((3, 5)), keras.Input((2, 5))
+    outputs = [keras.layers.TimeDistributed(shared)(given) for given in (first, second)]
+    model = keras.Model([first, second], outputs)
+    switched = switch(model)
+    assert [layer.name for layer in switched.switched_layers()] == ["shared"]
+    plain = strip(switched)
+    assert plain.count_params() == model.count_params()
+    given = [np.ones((2, 3, 5), "float32"), np.ones((2, 2, 5), "float32")]
+    for ours, theirs in zip(plain.predict(given), model.predict(given), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@keras.saving.register_keras_serializable("tests")
+class WithConstant(Switcher):
+    """A switcher with a weight that does not learn."""
+
+    def build(self, kernel_shape):
+        self.constant = self.add_weight(
+            name="constant", shape=(), initializer="ones", trainable=False
+        )
+        self.factor = self.add_weight(name="factor", shape=kernel_shape, initializer="ones")
+        self.built = True
+
+    def call(self, kernel):
+        return self.factor * self.constant * kernel
+
+
+def test_only_what_is_trainable_in_a_switcher_learns(tmp_path):
+    inputs = keras.Input((INPUTS,))
+    hidden = SwitchedDense(16, "relu", switcher=WithConstant())(inputs)
+    model = compiled(SwitchedModel(inputs, SwitchedDense(CLASSES)(hidden)), target_sparsity=0.5)
+    x, y = separable(64)
+
+    def learned(model):
+        switcher = model.switched_layers()[0].switcher
+        before = arrays([switcher.constant, switcher.factor])
+        model.fit(x, y, batch_size=8, epochs=3, verbose=0)
+        constant, factor = arrays([switcher.constant, switcher.factor])
+        np.testing.assert_array_equal(constant, before[0])
+        return not np.array_equal(factor, before[1])
+
+    model.save(tmp_path / "new.keras")
+    assert learned(model)
+    assert learned(keras.models.load_model(tmp_path / "new.keras"))
+
+
+def test_averages_of_a_switcher_s_weights_decide_the_structure():
+    optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
+    model = compiled(network(), target_sparsity=0.5, switcher_optimizer=optimizer)
+    x, y = separable(64)
+    model.fit(x, y, batch_size=8, epochs=3, verbose=0)
+    averages = optimizer._model_variables_moving_average
+    for variable, average in zip(model.switcher_variables, averages, strict=True):
+        np.testing.assert_array_equal(variable, average)
+
+
+class Optional(SwitchedModel):
+    """A model of which an input may be missing, and that has a layer for training alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.last = SwitchedDense(16, "relu"), SwitchedDense(CLASSES)
+        self.aside = SwitchedDense(CLASSES)
+
+    def call(self, inputs, training=False):
+        hidden = self.hidden(inputs["image"])
+        return self.last(hidden) + (self.aside(hidden) if training else 0.0)
+
+
+def test_a_missing_input_and_a_layer_of_training_alone_do_not_stop_a_subclass():
+    model = compiled(Optional(), target_sparsity=0.5)
+    x, y = separable(64)
+    model.fit({"image": x, "text": None}, y, batch_size=8, epochs=3, verbose=0)
+    assert model.sparsity == pytest.approx(0.5, abs=0.01)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Plain(keras.Model):
+    """A subclassed model of dense layers."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.hidden, self.last = keras.layers.Dense(16, "relu"), keras.layers.Dense(CLASSES)
+
+    def call(self, inputs):
+        return self.last(self.hidden(inputs))
+
+
+def test_a_subclass_that_is_switched_keeps_its_policy_in_a_file(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = Plain()
+        model(np.ones((1, INPUTS)))
+        switched = switch(model)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    compiled(switched)
+    switched.save(tmp_path / "mixed.keras")
+    loaded = keras.models.load_model(tmp_path / "mixed.keras")
+    assert loaded.dtype_policy.name == "mixed_float16"
+    assert type(loaded.optimizer) is type(switched.optimizer)
