@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 
 from keras_switcher.checks import ConfigError
 from keras_switcher.display import show_error, show_warning
+from keras_switcher.programs import same_command
 from keras_switcher.runs import RunError
 from keras_switcher.signals import Interrupted
 
@@ -86,10 +87,7 @@ def run_command(command: Callable[[Console], int], verbose: bool) -> int:
                 errors.print_exception()
             show_error(errors, str(error))
             if isinstance(error, Interrupted):
-                again = "the same command"
-                if "--overwrite" in sys.argv:
-                    again += ", without --overwrite"
-                errors.print(f"Nothing is lost: go on with {again}.", highlight=False)
+                errors.print(f"Nothing is lost: go on with {same_command()}.", highlight=False)
             return error.exit_status if isinstance(error, RunError) else 2
 
 

@@ -199,11 +199,12 @@ class SwitchedDense(keras.layers.Dense):
         mean = ops.mean(logits)
         deviation = ops.sqrt(ops.mean(ops.square(logits - mean)) + 1e-10)
         normalized = (logits - mean) / deviation
-        return normalized + self.mean_logit()
+        return normalized + _OFFSET_SCALE * self.switcher.offset + self.initial_offset
 
-    def mean_logit(self) -> Any:
+    def mean_logit(self) -> float:
         """Return the mean of the layer's logits, without the offset of the model."""
-        return _OFFSET_SCALE * self.switcher.offset + self.initial_offset
+        learned = float(ops.convert_to_numpy(self.switcher.offset))
+        return _OFFSET_SCALE * learned + self.initial_offset
 
     @property
     def initial_offset(self) -> float:

@@ -265,13 +265,11 @@ class SwitchedModel(keras.Model):
 
     def _open_switches(self) -> None:
         """Choose the offset with which training begins: nearly all switches are on."""
-        lowest = min(
-            float(ops.convert_to_numpy(layer.mean_logit())) for layer in self.switched_layers()
-        )
+        lowest = min(layer.mean_logit() for layer in self.switched_layers())
         self.alternation_state.offset.assign(_OPEN - lowest)
 
     def open_if_new(self) -> None:
-        """Do so if the weights are those of a model that was not compiled, and so has no offset."""
+        """Open the switches if the weights come from a model not compiled, which has no offset."""
         if not (self.compiled and self.switcher_optimizer.built) or self.phase == SETTLE:
             return
         if float(ops.convert_to_numpy(self.alternation_state.offset)) == 0.0:

@@ -1,4 +1,4 @@
-"""How the user of this process would call the training command."""
+"""How the user of this process would call a command."""
 
 import shlex
 import shutil
@@ -18,6 +18,12 @@ def train_command() -> str:
     if Path(sys.argv[0]).stem.startswith("keras-switcher") or not script.is_file():
         return _INSTALLED
     return f"{_python()} {_short(script)}"
+
+
+def same_command() -> str:
+    """Return how to say that the command of this process is to be given again."""
+    without = ", without --overwrite" if "--overwrite" in sys.argv else ""
+    return f"the same command{without}"
 
 
 def _python() -> str:

@@ -52,8 +52,8 @@ def load_dense_weights(model: keras.Model, filepath: Any, **kwargs: Any) -> None
     # classes of the file's model, and its weights are in the order of this one's.
     plain = strip(model)
     layers = switched_layers(model)
-    switching = [*model.alternation_state.weights]
-    switching += [v for layer in layers for v in (layer.switches, *layer.switcher.weights)]
+    switching = [v for layer in layers for v in (layer.switches, *layer.switcher.weights)]
+    switching += model.alternation_state.weights
     ours = [v for v in model.weights if not any(v is w for w in switching)]
     for source, target in zip(plain.weights, ours, strict=True):
         source.assign(target)

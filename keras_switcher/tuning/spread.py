@@ -16,6 +16,7 @@ from typing import TextIO
 from keras_switcher.checks import ConfigError
 from keras_switcher.cluster import without_proxy
 from keras_switcher.launch import THREADS, cores, free_ports
+from keras_switcher.programs import same_command
 from keras_switcher.signals import stopping
 
 # The variables that Keras Tuner reads.
@@ -231,7 +232,7 @@ class Spread:
             ]:
                 print(f"[{name}] {line}", file=self.output, flush=True)
         if status < 0:
-            self._say("Nothing is lost: go on with the same command, without --overwrite.")
+            self._say(f"Nothing is lost: go on with {same_command()}.")
         return self._exit_status(status)
 
     @staticmethod
