@@ -78,8 +78,11 @@ def test_the_recipe_of_a_pair_makes_a_network_for_its_images(name, dataset, made
 @pytest.mark.parametrize(
     ("name", "dataset"),
     [
-        *(("lenet", "cifar100"), ("vgg16", "mnist")),
-        *(("resnet18", "cifar10"), ("mobilenet", "mnist")),
+        ("mobilenet", "mnist"),
+        *(
+            pytest.param(*pair, marks=pytest.mark.endurance)
+            for pair in (("lenet", "cifar100"), ("vgg16", "mnist"), ("resnet18", "cifar10"))
+        ),
     ],
 )
 def test_pair_runs_to_the_end(name, dataset, made_data, tmp_path):

@@ -50,7 +50,9 @@ VARIANTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", ["other", pytest.param("no_target", marks=pytest.mark.endurance)]
+)
 def test_resumed_run_of_another_kind_ends_with_the_same_numbers(variant, tmp_path, monkeypatch):
     options = {"dense_baseline": False, **VARIANTS[variant]}
     together = options.get("steps_per_execution", 1)

@@ -108,6 +108,7 @@ def test_tensorboard_shows_the_hyperparameters_of_each_trial(whole):
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_a_search_that_was_stopped_and_killed_ends_as_one_that_was_not(whole, tmp_path):
     process = Tuning("--trials", "4", cwd=tmp_path)
     process.wait_for_line("1/4")
