@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -17,9 +16,10 @@ from keras_switcher.functional import functional_base, functional_class, is_func
 from keras_switcher.gradients import SwitchGradients
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.metrics import Sparsity
-from keras_switcher.objective import check_target, choose_on, next_multiplier, next_offset
+from keras_switcher.objective import check_target, next_multiplier, next_offset
 from keras_switcher.rates import scale_rates
 from keras_switcher.schedule import PhaseSchedule
+from keras_switcher.settling import is_at_target, settled_logits
 from keras_switcher.switchers import PACKAGE
 from keras_switcher.weights import is_of_dense_layers, load_dense_weights
 
@@ -280,19 +280,7 @@ class SwitchedModel(keras.Model):
             return False
         if self.target_sparsity is None:
             return True
-        layers = self.switched_layers()
-        connections = sum(layer.connections for layer in layers)
-        sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
-        # What rounding to whole groups may leave.
-        allowed = max(float(np.max(s)) for s in sizes) / connections
-        allowed = max(allowed, 0.01 * (1 - self.target_sparsity))
-        if abs(self.sparsity - self.target_sparsity) <= allowed:
-            return True
-        # With large groups, even the nearest structure may miss the target by more.
-        switches = [ops.convert_to_numpy(layer.switches) for layer in layers]
-        chosen = choose_on(switches, sizes, self.target_sparsity)
-        on = sum(float(np.sum(c * s)) for c, s in zip(chosen, sizes, strict=True))
-        return abs(self.sparsity - (1 - on / connections)) <= allowed
+        return is_at_target(self.switched_layers(), self.target_sparsity)
 
     def get_compile_config(self) -> dict[str, Any]:
         """Return the serialised arguments of `compile`."""
@@ -622,13 +610,9 @@ class SwitchedModel(keras.Model):
             logits = [ops.convert_to_numpy(layer.compute_logits() + offset) for layer in layers]
             sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
             before = self.sparsity
-            for layer, z, on in zip(
-                layers, logits, choose_on(logits, sizes, self.target_sparsity), strict=True
-            ):
-                # Move the logits just far enough that the chosen ones, and no others, are above 0.
-                threshold = z[on].min() if z[on].min() <= 0 else max(0.0, z[~on].max(initial=0.0))
-                moved = np.where(on, np.maximum(z - threshold, 1e-3), 0.0).astype("float32")
-                layer.switches.assign(layer.gate(ops.convert_to_tensor(moved)))
+            settled = settled_logits(logits, sizes, self.target_sparsity)
+            for layer, z in zip(layers, settled, strict=True):
+                layer.switches.assign(layer.gate(ops.convert_to_tensor(z)))
             logger.info("Settled: sparsity %.4f -> %.4f", before, self.sparsity)
         self.alternation_state.settled.assign(1)
 

@@ -1,14 +1,9 @@
-"""The target sparsity: a constraint on the objective, met exactly when the model settles."""
+"""The target sparsity as a constraint on the objective of the switchers."""
 
-import math
 import numbers
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from keras import ops
-
-_LEAST_DENSITY = 1e-4
 
 
 def check_target(target_sparsity: float | None) -> float | None:
@@ -80,77 +75,3 @@ def next_multiplier(multiplier: Any, gradient: Any, slope: Any, rate: float) -> 
     """
     moved = multiplier - rate * gradient / (slope + 1e-8)
     return ops.where(ops.isfinite(moved), moved, multiplier)
-
-
-def choose_on(
-    logits: Sequence[np.ndarray], sizes: Sequence[np.ndarray], target_sparsity: float
-) -> list[np.ndarray]:
-    """Choose the switches that stay on, so that the target is met to within one group.
-
-    The switcher has decided how density spreads over the layers: the density of a layer is its
-    share of positive logits. One number, added to the log-odds of every layer's density, moves the
-    total to the target, so that no layer empties before the others. Within a layer, the largest
-    logits stay on. The rest that rounding to whole groups leaves is given to, or taken from, the
-    layer where it fits best.
-
-    Args:
-        logits: For each layer, an array of shape (groups, units).
-        sizes: For each layer, the number of connections under each switch, of shape (groups, 1).
-        target_sparsity: Share of all connections to turn off, in [0, 1).
-
-    Returns:
-        For each layer, a boolean array of shape (groups, units); at least one switch of each layer
-        is on.
-    """
-    totals = np.array([float(z.shape[1] * s.sum()) for z, s in zip(logits, sizes, strict=True)])
-    budget = (1.0 - target_sparsity) * totals.sum()
-    densities = np.array([np.sum((z > 0) * s) for z, s in zip(logits, sizes, strict=True)]) / totals
-    densities = np.clip(densities, _LEAST_DENSITY, 1 - _LEAST_DENSITY)
-    odds = np.log(densities / (1 - densities))
-
-    def shifted(shift: float) -> np.ndarray:
-        return 1 / (1 + np.exp(-(odds + shift)))
-
-    low, high = -40.0, 40.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if shifted(middle) @ totals < budget else (low, middle)
-    wanted = shifted(high) * totals
-
-    # Per layer: the switches by falling logit, and how many connections the first k of them hold.
-    # In 32 bits, as there may be one entry of each per connection.
-    order = [np.argsort(-z, axis=None, kind="stable").astype("uint32") for z in logits]
-    held = []
-    for z, s, o in zip(logits, sizes, order, strict=True):
-        held.append(np.zeros(z.size + 1, "uint32"))
-        np.cumsum(s.ravel().astype("uint32")[o // z.shape[1]], out=held[-1][1:])
-    counts = [max(1, _nearest(h, w)) for h, w in zip(held, wanted, strict=True)]
-    # This only corrects the rounding: a layer moves by at most a hundredth of its switches, or one,
-    # and moves again only if the others could not make up for a layer with a few large groups.
-    moved = True
-    while moved:
-        moved = False
-        for index, total_held in enumerate(held):
-            count, reach = counts[index], max(1, len(order[index]) // 100)
-            missing = budget - sum(int(h[k]) for h, k in zip(held, counts, strict=True))
-            needed = int(total_held[count]) + missing
-            nearest = _nearest(total_held, needed)
-            nearest = max(1, min(max(nearest, count - reach), count + reach))
-            if abs(int(total_held[nearest]) - needed) < abs(missing) - 1e-6:
-                counts[index], moved = nearest, True
-    chosen = []
-    for z, o, k in zip(logits, order, counts, strict=True):
-        on = np.zeros(z.size, bool)
-        on[o[:k]] = True
-        chosen.append(on.reshape(z.shape))
-    return chosen
-
-
-def _nearest(ascending: np.ndarray, value: float) -> int:
-    """Return the index of the entry nearest to a value, the lower one of two equally near."""
-    # Of the array's type, or NumPy would convert the whole array.
-    bound = ascending.dtype.type(max(0, math.ceil(value)))
-    above = min(int(np.searchsorted(ascending, bound)), len(ascending) - 1)
-    below = max(above - 1, 0)
-    is_lower_nearer = value - int(ascending[below]) <= int(ascending[above]) - value
-    return below if is_lower_nearer else above

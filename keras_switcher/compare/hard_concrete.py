@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_switcher.layers import SwitchedDense
 from keras_switcher.model import SwitchedModel
-from keras_switcher.objective import choose_on
+from keras_switcher.settling import choose_on
 from keras_switcher.switchers import PACKAGE, Switcher
 
 # Temperature and limits of the stretched distribution, as in the paper.

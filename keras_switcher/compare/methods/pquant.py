@@ -23,8 +23,8 @@ from keras_switcher.config import Config
 from keras_switcher.copying import set_weights_like, walk
 from keras_switcher.extras import install_command
 from keras_switcher.networks import Start, compiled_dense
-from keras_switcher.objective import choose_on
 from keras_switcher.runs import RunError
+from keras_switcher.settling import choose_on
 
 
 class _Pquant(Method):
