@@ -10,7 +10,7 @@ from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, shown_messages
 from keras_switcher.display import show_error
 from keras_switcher.runs import RunError
-from keras_switcher.signals import StopSignals
+from keras_switcher.signals import Interrupted, StopSignals
 
 from .errors import ExportError
 from .options import BenchmarkOptions, ExportOptions, ServeOptions, check
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     _serve(flags[1:])
                 else:
                     _export(flags)
-        except (ExportError, RunError, ConfigError) as error:
+        except (Interrupted, ExportError, RunError, ConfigError) as error:
             if verbose:
                 errors.print_exception()
             show_error(errors, str(error))

@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_switcher.copying import converted_functional, graph, walk
-from keras_switcher.signals import Interrupted
 
 from .errors import ExportError
 
@@ -86,7 +85,7 @@ def convert(
                     tf.lite.Optimize.EXPERIMENTAL_SPARSITY,
                 ]
             content: bytes = converter.convert()
-        except (ExportError, Interrupted, OSError):
+        except (ExportError, OSError):
             raise
         except Exception as error:
             # Each of the converter's many passes raises its own errors, with pages of text.

@@ -7,14 +7,12 @@ import http.server
 import ipaddress
 import logging
 import socket
-import sys
 import urllib.parse
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from keras_switcher import __version__
-from keras_switcher.signals import Interrupted
 
 from .errors import ExportError
 from .site import ENCODINGS, START, Asset, content_type
@@ -107,9 +105,6 @@ class PageServer(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log what went wrong with a connection; a browser that goes away is not an error."""
-        # A signal may arrive while a connection is being accepted; what it raises ends up here.
-        if isinstance(error := sys.exception(), Interrupted):
-            raise error
         logger.debug("A connection of %s ended early.", client_address, exc_info=True)
 
 

@@ -112,9 +112,10 @@ class AlternationState(keras.layers.Layer):
                 aggregation="only_first_replica",
             )
 
-        self.step = state("step", (), "int32")
-        self.plan = state("plan", (3,), "int32")
-        self.settled = state("settled", (), "int32")
+        # TensorFlow keeps variables of 32-bit integers on the CPU, where XLA on a GPU can't go.
+        self.step = state("step", (), "int64")
+        self.plan = state("plan", (3,), "int64")
+        self.settled = state("settled", (), "int64")
         self.offset = state("offset", (), "float32")
         self.multiplier = state("multiplier", (), "float32")
         self.built = True

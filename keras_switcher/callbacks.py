@@ -244,6 +244,11 @@ def restore(model: keras.Model, checkpoint: Checkpoint, facts: dict[str, Any]) -
     """
     different = [name for name in facts if checkpoint.facts.get(name) != facts[name]]
     if different:
+        advice = (
+            "Name the folder of its data by --data-dir or TFDS_DATA_DIR."
+            if different == ["data"]
+            else "Choose another --run-dir to start anew."
+        )
         raise CheckpointError(
             "The checkpoint is of another run. "
             + " ".join(
@@ -251,7 +256,7 @@ def restore(model: keras.Model, checkpoint: Checkpoint, facts: dict[str, Any]) -
                 f"Received: {facts[name]!r}."
                 for name in different
             )
-            + " Choose another --run-dir to start anew."
+            + f" {advice}"
         )
     targets = variables(model)
     shapes = [array.shape for array in checkpoint.arrays]

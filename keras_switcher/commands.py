@@ -82,12 +82,14 @@ def run_command(command: Callable[[Console], int], verbose: bool) -> int:
             return command(Console(file=sys.stdout))
         except KeyboardInterrupt:
             return 130
+        except Interrupted as error:
+            show_error(errors, str(error))
+            errors.print(f"Nothing is lost: go on with {same_command()}.", highlight=False)
+            return error.exit_status
         except (RunError, ConfigError, ValueError, OSError) as error:
             if verbose:
                 errors.print_exception()
             show_error(errors, str(error))
-            if isinstance(error, Interrupted):
-                errors.print(f"Nothing is lost: go on with {same_command()}.", highlight=False)
             return error.exit_status if isinstance(error, RunError) else 2
 
 

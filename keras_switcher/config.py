@@ -417,6 +417,11 @@ def validate(config: Config) -> Config:
             "operation. Received: jit=True, deterministic=True"
         )
     strategy = config.execution.strategy
+    if strategy != "none" and config.execution.precision == "mixed_float16":
+        raise ConfigError(
+            f"Expected --precision mixed_bfloat16 or float32 with --strategy {strategy}: Keras's "
+            "loss scaling misses what overflows on one device alone. Received: mixed_float16"
+        )
     if strategy != "none" and config.execution.jit:
         reason = {
             "mirrored": "Keras can't do both (keras#17187)",

@@ -1,6 +1,7 @@
 """Image data sets as arrays."""
 
 import functools
+import json
 import logging
 import os
 import threading
@@ -227,7 +228,6 @@ class TfdsImages:
     def __call__(self, data_dir: StrPath | None) -> Examples:
         """Loads the data set from a folder, the network or the fallback."""
         # Imported late: whoever uses only the batches need not wait for it.
-        import tensorflow_datasets as tfds
 
         where = data_dir if data_dir is not None else os.environ.get("TFDS_DATA_DIR")
         if where is not None:
@@ -237,7 +237,7 @@ class TfdsImages:
                     "The folder of the data sets must be a folder. "
                     f"Received: data_dir={os.fspath(where)!r}"
                 )
-        builder = tfds.builder(self.dataset, data_dir=where)
+        builder = self._builder(where)
         if not builder.is_prepared():
             if not _answers(self.download_url, PROBE_SECONDS):
                 return self._without_data(data_dir, Path(builder.data_dir))
@@ -247,10 +247,7 @@ class TfdsImages:
             x_train, y_train = _decoded(builder, "train")
             x_test, y_test = _decoded(builder, "test")
         except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-            raise OSError(
-                f"The data set {self.dataset!r} in {builder.data_dir} is damaged or incomplete. "
-                f"Delete that folder to have it made again. Received: {error.message}"
-            ) from error
+            raise self._damaged(builder.data_dir, error.message) from error
         classes = builder.info.features[builder.info.supervised_keys[1]]
         return Examples(
             source=f"tfds {builder.info.full_name}",
@@ -260,6 +257,23 @@ class TfdsImages:
             y_test=y_test,
             num_classes=classes.num_classes,
             class_names=tuple(classes.names),
+        )
+
+    def _builder(self, where: str | None) -> Any:
+        import tensorflow_datasets as tfds
+        from google.protobuf.json_format import ParseError
+
+        try:
+            return tfds.builder(self.dataset, data_dir=where)
+        except (ParseError, json.JSONDecodeError) as error:
+            # Of the files that describe it.
+            folder = Path(tfds.core.constants.DATA_DIR if where is None else where, self.dataset)
+            raise self._damaged(folder, str(error)) from error
+
+    def _damaged(self, folder: StrPath, reason: str) -> OSError:
+        return OSError(
+            f"The data set {self.dataset!r} in {os.fspath(folder)} is damaged or incomplete. "
+            f"Delete that folder to have it made again. Received: {' '.join(reason.split())[:300]}"
         )
 
     def _download(self, builder: Any) -> None:

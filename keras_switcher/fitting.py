@@ -133,12 +133,25 @@ def fit(
     stop: StopSignals,
     console: Console,
     workers: Workers,
+    origin: dict[str, str],
 ) -> list[dict[str, Any]]:
-    """Train a network from its last checkpoint to the last epoch; return the history's rows."""
+    """Train a network from its last checkpoint to the last epoch; return the history's rows.
+
+    Args:
+        model: The compiled network.
+        name: Its name, in the names of its checkpoints and in what is shown.
+        history: The name of the file of its history.
+        config: The configuration.
+        data: What to learn from and to validate on.
+        folder: The folder of the run.
+        stop: The signals that stop the training.
+        console: Where to show the epochs.
+        workers: The workers of the run.
+        origin: What `origin_of` returned when the network was loaded.
+    """
     options = config.optimisation
     digest = data_digest(data)
     workers.check_same("the training data", digest)
-    origin = origin_of(config)
     workers.check_same("the file of --init-from", origin)
     # Through JSON, as a checkpoint holds them.
     facts = json.loads(
@@ -169,7 +182,7 @@ def fit(
     if workers.is_chief:
         board = folder.path / "tensorboard" / name
         callbacks.insert(-2, keras.callbacks.TensorBoard(board, write_graph=False))
-    with progress.shown(), stop.deferred(), _resources(folder):
+    with progress.shown(), stop.deferred(), resources(folder):
         arguments = fit_arguments(
             config, data, initial_epoch=done, strategy=model.distribute_strategy
         )
@@ -233,7 +246,16 @@ def _newest(checkpoints: Checkpoints, workers: Workers) -> Checkpoint | None:
 
 
 @contextmanager
-def _resources(folder: RunFolder) -> Iterator[None]:
+def resources(folder: RunFolder) -> Iterator[None]:
+    """Say what to do where the memory or the disk does not suffice.
+
+    Args:
+        folder: The folder of the run.
+
+    Raises:
+        OutOfMemory: If the memory does not suffice.
+        WriteError: If TensorBoard's files do not fit on the disk.
+    """
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:

@@ -172,6 +172,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"Received: a {type(values).__name__}"
         )
     values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    if flags := [f"--{name}" for name in ("config", "resume", "verbose") if values.get(name)]:
+        raise ConfigError(
+            f"Expected the config file {path} to hold options of the run. Received: "
+            f"{', '.join(name[2:] for name in flags)}; give {' and '.join(flags)} as a flag"
+        )
     check_values(from_values(values, str(path)), str(path))
     return values
 

@@ -1,8 +1,9 @@
-"""The gradient of the loss by the switches, which task steps leave for the switcher's turn."""
+"""Gradients by the switches, kept for the switcher's turn, and gradients that overflow."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 from keras import ops
 
@@ -54,3 +55,40 @@ class SwitchGradients:
         for variable in (*self._sums, self._steps):
             # What it would return is summed over all replicas.
             variable.assign(tf.zeros(variable.shape), read_value=False)
+
+
+def overflowing_together(
+    optimizer: keras.optimizers.Optimizer, gradients: Sequence[Any]
+) -> list[Any]:
+    """Make the gradients of a scaled loss NaN in all replicas if they are not finite in one.
+
+    The `LossScaleOptimizer` of Keras asks each process's first replica alone whether to skip a
+    step. If another one's gradients overflow, it would take the step, and two processes that
+    disagree would wait for each other for ever.
+
+    Args:
+        optimizer: The optimiser.
+        gradients: Its gradients in the replica that asks; `None` where there is none.
+
+    Returns:
+        The gradients, unchanged where there is one replica or the optimiser does not scale.
+    """
+    replica = tf.distribute.get_replica_context()
+    is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if not is_scaled or replica.num_replicas_in_sync == 1:
+        return list(gradients)
+    finite = [
+        ops.all(ops.isfinite(g.values if isinstance(g, tf.IndexedSlices) else g))
+        for g in gradients
+        if g is not None
+    ]
+    overflown = replica.all_reduce("SUM", ops.cast(ops.logical_not(ops.all(finite)), "float32"))
+    added = ops.where(overflown > 0, float("nan"), 0.0)
+
+    def together(gradient: Any) -> Any:
+        if isinstance(gradient, tf.IndexedSlices):
+            values = gradient.values + ops.cast(added, gradient.dtype)
+            return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+        return None if gradient is None else gradient + ops.cast(added, gradient.dtype)
+
+    return [together(gradient) for gradient in gradients]

@@ -78,6 +78,10 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
             f"Expected --init-from to return a number for each of the {data.num_classes} classes "
             f"of {data.name}. Received: {path}, which returns {tuple(outputs[0].shape[1:])}"
         )
+    if any(layer.compute_dtype == "float16" for _, layer in walk(model)):
+        # A file of a graph of layers does not hold the model's own policy, by which Keras scales
+        # the loss.
+        model.dtype_policy = "mixed_float16"
     return model
 
 
@@ -165,6 +169,7 @@ class FrozenTrunk:
         self.model = model
         self.trunk = parts.trunk
         self.head = parts.head
+        self.head.dtype_policy = model.dtype_policy
 
     @property
     def size(self) -> int:
@@ -204,7 +209,9 @@ class FrozenTrunk:
 
     def _computed(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         batches = evaluation_batches(images, labels, _BATCH).map(lambda x, _: x)
-        return np.asarray(self.trunk.predict(batches, verbose=0))
+        features = np.asarray(self.trunk.predict(batches, verbose=0))
+        # NumPy's files do not hold bfloat16.
+        return features.astype("float32") if features.dtype.name == "bfloat16" else features
 
     def copy_head(self, head: SwitchedModel, whole: SwitchedModel) -> None:
         """Copy what a switched head has learned into the whole model, switched as well.

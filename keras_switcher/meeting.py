@@ -53,7 +53,7 @@ def joined(cluster: Cluster, facts: Mapping[str, Any], timeout: float) -> Iterat
         # Wait until all are through: without the chief, TensorFlow ends the others by force.
         workers.gather("the end of the run", None)
     except BaseException as error:
-        workers.leave(str(error) if isinstance(error, Exception) else repr(error))
+        workers.leave(str(error) or repr(error))
         raise
     workers.leave(None)
 

@@ -13,7 +13,7 @@ from keras_switcher import gates
 from keras_switcher.alternation import SETTLE, Alternation, AlternationState
 from keras_switcher.checks import is_integer
 from keras_switcher.functional import functional_base, functional_class, is_functional_call
-from keras_switcher.gradients import SwitchGradients
+from keras_switcher.gradients import SwitchGradients, overflowing_together
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.metrics import Sparsity
 from keras_switcher.objective import check_target, next_multiplier, next_offset
@@ -449,6 +449,7 @@ class SwitchedModel(keras.Model):
         self._build_metrics(y, y_pred)
         variables = self.task_variables
         gradients = tape.gradient(scaled, [*variables, *switches])
+        gradients = overflowing_together(self.optimizer, gradients)
         if kept:
             # Before the update, which may change the scale.
             self._keep(kept, gradients[len(variables) :])
@@ -507,11 +508,10 @@ class SwitchedModel(keras.Model):
 
     def _track_loss(self, loss: Any, x: Any) -> None:
         examples = ops.shape(next(t for t in keras.tree.flatten(x) if t is not None))[0]
-        for metric in self.metrics:
-            if metric.name == "loss":
-                # `compute_loss` divides by the number of replicas; the logs show the whole loss.
-                whole = loss * tf.distribute.get_strategy().num_replicas_in_sync
-                metric.update_state(whole, sample_weight=examples)
+        # `compute_loss` divides by the number of replicas; the logs show the whole loss.
+        whole = loss * tf.distribute.get_strategy().num_replicas_in_sync
+        # By Keras's own name for it: a model may have a metric of its own that is called "loss".
+        self._loss_tracker.update_state(whole, sample_weight=examples)
 
     def _maybe_switcher_turn(self, strategy: Any) -> None:
         kept = self._switch_gradients
@@ -565,6 +565,7 @@ class SwitchedModel(keras.Model):
         if self.target_sparsity is not None:
             # Before the update, which may change the scale.
             by_offset /= self.switcher_optimizer.scale_loss(ops.ones((), "float32"))
+        gradients = overflowing_together(self.switcher_optimizer, gradients)
         self.switcher_optimizer.apply(gradients, variables)
         logits = [layer.compute_logits() + offset for layer in layers]
         if self.target_sparsity is not None:
@@ -602,7 +603,7 @@ class SwitchedModel(keras.Model):
         """
         self._check_layers_are_built()
         layers = self.switched_layers()
-        if self.compiled and self.switcher_optimizer.built:
+        if self.compiled and int(ops.convert_to_numpy(self.switcher_optimizer.iterations)):
             # If it keeps moving averages of the switchers' weights, these are what it has learned.
             self.switcher_optimizer.finalize_variable_values(self.switcher_variables)
         if self.target_sparsity is not None:

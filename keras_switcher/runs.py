@@ -27,6 +27,7 @@ MODEL_FILE = "model.keras"
 STRIPPED_FILE = "stripped.keras"
 DENSE_FILE = "dense.keras"
 HISTORY_FILE = "history.csv"
+REPORT_FILE = "report.html"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
@@ -234,6 +235,12 @@ class RunFolder:
         )
 
     @property
+    def results(self) -> list[str]:
+        """The names of the files here that a run would replace, and that do not make one."""
+        names = (STRIPPED_FILE, DENSE_FILE, HISTORY_FILE, f"dense_{HISTORY_FILE}", REPORT_FILE)
+        return [name for name in names if (self.path / name).exists()]
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run here has finished, so that its files are complete."""
         return (self.path / SUMMARY_FILE).is_file() and not (self.path / CHECKPOINTS).exists()
@@ -363,7 +370,10 @@ class Checkpoints:
         return self.folder / f"{self.name}-{epoch:05d}.checkpoint"
 
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{self.name}-*.checkpoint"), reverse=True)
+        def epoch(path: Path) -> int:
+            return int(path.stem.rpartition("-")[2])
+
+        return sorted(self.folder.glob(f"{self.name}-*.checkpoint"), key=epoch, reverse=True)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint as one atomic unit, then remove all others but the one before it.

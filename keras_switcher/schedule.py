@@ -27,6 +27,8 @@ class PhaseSchedule(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self._step = 0
+        self._steps: int | None = None
+        self._is_last = False
         self._settle_step: int | None = None
         self._first_epoch: int | None = None
         self._first_step = 0
@@ -63,6 +65,8 @@ class PhaseSchedule(keras.callbacks.Callback):
         else:
             # As if training had no end, so that nothing but warm-up happens.
             begin = ramp_end = settle = _UNKNOWN
+        self._steps = steps
+        self._is_last = epoch + 1 >= self.params["epochs"]
         state.plan.assign((begin, ramp_end, settle))
         if steps and self._settle_step is None:
             self._warn_of_few_turns(settle - begin)
@@ -84,13 +88,17 @@ class PhaseSchedule(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._settle_at(self._step + batch)
 
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        # No batch comes after the last one, but the validation does.
+        if self._is_last and self._steps is not None and batch + 1 >= self._steps:
+            self._settle_at(self._step + batch + 1)
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # If the time is now, the next epoch's first batch settles the model: what this epoch was
         # validated with is then also what is saved of it. But there may be no further batch, and
         # an execution of several steps may have passed the time.
         step = int(ops.convert_to_numpy(self.model.alternation_state.step))
-        is_last = epoch + 1 >= self.params["epochs"]
-        self._settle_at(step if is_last else step - 1)
+        self._settle_at(step if self._is_last else step - 1)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         # A callback may have ended the training.

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from keras_switcher.runs import RunError
 
-
-class Interrupted(RunError):
+class Interrupted(BaseException):
     """The run was asked to stop by a signal.
+
+    No `Exception`, as `KeyboardInterrupt` is none: a signal may come anywhere in others' code, and
+    Keras, Keras Tuner and TFLite's converter turn every `Exception` into an error of their own.
 
     Args:
         signal_number: The signal, SIGINT or SIGTERM.
@@ -34,13 +35,9 @@ class StopSignals:
     """Turns the two signals into `Interrupted`: at once or, during a `fit`, between batches.
 
     A second signal ends even a `fit` at once.
-
-    Attributes:
-        error: The class to raise, `Interrupted` or a subclass of it.
     """
 
     def __init__(self) -> None:
-        self.error: type[Interrupted] = Interrupted
         self._deferred = False
         self._received: int | None = None
 
@@ -83,9 +80,9 @@ class StopSignals:
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""
         if self._received is not None:
-            raise self.error(self._received)
+            raise Interrupted(self._received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._deferred or self._received is not None:
-            raise self.error(number)
+            raise Interrupted(number)
         self._received = number

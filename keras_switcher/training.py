@@ -32,6 +32,7 @@ from keras_switcher.runs import (
     DENSE_FILE,
     HISTORY_FILE,
     MODEL_FILE,
+    REPORT_FILE,
     STRIPPED_FILE,
     SUMMARY_FILE,
     RunError,
@@ -70,7 +71,8 @@ def train(
 
     Raises:
         ConfigError: If a value is wrong, or the data or the model can't be set up as configured.
-        RunError: If the folder can't be used, training diverges, or a signal stops it.
+        RunError: If the folder can't be used, or training diverges.
+        Interrupted: If a signal stops it.
     """
     console = Console(quiet=True) if console is None else console
     stop = StopSignals() if stop is None else stop
@@ -101,9 +103,18 @@ def _trained(
 
     with _resumable(folder, workers):
         load_tensorflow(config.run.verbose)
+        import keras
+
         from keras_switcher.batches import evaluation_batches
         from keras_switcher.convert import strip
-        from keras_switcher.fitting import check_replicas, execution, fit
+        from keras_switcher.fitting import (
+            OutOfMemory,
+            check_replicas,
+            execution,
+            fit,
+            origin_of,
+            resources,
+        )
         from keras_switcher.initial import validation_accuracy
         from keras_switcher.networks import (
             dense_model,
@@ -121,15 +132,18 @@ def _trained(
             try:
                 with workers.chief_first("the data"):
                     data = load_data(config)
-                with scope():
+                with scope(), resources(folder):
                     check_replicas(config, data)
                     start = new_start(config, data)
+                    origin = origin_of(config)
                     if config.network.init_from is not None:
                         before = validation_accuracy(start.network, data)
                     switched = switched_model(config, data, start)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, OutOfMemory) as error:
                 if not resumed and workers.is_chief:
                     folder.discard()
+                if isinstance(error, OutOfMemory):
+                    raise
                 raise ConfigError(str(error)) from error
             _show_data(console, data)
             if config.network.init_from is not None:
@@ -140,10 +154,11 @@ def _trained(
                 )
 
             # From here on, an error of the operating system is a failure to write.
-            with writing(folder.path):
+            with writing(folder.path), resources(folder):
                 train_network = partial(
                     fit,
                     config=config,
+                    origin=origin,
                     data=_examples(start, data, folder, console),
                     folder=folder,
                     stop=stop,
@@ -162,8 +177,9 @@ def _trained(
 
                 dense, dense_rows = None, []
                 if config.run.dense_baseline:
+                    # The switched network is a copy, so this one is as it was built or loaded.
+                    keras.utils.set_random_seed(config.optimisation.seed)
                     with scope():
-                        start = new_start(config, data)
                         dense = dense_model(config, data, start)
                     dense_rows = train_network(dense, "dense", f"dense_{HISTORY_FILE}")
                     with scope():
@@ -201,7 +217,7 @@ def _trained(
     if workers.is_chief:
         show_layers(console, summary)
         show_comparison(console, summary)
-        report = folder.path / "report.html"
+        report = folder.path / REPORT_FILE
         say(console, f"Report: {report}")
     return summary
 
@@ -240,6 +256,11 @@ def _open_folder(config: Config) -> tuple[RunFolder, bool]:
     path = Path(given) if given else new_run(config.network.model, config.data.dataset)
     folder = RunFolder(path)
     if not folder.has_run:
+        if results := folder.results:
+            raise RunError(
+                "Expected --run-dir to be a new folder, or that of a run. Received: "
+                f"{folder.path} with {', '.join(results)}, which a run would replace"
+            )
         if config.run.resume:
             logger.warning("There is no run to resume: starting one in %s.", folder.path)
         return folder, False
@@ -381,6 +402,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         130 and 143 after Ctrl-C and SIGTERM.
     """
     flags = sys.argv[1:] if arguments is None else arguments
+    # Read before the configuration, whose errors it is about.
     verbose = "--verbose" in flags
     errors = Console(stderr=True)
     stop = StopSignals()
@@ -388,9 +410,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             with stop.handled():
                 train(resolve(flags), Console(), stop)
-        except (RunError, ConfigError, OSError) as error:
+        except (Interrupted, RunError, ConfigError, OSError) as error:
             if verbose:
                 errors.print_exception()
             show_error(errors, "\n".join([str(error), *getattr(error, "__notes__", [])]))
-            return error.exit_status if isinstance(error, RunError) else 2
+            return error.exit_status if isinstance(error, Interrupted | RunError) else 2
     return 0

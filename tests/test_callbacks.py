@@ -184,6 +184,19 @@ def test_signal_ends_a_fit_after_the_batch(number):
     assert signal.getsignal(number) is handler
 
 
+def test_a_signal_in_the_code_of_a_layer_stays_one():
+    class Kill(keras.layers.Layer):
+        def call(self, inputs):
+            signal.raise_signal(signal.SIGTERM)
+            return inputs
+
+    stop = StopSignals()
+    inputs = keras.Input((3,))
+    with pytest.raises(Interrupted) as error, stop.handled():
+        keras.Model(inputs, Kill()(inputs))
+    assert error.value.exit_status == 143
+
+
 def test_signal_outside_of_a_fit_and_a_second_one_act_at_once():
     stop = StopSignals()
     with pytest.raises(Interrupted), stop.handled():

@@ -1,3 +1,4 @@
+import shutil
 import socket
 import subprocess
 import sys
@@ -319,6 +320,17 @@ def test_damaged_data_set_is_named(registered, prepared, tmp_path, no_network):
         )
     registered("tiny")(tiny())
     with pytest.raises(OSError, match=r"'ks_tiny_digits' in .*1\.0\.0 is damaged or incomplete"):
+        data.load("tiny", data_dir=tmp_path)
+
+
+def test_a_data_set_whose_description_is_damaged_is_named(
+    registered, prepared, tmp_path, no_network
+):
+    shutil.copytree(prepared / "ks_tiny_digits", tmp_path / "ks_tiny_digits")
+    path = tmp_path / "ks_tiny_digits" / "1.0.0" / "dataset_info.json"
+    path.write_text(path.read_text()[:20])
+    registered("tiny")(tiny())
+    with pytest.raises(OSError, match="'ks_tiny_digits' in .* is damaged or incomplete"):
         data.load("tiny", data_dir=tmp_path)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from keras_switcher import data, models, switch
 from keras_switcher.initial import FrozenTrunk, load_initial, returns_logits
+from keras_switcher.networks import dense_model
 
 SHAPE, CLASSES = (20, 20, 1), 4
 CNN = ("--dataset", "made", "--epochs", "3", "-b", "20", "--lr", "0.01")
@@ -147,6 +148,28 @@ def test_the_trunk_of_every_network_ends_at_its_dense_layers(name):
     assert not any(isinstance(layer, keras.layers.Conv2D) for layer in frozen.head.layers)
 
 
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_a_model_in_mixed_precision_goes_on_in_it(precision, tmp_path):
+    with_policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(f"mixed_{precision}")
+    try:
+        untrained().save(tmp_path / "mixed.keras")
+    finally:
+        keras.config.set_dtype_policy(with_policy)
+    images = data.load("made")
+    trunk = FrozenTrunk(load_initial(str(tmp_path / "mixed.keras"), images))
+    first, again = (trunk.features(images, tmp_path) for _ in range(2))
+    assert first.x_train.dtype == (np.float16 if precision == "float16" else np.float32)
+    np.testing.assert_array_equal(first.x_train, again.x_train)
+    for model in (trunk.model, trunk.head):
+        switched = switch(model)
+        switched.compile("adam", "mse")
+        # Only float16 needs its loss scaled.
+        for optimizer in (switched.optimizer, switched.switcher_optimizer):
+            scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+            assert scales == (precision == "float16")
+
+
 def test_a_model_without_a_trunk_is_refused():
     inputs = keras.Input((8,))
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
@@ -251,6 +274,24 @@ def test_another_file_under_the_same_name_is_noticed_on_resume(tmp_path, train_h
     status, output = train_here(*flags, "--resume")
     assert status == 2
     assert re.search("The checkpoint is of another run. Expected .*initial weights", output)
+
+
+def test_the_dense_network_starts_from_the_file_as_it_was(tmp_path, train_here, monkeypatch):
+    path = tmp_path / "start.keras"
+    cnn().save(path)
+    told = []
+
+    def lost(config, data, start):
+        # After the training of the switched network, and before that of the dense one.
+        path.unlink(missing_ok=True)
+        told.append([w.numpy() for w in start.network.weights])
+        return dense_model(config, data, start)
+
+    monkeypatch.setattr("keras_switcher.networks.dense_model", lost)
+    status, output = train_here(*CNN, "--init-from", path, "--run-dir", "r")
+    assert status == 0, output
+    for kept, weight in zip(told[0], cnn().get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, weight)
 
 
 def test_frozen_run_that_was_stopped_ends_with_the_same_numbers(trained, tmp_path, train_here):

@@ -286,6 +286,20 @@ try:
     evaluation_batches(x[:3], y[:3], 32, mirrored)
 except ValueError as error:
     report["too_few"] = str(error)
+
+keras.config.set_dtype_policy("mixed_float16")
+report["overflow"] = {}
+for half in (0, 1):
+    with mirrored.scope():
+        model = small.compiled(small.network(), run_eagerly=False, jit_compile=False)
+    before = small.arrays(model.task_variables)
+    large = np.array(x[:32])
+    large[16 * half :][:16] *= 1e4
+    model.fit(large, y[:32], batch_size=32, shuffle=False, verbose=0)
+    report["overflow"][half] = [
+        all(map(np.array_equal, before, small.arrays(model.task_variables))),
+        float(keras.ops.convert_to_numpy(model.optimizer.dynamic_scale)),
+    ]
 print(json.dumps(report))
 """
 
@@ -332,6 +346,21 @@ def test_two_replicas_have_the_same_switches_and_hit_the_target(distributed):
 @pytest.mark.slow
 def test_subclassed_model_first_built_under_a_strategy_hits_its_target(distributed):
     assert distributed["subclassed"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.slow
+def test_a_step_that_overflows_in_one_replica_is_skipped_in_all(distributed):
+    # Half of the scale with which Keras begins.
+    assert distributed["overflow"] == {"0": [True, 2.0**14], "1": [True, 2.0**14]}
+
+
+def test_no_variable_is_kept_from_xla_on_a_gpu():
+    # TensorFlow has no variables of 32-bit integers on GPUs, so XLA can't use them there.
+    model = compiled(network())
+    model.fit(X, Y, batch_size=32, verbose=0)
+    optimizers = (model.optimizer, model.switcher_optimizer)
+    for variable in [*model.variables, *(v for each in optimizers for v in each.variables)]:
+        assert variable.dtype != "int32", variable.path
 
 
 @pytest.mark.slow

@@ -97,6 +97,41 @@ def test_averages_of_a_switcher_s_weights_decide_the_structure():
         np.testing.assert_array_equal(variable, average)
 
 
+def test_averages_that_have_not_begun_leave_a_switcher_s_weights():
+    optimizer = keras.optimizers.Adam(0.01, use_ema=True)
+    model = compiled(network(), target_sparsity=0.5, switcher_optimizer=optimizer)
+    before = [np.array(v) for v in model.switcher_variables]
+    model.settle()
+    assert any(np.any(array) for array in before)
+    for variable, array in zip(model.switcher_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, array)
+
+
+class OwnLoss(SwitchedModel):
+    """A model that tracks a part of its loss under the name of the whole, as Keras's guide does."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = SwitchedDense(CLASSES)
+        self.loss_tracker = keras.metrics.Mean(name="loss")
+
+    def call(self, inputs):
+        return self.last(inputs)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        self.loss_tracker.update_state(loss)
+        return loss + 100.0
+
+
+def test_a_metric_of_ones_own_that_is_called_loss_stays_ones_own():
+    model = compiled(OwnLoss(), target_sparsity=0.5)
+    x, y = separable(64)
+    logs = model.fit(x, y, batch_size=8, verbose=0, validation_data=(x, y)).history
+    assert logs["loss"][0] < 50
+    assert logs["val_loss"][0] < 50
+
+
 class Optional(SwitchedModel):
     """A model of which an input may be missing, and that has a layer for training alone."""
 

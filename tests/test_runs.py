@@ -194,6 +194,23 @@ def test_life_of_a_folder(tmp_path):
     assert files(folder.path) == ["config.yaml", "summary.json"]
 
 
+def test_the_newest_checkpoints_are_those_of_the_latest_epochs(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "x")
+    for epoch in (99_998, 99_999, 100_000, 100_001):
+        checkpoints.save(checkpoint(epoch))
+    assert files(tmp_path) == ["x-100000.checkpoint", "x-100001.checkpoint"]
+    assert checkpoints.load().epoch == 100_001
+
+
+def test_results_without_a_run_are_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.results == []
+    (tmp_path / "dense.keras").touch()
+    (tmp_path / "history.csv").touch()
+    assert not folder.has_run
+    assert folder.results == ["dense.keras", "history.csv"]
+
+
 def test_finish_again_after_a_half_removed_one(tmp_path):
     folder = RunFolder(tmp_path)
     folder.start("")

@@ -215,9 +215,13 @@ def test_few_turns_are_told_once(caplog):
 @pytest.mark.parametrize("settle", [0.0, 0.01])
 def test_target_is_hit_at_the_end_where_no_time_is_left_to_settle(settle):
     model = compiled(network(), alternation=Alternation(warmup=0.0, settle=settle))
-    model.fit(X, Y, epochs=2, **FIT)
+    history = model.fit(X, Y, epochs=2, validation_data=(X, Y), **FIT).history
     assert model.phase == "settle"
     assert model.sparsity == pytest.approx(0.5, abs=0.005)
+    # What was validated last is what the model is.
+    evaluated = model.evaluate(X, Y, verbose=0, return_dict=True)
+    assert history["val_loss"][-1] == pytest.approx(evaluated["loss"], rel=1e-5)
+    assert history["sparsity"][-1] == pytest.approx(model.sparsity)
 
 
 @pytest.mark.parametrize("steps_per_execution", [3, 100])

@@ -11,6 +11,7 @@ from run_folders import LEFT, config_for, rows_of, same, summary_of
 from keras_switcher import strip
 from keras_switcher.config import to_values
 from keras_switcher.data import load
+from keras_switcher.fitting import fit
 from keras_switcher.flags import resolve
 from keras_switcher.training import train
 
@@ -240,8 +241,16 @@ def test_run_that_is_stopped_again_and_again_ends_with_the_same_numbers(finished
     same(folder, finished[0])
 
 
-def test_both_networks_train_under_one_strategy(tmp_path):
+def test_both_networks_train_under_one_strategy(tmp_path, monkeypatch):
+    strategies = []
+
+    def seen(model, *arguments, **options):
+        strategies.append(type(model.distribute_strategy).__name__)
+        return fit(model, *arguments, **options)
+
+    monkeypatch.setattr("keras_switcher.fitting.fit", seen)
     summary = train(config_for(tmp_path / "r", strategy="mirrored", epochs=1))
+    assert strategies == ["MirroredStrategy"] * 2
     assert summary["fc_sparsity"] == pytest.approx(0.95, abs=0.005)
     assert 0 <= summary["dense_test_accuracy"] <= 1
 

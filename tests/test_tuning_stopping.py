@@ -6,7 +6,7 @@ from keras_tuner.errors import FatalError
 
 from keras_switcher.runs import RunError
 from keras_switcher.signals import Interrupted, StopSignals
-from keras_switcher.tuning.stopping import PatientOracle, Stopped
+from keras_switcher.tuning.stopping import PatientOracle
 
 
 class Lost(grpc.RpcError):
@@ -45,10 +45,9 @@ def test_any_other_error_is_one():
 
 def test_a_worker_that_waits_for_its_chief_can_be_stopped():
     stop = StopSignals()
-    stop.error = Stopped
     client = Client(*[grpc.StatusCode.UNAVAILABLE] * 9)
     oracle = PatientOracle(client, stop, seconds=0.0)
-    with stop.handled(), pytest.raises(Stopped), stop.deferred():
+    with stop.handled(), pytest.raises(Interrupted), stop.deferred():
         signal.raise_signal(signal.SIGTERM)
         oracle.create_trial("tuner0")
     assert client.errors
@@ -61,11 +60,10 @@ def test_a_worker_whose_chief_does_not_answer_yet_can_be_stopped():
             return "an answer after an hour"
 
     stop = StopSignals()
-    stop.error = Stopped
-    with stop.handled(), pytest.raises(Stopped), stop.deferred():
+    with stop.handled(), pytest.raises(Interrupted), stop.deferred():
         try:
             PatientOracle(Waiting(), stop).create_trial("tuner0")
-        except Stopped:
+        except Interrupted:
             # What comes afterwards is deferred again.
             signal.raise_signal(signal.SIGINT)
             assert stop.received == signal.SIGINT
@@ -81,10 +79,3 @@ def test_a_chief_that_does_not_come_back_is_no_failure_of_a_trial():
 
 def test_what_is_no_question_is_as_it_is():
     assert PatientOracle(Client(), StopSignals()).objective == "val_objective"
-
-
-def test_a_signal_is_no_failure_of_a_trial():
-    stopped = Stopped(15)
-    # What Keras Tuner lets pass, and what the command knows.
-    assert isinstance(stopped, FatalError) and isinstance(stopped, Interrupted)
-    assert stopped.exit_status == 143

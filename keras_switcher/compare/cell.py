@@ -58,8 +58,6 @@ def load_methods(paths: list[str]) -> None:
     for path in paths:
         try:
             runpy.run_path(path, run_name=Path(path).stem)
-        except Interrupted:
-            raise
         except Exception as error:
             raise RunError(
                 f"Can't run {path}, from which --load was to read methods: "

@@ -18,7 +18,7 @@ from keras_switcher.config import Config
 from keras_switcher.convert import strip, switch
 from keras_switcher.copying import walk
 from keras_switcher.data import ImageData
-from keras_switcher.fitting import fit, fit_arguments
+from keras_switcher.fitting import fit, fit_arguments, origin_of
 from keras_switcher.layers import switched_layers
 from keras_switcher.metrics import layer_table
 from keras_switcher.networks import Start, new_start
@@ -100,6 +100,7 @@ class Work:
             self.stop,
             self.console,
             Workers(),
+            origin_of(self.config),
         )
 
     def keep(self, learned: keras.Model) -> None:

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from keras_switcher.runs import RunFolder
+from keras_switcher.runs import REPORT_FILE, RunFolder
 
 __all__ = ["REPORT_FILE", "write_report"]
-
-REPORT_FILE = "report.html"
 
 
 def write_report(run_dir: Path) -> Path:

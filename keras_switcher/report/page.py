@@ -69,7 +69,9 @@ def _notice(run: RunFiles) -> str:
     """Return a notice if the run did not use the whole data set."""
     source, limit = run.summary["dataset_source"], run.config.get("limit")
     reasons = [f"its images are {source}"] if "embedded" in source.lower() else []
-    if limit is not None:
+    examples = run.summary["train_examples"] + run.summary["validation_examples"]
+    # One above the number of examples limits nothing.
+    if limit is not None and not (isinstance(limit, int) and limit > examples):
         reasons.append(f"it used only the first {limit} examples for training and for the test")
     if not reasons:
         return ""

@@ -159,10 +159,7 @@ def _search(flags: Sequence[str], console: Console) -> int:
         load_tensorflow(plan.config.run.verbose)
         from keras_switcher.tuning.folder import open_folder, wait_for_folder
         from keras_switcher.tuning.search import Search, summary
-        from keras_switcher.tuning.stopping import Stopped
 
-        # Keras Tuner would take `Interrupted` for a failure of the trial.
-        stop.error = Stopped
         search = Search(plan, options.out, place, console, stop)
         facts: dict[str, Any] | None = None
         if place.is_worker:

@@ -8,15 +8,7 @@ import grpc
 from keras_tuner.errors import FatalError
 
 from keras_switcher.runs import RunError
-from keras_switcher.signals import Interrupted, StopSignals
-
-
-class Stopped(Interrupted, FatalError):
-    """A signal came; Keras Tuner takes it for the end of the search, not for a failed trial.
-
-    Args:
-        signal_number: The signal, SIGINT or SIGTERM.
-    """
+from keras_switcher.signals import StopSignals
 
 
 class ChiefLost(RunError, FatalError):
