@@ -245,7 +245,8 @@ def restore(model: keras.Model, checkpoint: Checkpoint, facts: dict[str, Any]) -
     different = [name for name in facts if checkpoint.facts.get(name) != facts[name]]
     if different:
         advice = (
-            "Name the folder of its data by --data-dir or TFDS_DATA_DIR."
+            "Name the folder of its data by --data-dir or TFDS_DATA_DIR, or choose another "
+            "--run-dir to start anew."
             if different == ["data"]
             else "Choose another --run-dir to start anew."
         )

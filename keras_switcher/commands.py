@@ -83,6 +83,8 @@ def run_command(command: Callable[[Console], int], verbose: bool) -> int:
         except KeyboardInterrupt:
             return 130
         except Interrupted as error:
+            if verbose:
+                errors.print_exception()
             show_error(errors, str(error))
             errors.print(f"Nothing is lost: go on with {same_command()}.", highlight=False)
             return error.exit_status

@@ -244,7 +244,7 @@ class Run:
     """Continue the run in --run-dir, or else the newest run, with its configuration; if there is
     none, start one."""
     config: _Path = _option(None, or_none(PATH), influences=False, saved=False)
-    """A YAML file with any of these options, such as a run's config.yaml; flags override it."""
+    """A YAML file with options of the run, such as a run's config.yaml; flags override it."""
     dense_baseline: bool = _option(True, FLAG)
     """Also train the same network with plain dense layers, for comparison."""
     verbose: bool = _option(False, FLAG, influences=False, saved=False)

@@ -227,8 +227,6 @@ class TfdsImages:
 
     def __call__(self, data_dir: StrPath | None) -> Examples:
         """Loads the data set from a folder, the network or the fallback."""
-        # Imported late: whoever uses only the batches need not wait for it.
-
         where = data_dir if data_dir is not None else os.environ.get("TFDS_DATA_DIR")
         if where is not None:
             where = os.fspath(Path(where).expanduser())
@@ -260,6 +258,7 @@ class TfdsImages:
         )
 
     def _builder(self, where: str | None) -> Any:
+        # Imported late: whoever uses only the batches need not wait for it.
         import tensorflow_datasets as tfds
         from google.protobuf.json_format import ParseError
 

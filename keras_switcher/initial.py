@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_switcher.batches import evaluation_batches
 from keras_switcher.copying import walk
@@ -36,8 +37,8 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
     Raises:
         FileNotFoundError: If the file does not exist.
         ValueError: If it is not a Keras model, has no dense layer, is switched already, does not
-            take just the images of the data set, or does not return just one number for each of
-            its classes.
+            take just the images of the data set, does not return just one number for each of its
+            classes, or computes in float16 where several devices share a batch.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -79,6 +80,11 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
             f"of {data.name}. Received: {path}, which returns {tuple(outputs[0].shape[1:])}"
         )
     if any(layer.compute_dtype == "float16" for _, layer in walk(model)):
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            raise ValueError(
+                "Expected --strategy none with a model that computes in float16: Keras's loss "
+                f"scaling misses what overflows on one device alone. Received: {path}"
+            )
         # A file of a graph of layers does not hold the model's own policy, by which Keras scales
         # the loss.
         model.dtype_policy = "mixed_float16"

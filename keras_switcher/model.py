@@ -455,7 +455,9 @@ class SwitchedModel(keras.Model):
             self._keep(kept, gradients[len(variables) :])
         self.optimizer.apply(gradients[: len(variables)], variables)
         self._track_loss(loss, x)
-        self.alternation_state.step.assign(self.alternation_state.step + 1)
+        # Not of a batch that there is none of, with which data of unknown length end.
+        with tf.control_dependencies([tf.convert_to_tensor(loss)]):
+            self.alternation_state.step.assign(self.alternation_state.step + 1)
         # An optimiser can't be applied in a branch inside a replica (keras#17429), but the branch
         # can be taken outside the replicas and enter them again.
         tf.distribute.get_replica_context().merge_call(self._maybe_switcher_turn)

@@ -370,10 +370,12 @@ class Checkpoints:
         return self.folder / f"{self.name}-{epoch:05d}.checkpoint"
 
     def _paths(self) -> list[Path]:
-        def epoch(path: Path) -> int:
-            return int(path.stem.rpartition("-")[2])
+        def epoch(path: Path) -> str:
+            return path.stem.rpartition("-")[2]
 
-        return sorted(self.folder.glob(f"{self.name}-*.checkpoint"), key=epoch, reverse=True)
+        # Copies that others have made have other names.
+        found = [p for p in self.folder.glob(f"{self.name}-*.checkpoint") if epoch(p).isdecimal()]
+        return sorted(found, key=lambda path: int(epoch(path)), reverse=True)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint as one atomic unit, then remove all others but the one before it.

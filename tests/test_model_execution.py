@@ -216,6 +216,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import small
 from keras_switcher import Alternation, SwitchedModel, SwitchedDense
 from keras_switcher.batches import evaluation_batches
+from keras_switcher.gradients import overflowing_together
 
 x, y = small.separable()
 report = {}
@@ -292,14 +293,29 @@ report["overflow"] = {}
 for half in (0, 1):
     with mirrored.scope():
         model = small.compiled(small.network(), run_eagerly=False, jit_compile=False)
-    before = small.arrays(model.task_variables)
+    before = small.arrays(model.trainable_variables)
     large = np.array(x[:32])
     large[16 * half :][:16] *= 1e4
     model.fit(large, y[:32], batch_size=32, shuffle=False, verbose=0)
     report["overflow"][half] = [
-        all(map(np.array_equal, before, small.arrays(model.task_variables))),
+        all(map(np.array_equal, before, small.arrays(model.trainable_variables))),
         float(keras.ops.convert_to_numpy(model.optimizer.dynamic_scale)),
     ]
+scaling = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
+
+@tf.function
+def together(bad):
+    def gradients():
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        one = tf.where(replica == bad, float("inf"), 1.0)
+        slices = tf.IndexedSlices(tf.ones((2, 3)), tf.constant([0, 4]), tf.constant([5, 3]))
+        first, missing, rows = overflowing_together(scaling, [one, None, slices])
+        assert missing is None
+        indices = tf.cast(tf.reduce_sum(rows.indices), tf.float32)
+        return tf.stack([first, tf.reduce_sum(rows.values), indices])
+    return mirrored.experimental_local_results(mirrored.run(gradients))
+
+report["together"] = {bad: [v.numpy().tolist() for v in together(bad)] for bad in (0, 1, 2)}
 print(json.dumps(report))
 """
 
@@ -352,6 +368,14 @@ def test_subclassed_model_first_built_under_a_strategy_hits_its_target(distribut
 def test_a_step_that_overflows_in_one_replica_is_skipped_in_all(distributed):
     # Half of the scale with which Keras begins.
     assert distributed["overflow"] == {"0": [True, 2.0**14], "1": [True, 2.0**14]}
+
+
+@pytest.mark.slow
+def test_gradients_of_all_replicas_are_nan_if_those_of_one_overflow(distributed):
+    for bad in ("0", "1"):
+        assert len(distributed["together"][bad]) == 2
+        assert all(np.isnan(found[:2]).all() for found in distributed["together"][bad])
+    assert distributed["together"]["2"] == [[1.0, 6.0, 4.0]] * 2
 
 
 def test_no_variable_is_kept_from_xla_on_a_gpu():

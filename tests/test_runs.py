@@ -199,6 +199,7 @@ def test_the_newest_checkpoints_are_those_of_the_latest_epochs(tmp_path):
     for epoch in (99_998, 99_999, 100_000, 100_001):
         checkpoints.save(checkpoint(epoch))
     assert files(tmp_path) == ["x-100000.checkpoint", "x-100001.checkpoint"]
+    (tmp_path / "x-00003 (copy).checkpoint").write_bytes(b"by a file manager")
     assert checkpoints.load().epoch == 100_001
 
 

@@ -258,6 +258,17 @@ def test_generator_of_unknown_length_is_planned_after_the_first_epoch():
     assert model.sparsity == pytest.approx(0.5, abs=0.005)
 
 
+def test_data_that_end_are_no_step_of_a_graph():
+    alternation = Alternation(task_steps=1, warmup=0.0, settle=0.0)
+    model = compiled(network(), run_eagerly=False, jit_compile=False, alternation=alternation)
+    logs = model.fit(unknown_length(), epochs=3, validation_data=(X, Y), verbose=0).history
+    assert int(model.alternation_state.step) == 12
+    # The first epoch tells how long one is, and warms up.
+    assert int(model.switcher_optimizer.iterations) == 8
+    evaluated = model.evaluate(X, Y, verbose=0, return_dict=True)
+    assert logs["val_loss"][-1] == pytest.approx(evaluated["loss"], rel=1e-5)
+
+
 @functools.cache
 def in_one():
     model = compiled(network(), alternation=EACH_STEP)

@@ -75,7 +75,8 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
 
     Raises:
         ConfigError: If the network can't be trained as configured.
-        RunError: If the training fails or is stopped.
+        RunError: If the training fails.
+        Interrupted: If a signal stops it.
     """
     order = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))
     load_tensorflow(verbose=False)

@@ -123,7 +123,7 @@ class Search:
         place: Which of several processes this is.
         console: Where progress and results are shown. Its file must be given, as standard output is
             redirected during the search to silence Keras Tuner.
-        stop: The signals that stop it, as `Stopped`.
+        stop: The signals that stop it.
     """
 
     def __init__(self, plan: Plan, folder: Path, place: Place, console: Console, stop: StopSignals):
@@ -142,7 +142,8 @@ class Search:
             The content of `best.json`; `None` on a worker.
 
         Raises:
-            RunError: If the folder is in use, too many trials fail, or a signal stops the search.
+            RunError: If the folder is in use, or too many trials fail.
+            Interrupted: If a signal stops the search; what is done is kept.
         """
         # TensorFlow warns that many functions are traced, but each trial has its own.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -203,8 +204,7 @@ class Search:
             if not self._is_over(oracle):
                 # Left by a search that had fewer trials.
                 (self.folder / BEST_FILE).unlink(missing_ok=True)
-                # Signals are deferred because Keras and Keras Tuner catch much of what is raised in
-                # them; a chief only waits.
+                # Signals are deferred so that they act between batches; a chief only waits.
                 chief = self.place.is_chief
                 with self.place.serving() if chief else self.stop.deferred():
                     tuner.search()
