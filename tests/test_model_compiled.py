@@ -1,0 +1,68 @@
+"""A model that is compiled again, or built after it was compiled."""
+
+import numpy as np
+from small import CLASSES, always, compiled, network, separable, switches
+
+from keras_switcher import SwitchedDense, SwitchedModel
+
+X, Y = separable()
+
+
+class Own(SwitchedModel):
+    def __init__(self):
+        super().__init__()
+        self.hidden = SwitchedDense(16, "relu")
+        self.last = SwitchedDense(CLASSES)
+
+    def call(self, inputs):
+        return self.last(self.hidden(inputs))
+
+
+def settled(target: float) -> SwitchedModel:
+    model = compiled(network(units=(64, 32)), target_sparsity=target, alternation=always())
+    model.fit(X, Y, epochs=1, verbose=0)
+    model.settle()
+    return model
+
+
+def test_another_target_starts_the_course_again_however_near_it_is():
+    model = settled(0.96)
+    compiled(model, target_sparsity=0.96)
+    assert model.phase == "settle"
+    compiled(model, target_sparsity=0.964)
+    assert model.phase != "settle"
+
+
+def test_compiling_to_evaluate_in_the_middle_leaves_the_switches():
+    model = compiled(network(), alternation=always())
+    model.train_on_batch(X, Y)
+    layer = model.switched_layers()[0]
+    layer.switches.assign(np.eye(*layer.switches.shape))
+    before = model.sparsity
+    compiled(model, target_sparsity=None)
+    assert model.sparsity == before
+
+
+def test_the_course_starts_again_from_a_dense_network():
+    model = settled(0.9)
+    assert model.sparsity > 0.8
+    compiled(model, target_sparsity=0.5)
+    assert model.sparsity == 0.0
+    model.predict(X, verbose=0)
+    assert all(np.all(array == 1) for array in switches(model))
+
+
+def test_weights_that_are_loaded_after_a_late_build_are_not_overwritten(tmp_path):
+    first = Own()
+    compiled(first, target_sparsity=0.9, alternation=always())
+    first.fit(X, Y, epochs=4, verbose=0)
+    first.save_weights(tmp_path / "middle.weights.h5")
+    second = Own()
+    compiled(second, target_sparsity=0.9, alternation=always())
+    second(X)
+    second.load_weights(tmp_path / "middle.weights.h5")
+    offset = float(second.alternation_state.offset.value)
+    assert offset == float(first.alternation_state.offset.value)
+    assert int(second.optimizer.iterations) == int(first.optimizer.iterations)
+    second.make_train_function()
+    assert float(second.alternation_state.offset.value) == offset
