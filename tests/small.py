@@ -27,6 +27,18 @@ def network(units=(16, 8), seed: int = 0, inputs: int = INPUTS, **layer) -> Swit
     return SwitchedModel(given, SwitchedDense(CLASSES, **layer)(x))
 
 
+class Own(SwitchedModel):
+    """A subclass whose own code makes the forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = SwitchedDense(16, "relu")
+        self.last = SwitchedDense(CLASSES)
+
+    def call(self, inputs):
+        return self.last(self.hidden(inputs))
+
+
 def compiled(model: SwitchedModel, **options) -> SwitchedModel:
     """Compile for classification; eagerly, as tracing takes longer than a few small steps."""
     options = {

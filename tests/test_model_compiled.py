@@ -1,21 +1,11 @@
 """A model that is compiled again, or built after it was compiled."""
 
 import numpy as np
-from small import CLASSES, always, compiled, network, separable, switches
+from small import Own, always, compiled, network, separable, switches
 
-from keras_switcher import SwitchedDense, SwitchedModel
+from keras_switcher import SwitchedModel
 
 X, Y = separable()
-
-
-class Own(SwitchedModel):
-    def __init__(self):
-        super().__init__()
-        self.hidden = SwitchedDense(16, "relu")
-        self.last = SwitchedDense(CLASSES)
-
-    def call(self, inputs):
-        return self.last(self.hidden(inputs))
 
 
 def settled(target: float) -> SwitchedModel:

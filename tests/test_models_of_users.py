@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import CLASSES, INPUTS, always, arrays, compiled, network, separable
+from small import CLASSES, INPUTS, Own, always, arrays, compiled, network, separable
 
 from keras_switcher import SwitchedDense, SwitchedModel, Switcher, strip, switch
 
@@ -180,16 +180,6 @@ def test_a_subclass_that_is_switched_keeps_its_policy_in_a_file(tmp_path):
     loaded = keras.models.load_model(tmp_path / "mixed.keras")
     assert loaded.dtype_policy.name == "mixed_float16"
     assert type(loaded.optimizer) is type(switched.optimizer)
-
-
-class Own(SwitchedModel):
-    def __init__(self):
-        super().__init__()
-        self.hidden = SwitchedDense(16, "relu")
-        self.last = SwitchedDense(CLASSES)
-
-    def call(self, inputs):
-        return self.last(self.hidden(inputs))
 
 
 def with_prelu() -> keras.Model:

@@ -121,14 +121,14 @@ def test_the_objective_is_accuracy_less_what_is_missing_of_the_sparsity():
 
 
 def test_an_epoch_that_was_validated_before_the_structure_settled_is_not_sparse():
-    # It settles when the last epoch ends, after the validation.
+    # It settles with the last step of the last epoch.
     hypermodel = SwitcherHyperModel(build, target_sparsity=0.5, penalty=1.0, settle=0.0)
     hp = values(warmup=0.3, ramp=1.0, task_steps=8)
     model = hypermodel.build(hp)
-    history = hypermodel.fit(hp, model, **DATA, epochs=1).history
-    missing = 0.5 - history["sparsity"][-1]
-    assert missing > 0.02 and model.phase == "settle"
-    assert history[NAME][-1] == pytest.approx(history["val_accuracy"][-1] - missing)
+    history = hypermodel.fit(hp, model, **DATA, epochs=2).history
+    missing = 0.5 - np.array(history["sparsity"])
+    assert missing[0] > 0.02 and abs(missing[1]) < 0.02
+    np.testing.assert_allclose(history[NAME], history["val_accuracy"] - missing.clip(0), atol=1e-6)
 
 
 def test_what_an_optimizer_does_not_decay_is_not_decayed():

@@ -318,13 +318,17 @@ def test_help_answers_before_tensorflow_loads():
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_export_that_is_stopped_leaves_no_unproven_file(run, tmp_path, number):
-    out = tmp_path / "files"
-    with module(run, "--out", out, env=offline(tmp_path)) as process:
-        while process.poll() is None and not any(out.glob(".unproven-*/model_sparse.tflite")):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.01)
-        process.send_signal(number)
-        _, errors = process.communicate()
+    # On a busy machine, this process may see too late that there is something to stop.
+    for attempt in range(3):
+        out = tmp_path / f"files{attempt}"
+        with module(run, "--out", out, env=offline(tmp_path)) as process:
+            while process.poll() is None and not any(out.glob(".unproven-*/model_sparse.tflite")):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.01)
+            process.send_signal(number)
+            _, errors = process.communicate()
+        if process.returncode != 0:
+            break
     assert not list(out.glob("*.tflite"))
     if number == signal.SIGINT:
         assert process.returncode == 130, errors
