@@ -137,7 +137,12 @@ test('a bundle works on a static host, below a path', async () => {
   await page.reload();
   await until(page, 'complete');
   const kept = await page.evaluate(async () => {
-    const names = await caches.keys();
+    let names = await caches.keys();
+    // The old one goes when the new one takes over, which may be a little later.
+    for (let tries = 0; names.length > 1 && tries < 200; tries++) {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      names = await caches.keys();
+    }
     const urls = (await (await caches.open(names[0] ?? '')).keys()).map(({ url }) => url);
     return { names, urls };
   });
