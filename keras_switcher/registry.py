@@ -1,5 +1,6 @@
 """Registries of things that users choose by name and may add to."""
 
+import re
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
@@ -41,12 +42,15 @@ class Registry(Generic[T]):
             name: The name to register under.
 
         Raises:
-            ValueError: If the name is empty, or taken by another object. Running the same
-                definition again (a notebook cell, a reloaded module) replaces it.
+            ValueError: If the name has other characters than letters, digits, `.`, `_` and `-`, or
+                is taken by another object. Running the same definition again (a notebook cell, a
+                reloaded module) replaces it.
         """
-        if not isinstance(name, str) or not name:
+        # Names stand in flags, where other characters separate them, and in those of files.
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
             raise ValueError(
-                f"The name of a {self.kind} must be a non-empty string. Received: name={name!r}"
+                f"The name of a {self.kind} must be a string of letters, digits, '.', '_' and '-'. "
+                f"Received: name={name!r}"
             )
 
         def decorate(item: Item) -> Item:

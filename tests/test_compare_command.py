@@ -291,6 +291,11 @@ def test_a_cell_that_began_by_other_code_begins_anew(tmp_path, monkeypatch):
     (cell / "tensorboard").mkdir()
     start()
     assert checkpoints.exists() and (cell / "tensorboard").exists()
+    # Another file registers other methods.
+    (tmp_path / "more.py").write_text("")
+    flags.append(str(tmp_path / "more.py"))
+    start()
+    assert checkpoints.exists()
     own.write_text(OWN.replace("0.25", "0.26"))
     start()
     assert not checkpoints.exists() and not (cell / "tensorboard").exists()

@@ -14,12 +14,11 @@ from keras_switcher.compare.hard_concrete import (
     HardConcreteDense,
     HardConcreteModel,
 )
-from keras_switcher.compare.method import Method, dense_layers, registry
+from keras_switcher.compare.method import dense_layers, registry
 from keras_switcher.compare.methods.dense import narrowed
 from keras_switcher.compare.methods.l0 import GATE_RATE
 from keras_switcher.compare.methods.without_network import erdos_renyi
 from keras_switcher.compare.pruned import course, of_all_layers, uniform
-from keras_switcher.networks import compiled_dense, new_start
 from keras_switcher.runs import RunError
 
 SPARSE = [
@@ -279,36 +278,6 @@ def test_the_last_update_of_tfmot_meets_its_final_sparsity(limit, tmp_path):
     assert begin < end
     assert (end - begin) % every == 0
     assert (end - begin) // every >= 10 or every == 1
-
-
-def test_a_method_that_overrides_nothing_says_what_it_must(tmp_path):
-    class Nothing(Method):
-        pass
-
-    with pytest.raises(NotImplementedError, match="Nothing must override `model` or `train`"):
-        Nothing().train(work(tmp_path))
-
-
-def test_a_method_of_plain_layers_counts_what_is_not_zero(tmp_path):
-    class Plain(Method):
-        def model(self, work):
-            # Of another network than that of `work.start`.
-            network = new_start(work.config, work.images).network
-            return compiled_dense(work.config, work.data, work.start(), network)
-
-        def layers(self, model):
-            first = next(la for la in model.layers if isinstance(la, keras.layers.Dense))
-            first.kernel.assign(np.where(np.arange(first.units) < 3, first.kernel, 0.0))
-            return super().layers(model)
-
-    task = work(tmp_path)
-    whole = new_start(task.config, task.images).network.count_params()
-    assert task.parameters == whole
-    result = Plain().train(task)
-    first, *others = result.layers
-    assert first["on"] == 3 * first["shape"][0]
-    assert all(row["on"] == row["connections"] for row in others)
-    assert result.parameters - result.remaining_parameters == first["connections"] - first["on"]
 
 
 def test_small_dense_networks_are_trained_and_counted(tmp_path):

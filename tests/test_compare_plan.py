@@ -58,6 +58,12 @@ def test_cells_of_methods_with_many_options_have_names_that_a_file_can_have():
     assert all(len(name) < 200 and name.endswith("-0.9-seed3") for name in names)
     assert names[0] != names[1]
     assert names[0] == Cell(Variant.parse(str(first)), 0.9, 3).name
+    # Letters of any language are as good, but take up to four bytes.
+    many = Cell(Variant("\N{CJK UNIFIED IDEOGRAPH-65B9}" * 90), 0.9, 3).name
+    assert len(many.encode()) < 200 and many.endswith("-0.9-seed3")
+    assert Cell(Variant("\N{GREEK SMALL LETTER LAMDA}"), None, 0).name.endswith(
+        "\N{GREEK SMALL LETTER LAMDA}-seed0"
+    )
     # Folders of earlier comparisons keep their names.
     assert Cell(Variant.parse("switcher:gate=step"), None, 0).name == "switcher_gate_step-seed0"
 

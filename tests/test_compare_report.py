@@ -2,14 +2,17 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from test_compare_plan import plan
 
-from keras_switcher.compare.figures import grouped
+from keras_switcher.compare.figures import grouped, off_target
 from keras_switcher.compare.picture import draw, write_picture
+from keras_switcher.compare.plan import cell_name
 from keras_switcher.compare.report import page
 from keras_switcher.compare.results import differences, finished, ordered, write_results
+from keras_switcher.runs import RunError
 
 
 def result(method, target, seed, accuracy, layers=("fc1", "fc2")):
@@ -36,8 +39,9 @@ def result(method, target, seed, accuracy, layers=("fc1", "fc2")):
 
 
 def folder_of(tmp_path, *results):
-    for number, each in enumerate(results):
-        path = tmp_path / "cells" / str(number)
+    for each in results:
+        name = cell_name(each["method"], each["target_sparsity"], each["seed"])
+        path = tmp_path / "cells" / name
         path.mkdir(parents=True)
         (path / "result.json").write_text(json.dumps(each))
     return tmp_path
@@ -195,6 +199,49 @@ def test_points_stand_nearest_to_their_own_sparsity(sparsities):
         x = container.lines[0].get_xdata()
         assert [round(place) for place in x] == list(range(sparsities))
         assert axes.get_xlim()[0] < x[0] and x[-1] < axes.get_xlim()[1]
+
+
+def test_a_copy_of_a_cell_is_no_further_seed(comparison):
+    _, folder, found, _ = comparison
+    shutil.copytree(folder / "cells" / "dense-seed0", folder / "cells" / "dense-seed0.old")
+    assert finished(folder) == found
+
+
+def test_a_damaged_result_is_named_with_what_to_do(comparison):
+    _, folder, _, _ = comparison
+    cell = folder / "cells" / "dense-seed0"
+    (cell / "result.json").write_text('{"method": "den')
+    with pytest.raises(RunError) as error:
+        finished(folder)
+    assert f"Expected {cell / 'result.json'} to be JSON" in str(error.value)
+    assert f"Remove {cell}, and the same command" in str(error.value)
+
+
+def test_sparsities_that_were_missed_are_named():
+    exact, missed = (result("switcher", target, 0, 0.9) for target in (0.9, 0.98))
+    missed["fc_sparsity"] = 0.0
+    assert off_target(grouped([exact])) == ""
+    assert off_target(grouped([exact, missed])) == (
+        "Sparsities that differ from the target: the switcher one at 98 %: 0.00 %."
+    )
+
+
+def test_a_method_that_is_always_right_is_in_the_picture():
+    accuracies = {"switcher": (1.0, 1.0), "free": (0.9, 1.0), "random": (0.8, 0.84)}
+    groups = grouped(
+        result(method, 0.9, seed, accuracy)
+        for method, both in accuracies.items()
+        for seed, accuracy in enumerate(both)
+    )
+    for shown in (groups, groups[:1]):
+        (axes,) = draw(shown, "#000", "#ccc").axes
+        worst, best = axes.get_ylim()
+        for container in axes.containers:
+            (error,) = container.lines[0].get_ydata()
+            assert 0 < best < error < worst
+            (bar,) = container.lines[2][0].get_segments()
+            assert bar[:, 1].min() > 0
+    assert len(axes.get_yticklabels()) >= 1
 
 
 def test_the_picture_is_drawn_with_any_sparsity(comparison):

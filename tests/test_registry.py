@@ -70,7 +70,7 @@ def test_the_same_definition_run_again_replaces_the_first(registry):
     assert registry.get("mine") is second
 
 
-@pytest.mark.parametrize("name", ["", None, 3])
-def test_name_must_be_a_non_empty_string(registry, name):
+@pytest.mark.parametrize("name", ["", None, 3, "two words", "a:b", "a,b=c", "a/b"])
+def test_name_must_be_one_that_flags_and_files_can_have(registry, name):
     with pytest.raises(ValueError, match="Received: name="):
         registry.register(name)

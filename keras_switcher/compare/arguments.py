@@ -8,7 +8,7 @@ from typing import Any
 from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow
 from keras_switcher.compare.ablations import ABLATIONS, ablated
-from keras_switcher.compare.plan import Plan, Variant
+from keras_switcher.compare.plan import Cell, Plan, Variant
 from keras_switcher.config import Config, validate
 from keras_switcher.flags import resolve_shared
 from keras_switcher.launch import cores
@@ -186,8 +186,15 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
             for name in registry.names()
         },
     )
+    names: dict[str, Cell] = {}
     for cell in plan.cells():
         validate(cell.config(config))
+        # Some file systems take upper and lower case for the same.
+        if (other := names.setdefault(cell.name.casefold(), cell)) != cell:
+            raise ConfigError(
+                f"Expected methods whose folders have different names. Received: {other.variant} "
+                f"and {cell.variant}, both of which would be in {cell.name}"
+            )
     return plan
 
 

@@ -56,6 +56,9 @@ def load_methods(paths: list[str]) -> None:
     import keras_switcher.compare.methods  # noqa: F401
 
     for path in paths:
+        # As for `python path`: it may import what lies beside it, also later.
+        if (neighbours := str(Path(path).resolve().parent)) not in sys.path:
+            sys.path.append(neighbours)
         try:
             runpy.run_path(path, run_name=Path(path).stem)
         except Exception as error:
@@ -107,7 +110,12 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
         work = Work(
             config, data, images, folder, order["found"], stop, console, order["keeps_models"]
         )
-        trained: Trained = method.train(work)
+        trained = method.train(work)
+        if not isinstance(trained, Trained):
+            raise RunError(
+                f"Expected `train` of the method {order['method']!r} to return a "
+                f"keras_switcher.compare.Trained. Received: {trained!r}"
+            )
     on = sum(layer["on"] for layer in trained.layers)
     connections = sum(layer["connections"] for layer in trained.layers)
     return {
@@ -116,7 +124,7 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
         "fc_sparsity": 1 - on / connections if connections else 0.0,
         "model_sparsity": 1 - trained.remaining_parameters / trained.parameters,
         **dataclasses.asdict(trained),
-        "epochs": config.optimisation.epochs,
+        "epochs": work.epochs,
         "dataset_source": images.source,
         "peak_mib": peak_mib(),
         "threads": os.environ.get("TF_NUM_INTRAOP_THREADS"),

@@ -89,7 +89,7 @@ def _check_data(plan: Plan, folder: Path, is_named: bool) -> tuple[str, Plan, li
             with tf.device("CPU:0"):
                 check(variant)
             kept.append(variant)
-        except RunError as error:
+        except (RunError, ValueError) as error:
             # The others are compared with the first.
             if is_named or variant == plan.variants[0]:
                 raise ConfigError(f"Can't compare {variant}. {error}") from error
@@ -121,8 +121,8 @@ def open_folder(plan: Plan, folder: Path) -> Iterator[None]:
 
 def _compare(flags: Sequence[str], console: Console) -> int:
     options, plan = checked_plan(flags)
-    from keras_switcher.compare.pool import Pool, read_result
-    from keras_switcher.compare.results import finished
+    from keras_switcher.compare.pool import Pool
+    from keras_switcher.compare.results import finished, read_result
 
     folder: Path = options.out
     # Ablations serve to choose options, for which the test examples must not be used.
@@ -214,7 +214,7 @@ def _show_table(plan: Plan, folder: Path, part: str, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from keras_switcher.compare.figures import grouped
+    from keras_switcher.compare.figures import grouped, off_target
     from keras_switcher.compare.results import finished, ordered
 
     groups = ordered(grouped(finished(folder)), plan)
@@ -229,6 +229,8 @@ def _show_table(plan: Plan, folder: Path, part: str, console: Console) -> None:
         means = (None if group is None else group.mean(f"{part}_accuracy") for group in cells)
         table.add_row(escape(next(iter(own.values())).title), *(_mean_text(m, most) for m in means))
     console.print(table)
+    if missed := off_target(groups):
+        say(console, missed)
 
 
 def _mean_text(mean: Any, seeds: int) -> str:

@@ -152,6 +152,21 @@ def grouped(results: Iterable[dict[str, Any]]) -> list[Group]:
     ]
 
 
+def off_target(groups: Iterable[Group]) -> str:
+    """Return a sentence on the groups whose sparsity is not their target; empty without any.
+
+    Args:
+        groups: The groups.
+    """
+    missed = [
+        f"{group.title} at {100 * group.target_sparsity:g} %: {100 * found:.2f} %"
+        for group in groups
+        if group.target_sparsity is not None
+        and abs((found := group.mean("fc_sparsity").mean) - group.target_sparsity) > 5e-4
+    ]
+    return f"Sparsities that differ from the target: {'; '.join(missed)}." if missed else ""
+
+
 # Number of characters of a method's options that a table has room for.
 _LONGEST_OPTIONS = 70
 

@@ -4,15 +4,16 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import keras
 from rich.console import Console
 
 from keras_switcher.batches import evaluation_batches
 from keras_switcher.callbacks import Diverged
+from keras_switcher.checks import is_integer
 from keras_switcher.compare.plan import MODEL_FILE
 from keras_switcher.config import Config
 from keras_switcher.convert import strip, switch
@@ -28,11 +29,9 @@ from keras_switcher.signals import StopSignals
 from keras_switcher.workers import Workers
 
 Layers = list[dict[str, Any]]
+_M = TypeVar("_M", bound="Method")
 
 registry: Registry[type["Method"]] = Registry("method", "@keras_switcher.compare.register('name')")
-register = registry.register
-
-HISTORY_FILE = "history.csv"
 
 
 @dataclasses.dataclass
@@ -60,6 +59,15 @@ class Work:
     console: Console
     keeps_models: bool = False
 
+    def __post_init__(self) -> None:
+        self._fits = 0
+        self._epochs = 0
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs that are trained: of all calls of `fit`, if there were any."""
+        return self._epochs or self.config.optimisation.epochs
+
     @property
     def target_sparsity(self) -> float:
         """The sparsity to reach, in [0, 1); 0 if the comparison has none."""
@@ -81,20 +89,42 @@ class Work:
         """Number of parameters of the whole network that every method starts from, on or off."""
         return int(new_start(self.config, self.images).network.count_params())
 
-    def fit(self, model: keras.Model) -> list[dict[str, Any]]:
+    def fit(self, model: keras.Model, epochs: int | None = None) -> list[dict[str, Any]]:
         """Train a compiled model on the batches that every method sees; return a row per epoch.
 
-        A checkpoint is written after each epoch, and a later call continues from the last one.
+        A checkpoint is written after each epoch. If the process is stopped, the next one continues
+        from the last checkpoint: it makes the same calls again, and those that were complete give
+        the model their weights at once.
 
         Args:
             model: The model.
+            epochs: How many epochs. By default all of the configuration's that no earlier call for
+                this work has taken, so that a method which trains, prunes and fine-tunes says only
+                how many the first part has.
+
+        Raises:
+            RunError: If there is no epoch left, or `epochs` is not an integer >= 1.
         """
+        if epochs is None:
+            epochs = self.config.optimisation.epochs - self._epochs
+            if epochs < 1:
+                raise RunError(
+                    f"Expected an epoch to be left. Received: another `fit` after all "
+                    f"{self.config.optimisation.epochs}. Say `epochs` in each: "
+                    "work.fit(model, epochs=10)"
+                )
+        if not is_integer(epochs) or epochs < 1:
+            raise RunError(f"Expected an integer `epochs` >= 1. Received: epochs={epochs!r}")
+        self._fits += 1
+        self._epochs += epochs
+        number = "" if self._fits == 1 else f"-{self._fits}"
+        optimisation = dataclasses.replace(self.config.optimisation, epochs=int(epochs))
         (self.folder / CHECKPOINTS).mkdir(exist_ok=True)
         return fit(
             model,
-            "compared",
-            HISTORY_FILE,
-            self.config,
+            f"compared{number}",
+            f"history{number}.csv",
+            dataclasses.replace(self.config, optimisation=optimisation),
             self.data,
             RunFolder(self.folder),
             self.stop,
@@ -146,6 +176,9 @@ class Trained:
         parameters: Number of parameters of the whole network, on or off.
         remaining_parameters: Number of those that are left.
         seconds: Seconds of training, without the start of TensorFlow and without the test.
+
+    Raises:
+        RunError: If something is missing in `layers`, or a number is none.
     """
 
     validation_accuracy: float
@@ -154,6 +187,42 @@ class Trained:
     parameters: int
     remaining_parameters: int
     seconds: float
+
+    def __post_init__(self) -> None:
+        # Numbers of NumPy and of TensorFlow become those of Python, which JSON can hold.
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            number = int if field.name.endswith("parameters") else float
+            new = _rows(value) if field.name == "layers" else _number(field.name, value, number)
+            object.__setattr__(self, field.name, new)
+
+
+def _number(name: str, value: Any, kind: type[int] | type[float]) -> int | float:
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"Expected {name} to be a number. Received: {name}={value!r}") from error
+
+
+def _rows(layers: Any) -> Layers:
+    """Return the rows of `Trained.layers`, checked, with numbers that JSON can hold."""
+    if not isinstance(layers, Sequence) or not all(isinstance(row, Mapping) for row in layers):
+        raise RunError(f"Expected `layers` to be a list of rows. Received: layers={layers!r}")
+    found = []
+    for row in layers:
+        if missing := {"name", "shape", "connections", "on"} - {*row}:
+            raise RunError(
+                "Expected each row of `layers` to have name, shape, connections and on. Received: "
+                f"{row}, without {', '.join(sorted(missing))}"
+            )
+        counts = {n: int(_number(n, row[n], int)) for n in ("connections", "on")}
+        if not 0 <= counts["on"] <= counts["connections"] or not counts["connections"]:
+            raise RunError(
+                "Expected 0 <= on <= connections in each row of `layers`, and connections > 0. "
+                f"Received: {row}"
+            )
+        found.append({"name": str(row["name"]), "shape": list(map(int, row["shape"])), **counts})
+    return found
 
 
 class Method:
@@ -240,6 +309,11 @@ class Method:
             work: The work to do.
         """
         model = self.model(work)
+        if not isinstance(model, keras.Model) or not model.compiled:
+            raise RunError(
+                f"Expected `model` of {type(self).__name__} to return a compiled keras.Model. "
+                f"Received: {model!r}" + (", not compiled" if hasattr(model, "compiled") else "")
+            )
         rows = work.fit(model)
         work.keep(strip(model) if switched_layers(model) else model)
         return Trained(
@@ -250,6 +324,35 @@ class Method:
             remaining_parameters=self.remaining(model, work),
             seconds=sum(row["seconds"] for row in rows),
         )
+
+
+def register(name: str) -> Callable[[type[_M]], type[_M]]:
+    """Return a decorator that registers a method and returns it unchanged.
+
+    Args:
+        name: The name for `--methods`.
+
+    Raises:
+        TypeError: If it is not a subclass of `Method`, or `needs` or `reads` is one string.
+        ValueError: As `Registry.register`.
+    """
+    add = registry.register(name)
+
+    def decorate(method: type[_M]) -> type[_M]:
+        if not (isinstance(method, type) and issubclass(method, Method)):
+            raise TypeError(
+                f"Expected the method {name!r} to be a subclass of keras_switcher.compare.Method. "
+                f"Received: {method!r}"
+            )
+        for attribute in ("needs", "reads"):
+            if isinstance(value := getattr(method, attribute), str):
+                raise TypeError(
+                    f"Expected `{attribute}` of the method {name!r} to be several names, such as "
+                    f"({value!r},). Received: {value!r}"
+                )
+        return add(method)
+
+    return decorate
 
 
 def check_granularity(config: Config, start: Start) -> None:

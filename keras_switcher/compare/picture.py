@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from keras_switcher.compare.figures import Group
+from keras_switcher.compare.figures import Group, Mean
 from keras_switcher.report.svg import GRID, INK, inline_svg, style
 from keras_switcher.runs import replacing
 
@@ -22,6 +22,8 @@ _MARKERS = "osD^vP*Xh<"
 # Ticks of the axis of errors in each decade, from coarse to fine.
 _STEPS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(n / 20 for n in range(20, 200)))
 _FEWEST_TICKS, _MOST_TICKS = 4, 8
+# The least error in percent with a place on that axis: half of one in ten thousand examples.
+_LEAST = 0.005
 
 
 def write_picture(groups: Sequence[Group], folder: Path, part: str = "test") -> None:
@@ -82,10 +84,11 @@ def draw(groups: Sequence[Group], ink: str, grid: str, part: str = "test") -> Fi
         width = min(0.06 * len(targets), 0.7)
         shift = width * (index / max(1, len(methods) - 1) - 0.5)
         means = [group.mean(f"{part}_accuracy") for group in own]
+        errors = [_errors(mean) for mean in means]
         axes.errorbar(
             [places[group.target_sparsity or 0.0] + shift for group in own],
-            [100 * (1 - mean.mean) for mean in means],
-            yerr=[100 * (mean.deviation or 0.0) for mean in means],
+            [error for _, error, _ in errors],
+            yerr=[[error - low for low, error, _ in errors], [h - error for _, error, h in errors]],
             label=own[0].title,
             color=colour,
             marker=_MARKERS[index % len(_MARKERS)],
@@ -103,11 +106,17 @@ def draw(groups: Sequence[Group], ink: str, grid: str, part: str = "test") -> Fi
 
 def _level(axes: Axes, group: Group, colour: str, line: str, part: str) -> None:
     """Draw a method that aims at no sparsity as a horizontal line across the picture."""
-    mean = group.mean(f"{part}_accuracy")
-    error, deviation = 100 * (1 - mean.mean), 100 * (mean.deviation or 0.0)
+    low, error, high = _errors(group.mean(f"{part}_accuracy"))
     axes.axhline(error, color=colour, linewidth=1.2, linestyle=line, label=group.title)
-    if deviation:
-        axes.axhspan(error - deviation, error + deviation, color=colour, alpha=0.1, linewidth=0)
+    if high > low:
+        axes.axhspan(low, high, color=colour, alpha=0.1, linewidth=0)
+
+
+def _errors(mean: Mean) -> tuple[float, float, float]:
+    """Return an error in percent, between those a standard deviation down and up."""
+    error, deviation = 100 * (1 - mean.mean), 100 * (mean.deviation or 0.0)
+    low, middle, high = (max(_LEAST, e) for e in (error - deviation, error, error + deviation))
+    return low, middle, high
 
 
 def _ticks(best: float, worst: float) -> list[float]:

@@ -176,11 +176,7 @@ class Cell:
     @property
     def name(self) -> str:
         """A name for its folder, the same in every comparison."""
-        method = re.sub(r"[^A-Za-z0-9._-]+", "_", str(self.variant))
-        if len(method) > _LONGEST_NAME:
-            method = f"{method[: _LONGEST_NAME - 9]}-{digest(str(self.variant))}"
-        target = "" if self.target_sparsity is None else f"-{self.target_sparsity:.12g}"
-        return f"{method}{target}-seed{self.seed}"
+        return cell_name(str(self.variant), self.target_sparsity, self.seed)
 
     def config(self, shared: Config) -> Config:
         """Return the training's configuration.
@@ -293,6 +289,22 @@ class Plan:
         for name in _MAY_GROW:
             own[name] = list(dict.fromkeys([*earlier.get(name, ()), *own[name]]))
         return own
+
+
+def cell_name(method: str, target_sparsity: float | None, seed: int) -> str:
+    """Return the name of a cell's folder.
+
+    Args:
+        method: The method with its options, as text.
+        target_sparsity: As in `Cell`.
+        seed: As in `Cell`.
+    """
+    short = re.sub(r"[^\w.-]+", "_", method)
+    if len(short.encode()) > _LONGEST_NAME:
+        start = short.encode()[: _LONGEST_NAME - 9].decode(errors="ignore")
+        short = f"{start}-{digest(method)}"
+    target = "" if target_sparsity is None else f"-{target_sparsity:.12g}"
+    return f"{short}{target}-seed{seed}"
 
 
 def cell_folder(folder: Path, cell: Cell) -> Path:

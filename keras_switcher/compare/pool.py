@@ -15,6 +15,7 @@ from typing import Any
 
 from keras_switcher.compare.cell import CELL_FILE
 from keras_switcher.compare.plan import ERROR_FILE, LOG_FILE, RESULT_FILE, Cell, Plan, cell_folder
+from keras_switcher.compare.results import read_result
 from keras_switcher.config import Config, influences, to_values
 from keras_switcher.initial import file_digest
 from keras_switcher.launch import THREADS
@@ -113,7 +114,7 @@ class Pool:
             },
             "method": cell.variant.method,
             "load": list(self.plan.load),
-            "code": [file_digest(path) for path in self.plan.load if Path(path).is_file()],
+            "code": {path: file_digest(path) for path in self.plan.load if Path(path).is_file()},
             "keeps_models": self.plan.keeps_models,
             "config": to_values(cell.config(self.plan.config), only_saved=True),
             "source": self.source,
@@ -123,7 +124,7 @@ class Pool:
             },
         }
         path = folder / CELL_FILE
-        if path.exists() and _is_another(json.loads(path.read_text(encoding="utf-8")), order):
+        if path.exists() and _is_another(path.read_bytes(), order):
             for part in (CHECKPOINTS, "tensorboard"):
                 shutil.rmtree(folder / part, ignore_errors=True)
         write_json(path, order)
@@ -202,22 +203,24 @@ class Pool:
                 process.wait()
 
 
-def _is_another(earlier: dict[str, Any], order: dict[str, Any]) -> bool:
-    """Return whether a cell is to be trained differently from how it began, or by other code."""
+def _is_another(text: bytes, order: dict[str, Any]) -> bool:
+    """Return whether a cell is to be trained differently from how it began, or by other code.
+
+    Args:
+        text: The content of the cell's file, when it began.
+        order: The content now.
+    """
+    try:
+        earlier = json.loads(text)
+    except ValueError:
+        # Damaged: no one knows.
+        return True
     new = json.loads(json.dumps(order))
     first, second = earlier["config"], new["config"]
+    code = earlier["code"]
     return (
         any(first.get(name) != second.get(name) for name in influences(Config()))
         or earlier["found"] != new["found"]
-        or earlier["code"] != new["code"]
+        # One file more or less registers other methods than the cell's.
+        or any(code.get(path, digest) != digest for path, digest in new["code"].items())
     )
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """Return the result of a cell.
-
-    Args:
-        folder: The cell's folder.
-    """
-    result: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    return result

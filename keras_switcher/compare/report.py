@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
-from keras_switcher.compare.figures import CONFIDENCE, Difference, Group, Mean
+from keras_switcher.compare.figures import CONFIDENCE, Difference, Group, Mean, off_target
 from keras_switcher.compare.picture import picture
 from keras_switcher.compare.plan import Plan, digest
 from keras_switcher.compare.results import differences
@@ -139,16 +139,9 @@ def _named(groups: Sequence[Group]) -> str:
 
 
 def _accuracies(groups: Sequence[Group]) -> str:
-    missed = [
-        f"{group.title} at {100 * group.target_sparsity:g} %: "
-        f"{100 * group.mean('fc_sparsity').mean:.2f} %"
-        for group in groups
-        if group.target_sparsity is not None
-        and abs(group.mean("fc_sparsity").mean - group.target_sparsity) > 5e-4
-    ]
     note = "Mean and standard deviation over the seeds; test examples are read once, at the end."
-    if missed:
-        note += f" Sparsities that differ from the target: {'; '.join(missed)}."
+    if missed := off_target(groups):
+        note += f" {missed}"
     return f'{_accuracy_table(groups, "test")}<p class="note">{escape(note)}</p>'
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from keras_switcher.compare.figures import CONFIDENCE, Difference, Group
-from keras_switcher.compare.plan import CELLS, RESULT_FILE, Plan
-from keras_switcher.runs import write_text
+from keras_switcher.compare.plan import CELLS, RESULT_FILE, Plan, cell_name
+from keras_switcher.runs import RunError, write_text
 
 CSV_FILE = "results.csv"
 JSON_FILE = "results.json"
@@ -41,9 +41,39 @@ def finished(folder: Path) -> list[dict[str, Any]]:
 
     Args:
         folder: Its folder.
+
+    Raises:
+        RunError: If a result can't be read.
     """
-    paths = sorted(folder.glob(f"{CELLS}/*/{RESULT_FILE}"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    found = []
+    for path in sorted(folder.glob(f"{CELLS}/*/{RESULT_FILE}")):
+        result = read_result(path.parent)
+        # A copy that someone has made has another name.
+        if path.parent.name == cell_name(
+            result["method"], result["target_sparsity"], result["seed"]
+        ):
+            found.append(result)
+    return found
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return the result of a cell.
+
+    Args:
+        folder: The cell's folder.
+
+    Raises:
+        RunError: If it can't be read.
+    """
+    path = folder / RESULT_FILE
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(
+            f"Expected {path} to be JSON. Received: {error}. Remove {folder}, and the same command "
+            "trains this network anew."
+        ) from error
+    return result
 
 
 def ordered(groups: Iterable[Group], plan: Plan) -> list[Group]:

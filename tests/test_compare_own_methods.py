@@ -1,0 +1,224 @@
+"""Methods of a user's own in a comparison: what they are offered, and what they may get wrong."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from command import SMALL
+from compare_work import work
+
+import keras_switcher.compare.methods  # noqa: F401
+from keras_switcher.checks import ConfigError
+from keras_switcher.compare.arguments import checked_plan
+from keras_switcher.compare.cell import load_methods
+from keras_switcher.compare.command import _check_data
+from keras_switcher.compare.method import Method, Trained, register, registry
+from keras_switcher.networks import compiled_dense, dense_model, new_start
+from keras_switcher.runs import RunError
+
+ROW = {"name": "fc", "shape": [4, 5], "connections": 20, "on": 2}
+FIGURES = (0.5, 0.4, [ROW], 100, 82, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_registered_stays():
+    before = dict(registry._items)
+    yield
+    registry._items.clear()
+    registry._items.update(before)
+
+
+class OnceAndAgain(Method):
+    """Trains, takes the smallest half of each kernel away, and goes on with a switched copy."""
+
+    def train(self, work):
+        model = dense_model(work.config, work.data, work.start())
+        rows = work.fit(model, epochs=1)
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.Dense):
+                kernel = np.array(layer.kernel)
+                layer.kernel.assign(kernel * (np.abs(kernel) >= np.median(np.abs(kernel))))
+        self.pruned = [np.array(v) for v in model.trainable_variables]
+        rows += work.fit(model)
+        self.model_after = model
+        return Trained(
+            validation_accuracy=work.accuracy(model, "validation"),
+            test_accuracy=work.accuracy(model, "test"),
+            layers=self.layers(model),
+            parameters=work.parameters,
+            remaining_parameters=work.parameters,
+            seconds=sum(row["seconds"] for row in rows),
+        )
+
+
+def test_a_method_that_trains_twice_goes_on_in_its_second_part(tmp_path):
+    whole = OnceAndAgain()
+    task = work(tmp_path / "whole", "--epochs", "3")
+    figures = whole.train(task)
+    assert task.epochs == 3
+    lines = [
+        (tmp_path / "whole" / name).read_text().splitlines()
+        for name in ("history.csv", "history-2.csv")
+    ]
+    assert [len(rows) - 1 for rows in lines] == [1, 2]
+    # The second part begins where the method has left the model.
+    moved = [
+        np.abs(np.array(v) - before).max()
+        for v, before in zip(whole.model_after.trainable_variables, whole.pruned, strict=True)
+    ]
+    assert 0 < max(moved) < 0.2
+
+    class Stop(Exception):
+        pass
+
+    def stop():
+        if (tmp_path / "stopped" / "history-2.csv").exists():
+            raise Stop
+
+    task = work(tmp_path / "stopped", "--epochs", "3")
+    task.stop.check = stop
+    with pytest.raises(Stop):
+        OnceAndAgain().train(task)
+    before = (tmp_path / "stopped" / "history-2.csv").read_text().splitlines()
+    again = OnceAndAgain().train(work(tmp_path / "stopped", "--epochs", "3"))
+    after = (tmp_path / "stopped" / "history-2.csv").read_text().splitlines()
+    assert (len(before), after[:2]) == (2, before)
+    assert again.layers == figures.layers and again.test_accuracy == figures.test_accuracy
+
+
+def test_no_more_epochs_are_trained_than_all_methods_have_unless_it_is_said(tmp_path):
+    task = work(tmp_path, "--epochs", "1")
+    model = dense_model(task.config, task.data, task.start())
+    task.fit(model)
+    with pytest.raises(
+        RunError, match=r"Expected an epoch to be left.*work.fit\(model, epochs=10\)"
+    ):
+        task.fit(model)
+    for wrong in (0, 1.5, True):
+        with pytest.raises(RunError, match="integer `epochs` >= 1"):
+            task.fit(model, epochs=wrong)
+    assert len(task.fit(model, epochs=2)) == 2
+    assert task.epochs == 3
+
+
+def test_a_method_that_overrides_nothing_says_what_it_must(tmp_path):
+    class Nothing(Method):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Nothing must override `model` or `train`"):
+        Nothing().train(work(tmp_path))
+
+
+def test_a_method_of_plain_layers_counts_what_is_not_zero(tmp_path):
+    class Plain(Method):
+        def model(self, work):
+            # Of another network than that of `work.start`.
+            network = new_start(work.config, work.images).network
+            return compiled_dense(work.config, work.data, work.start(), network)
+
+        def layers(self, model):
+            first = next(la for la in model.layers if isinstance(la, keras.layers.Dense))
+            first.kernel.assign(np.where(np.arange(first.units) < 3, first.kernel, 0.0))
+            return super().layers(model)
+
+    task = work(tmp_path)
+    whole = new_start(task.config, task.images).network.count_params()
+    assert task.parameters == whole
+    result = Plain().train(task)
+    first, *others = result.layers
+    assert first["on"] == 3 * first["shape"][0]
+    assert all(row["on"] == row["connections"] for row in others)
+    assert result.parameters - result.remaining_parameters == first["connections"] - first["on"]
+
+
+@pytest.mark.parametrize("returned", [None, keras.Sequential([keras.layers.Dense(3)])])
+def test_a_model_that_can_not_be_trained_is_refused_by_its_method(returned, tmp_path):
+    class Wrong(Method):
+        def model(self, work):
+            return returned
+
+    with pytest.raises(RunError, match="`model` of Wrong to return a compiled keras.Model"):
+        Wrong().train(work(tmp_path))
+
+
+def test_numbers_of_numpy_are_as_good_as_those_of_python():
+    row = {**ROW, "on": np.int64(2), "shape": np.array([4, 5]), "kernel": np.ones(3)}
+    found = Trained(np.float32(0.5), np.float64(0.25), [row], np.int32(100), 82, np.float32(1.5))
+    assert found == Trained(0.5, 0.25, [ROW], 100, 82, 1.5)
+    json.dumps(found.layers)
+    json.dumps([found.validation_accuracy, found.parameters, found.seconds])
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "said"),
+    [
+        (
+            0,
+            None,
+            "Expected validation_accuracy to be a number. Received: validation_accuracy=None",
+        ),
+        (3, "many", "Expected parameters to be a number"),
+        (2, None, "Expected `layers` to be a list of rows"),
+        (2, [ROW, 3], "Expected `layers` to be a list of rows"),
+        (2, [{"name": "fc", "on": 3}], "without connections, shape"),
+        (2, [{**ROW, "on": 21}], "Expected 0 <= on <= connections"),
+        (2, [{**ROW, "on": "all"}], "Expected on to be a number"),
+    ],
+)
+def test_figures_that_are_none_are_refused_with_what_is_wrong(index, value, said):
+    figures = list(FIGURES)
+    Trained(*figures)
+    figures[index] = value
+    with pytest.raises(RunError) as error:
+        Trained(*figures)
+    assert said in str(error.value)
+
+
+def test_only_methods_are_registered_as_such():
+    with pytest.raises(
+        TypeError, match="'plain' to be a subclass of keras_switcher.compare.Method"
+    ):
+
+        @register("plain")
+        class Plain:
+            pass
+
+    for attribute in ("needs", "reads"):
+        wrong = type("Wrong", (Method,), {attribute: "dense"})
+        with pytest.raises(TypeError, match=rf"`{attribute}` of the method 'w'.*\('dense',\)"):
+            register("w")(wrong)
+    assert not {"plain", "w"} & {*registry.names()}
+
+
+def test_a_file_of_methods_may_import_what_lies_beside_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend("nowhere")
+    (tmp_path / "beside_own.py").write_text("NAME = 'imports-its-neighbour'")
+    (tmp_path / "own.py").write_text(
+        "from beside_own import NAME\n"
+        "from keras_switcher.compare import Method, register\n"
+        "register(NAME)(type('Own', (Method,), {}))\n"
+    )
+    load_methods([str(tmp_path / "own.py")])
+    assert "imports-its-neighbour" in registry.names()
+
+
+def test_methods_whose_folders_would_be_one_are_refused(tmp_path):
+    for name in ("Twin", "twin"):
+        register(name)(type(name, (Method,), {}))
+    flags = [*SMALL, "--out", str(tmp_path), "--sparsity", "0.9"]
+    checked_plan([*flags, "--methods", "dense", "twin"])
+    with pytest.raises(ConfigError, match="different names. Received: Twin and twin"):
+        checked_plan([*flags, "--methods", "Twin", "twin"])
+
+
+def test_a_check_that_fails_in_its_own_way_is_of_a_named_method(tmp_path):
+    class Picky(Method):
+        def check(self, config, start):
+            raise ValueError("not this one")
+
+    register("picky")(Picky)
+    flags = [*SMALL, "--out", str(tmp_path), "--methods", "dense", "picky"]
+    _, plan = checked_plan(flags)
+    with pytest.raises(ConfigError, match="Can't compare picky. not this one"):
+        _check_data(plan, tmp_path, True)
