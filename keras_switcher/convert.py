@@ -88,11 +88,11 @@ def switch(
         # Not that of this moment: it decides whether a loss is scaled.
         switched.dtype_policy = model.dtype_policy
         return switched
-    network, converted = converted_attributes(model, convert)
+    network = converted_attributes(model, convert)
     switched = SwitchedNetwork(network, name=model.name)
     switched.dtype_policy = model.dtype_policy
-    build_like(switched, model, model, converted)
-    copy_weights(model, network, converted)
+    build_like(switched, model, model, network)
+    copy_weights(model, network)
     return switched
 
 
@@ -141,9 +141,9 @@ def strip(model: keras.Model) -> keras.Model:
         plain.dtype_policy = model.dtype_policy
         return plain
     source = model.network if isinstance(model, SwitchedNetwork) else model
-    network, converted = converted_attributes(source, convert)
-    build_like(network, model, source, converted)
-    copy_weights(source, network, converted)
+    network = converted_attributes(source, convert)
+    build_like(network, model, source, network)
+    copy_weights(source, network)
     return network
 
 
@@ -291,7 +291,10 @@ def _check_switchable(layer: keras.layers.Dense) -> None:
             "SwitchedDense in the model instead"
         )
     elif layer.lora_enabled:
-        reason = "LoRA is enabled on it; merge the LoRA weights by saving and loading it first"
+        reason = (
+            "LoRA is enabled on it; save_weights() merges its weights, for load_weights() of the "
+            "same model without LoRA"
+        )
     elif layer.quantization_mode is not None:
         reason = f"it is quantised ({layer.quantization_mode}); switch the float model"
     elif not layer.built:

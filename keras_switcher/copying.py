@@ -25,7 +25,7 @@ def converted_functional(
     convert = _once(convert)
     clones: dict[int, Any] = {}
     pairs: list[tuple[Layer, Layer]] = []
-    nested: list[tuple[Layer, Layer, dict[int, Layer]]] = []
+    nested: list[tuple[Layer, Layer]] = []
 
     def clone(operation: Any) -> Any:
         # Not through Keras's cache, which two nested models that share a layer do not share.
@@ -42,8 +42,8 @@ def converted_functional(
             return _cloned(plain, clone)
         new = convert(operation)
         if new is None and any(convert(inner) for _, inner in walk(operation)):
-            new, converted = converted_attributes(operation, convert)
-            nested.append((operation, new, converted))
+            new = converted_attributes(operation, convert)
+            nested.append((operation, new))
             return new
         if new is None:
             new = copied(operation)
@@ -54,8 +54,8 @@ def converted_functional(
     for old, new in pairs:
         if new is not old and (new.built or not old.built):
             _assign(old, new)
-    for old, new, converted in nested:
-        copy_weights(old, new, converted)
+    for old, new in nested:
+        copy_weights(old, new)
     return copy
 
 
@@ -90,31 +90,44 @@ def graph(model: keras.Model) -> keras.Model:
     return keras.Model(*ends(model), name=model.name)
 
 
-def copied(operation: Any) -> Any:
-    """Recreate a layer, or an operation on tensors, from its configuration, without weights."""
+def copied(operation: Any, *, build: bool = True) -> Any:
+    """Recreate a layer, or an operation on tensors, from its configuration, without weights.
+
+    Args:
+        operation: The layer or operation.
+        build: Whether layers inside it may be built, as far as its configuration says how. Then
+            their own layers can't be replaced.
+
+    Raises:
+        ValueError: If it does not come back from its configuration.
+    """
     if isinstance(operation, keras.layers.Lambda) and not operation.weights:
         # Its configuration has the bytes of its function, but not what its names refer to.
         return operation
-    return type(operation).from_config(operation.get_config())
-
-
-def converted_attributes(
-    layer: Layer, convert: Callable[[Layer], Layer | None]
-) -> tuple[Layer, dict[int, Layer]]:
-    """Copy a layer from its configuration, and replace layers held in its attributes.
-
-    Returns:
-        The copy, not built yet, and a mapping from the id of each of the original's inner layers to
-        its counterpart in the copy.
-    """
     try:
-        copy = copied(layer)
+        config = operation.get_config()
+        return type(operation).from_config(config if build else _without_builds(config))
     except (NotImplementedError, TypeError) as error:
         raise ValueError(
-            f"Can't copy '{layer.name}', a {type(layer).__name__}: it does not come back from its "
-            "own configuration. Implement get_config() so that from_config(get_config()) makes "
-            f"the same model. The error was: {error}"
+            f"Can't copy '{operation.name}', a {type(operation).__name__}: it does not come back "
+            "from its own configuration. Implement get_config() so that from_config(get_config()) "
+            "makes the same again, and let __init__ pass **kwargs on to super().__init__(). The "
+            f"error was: {error}"
         ) from error
+
+
+def _without_builds(config: Any) -> Any:
+    """Return a configuration without what tells Keras to build the layers in it."""
+    if isinstance(config, dict):
+        return {k: _without_builds(v) for k, v in config.items() if k != "build_config"}
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(_without_builds, config))
+    return config
+
+
+def converted_attributes(layer: Layer, convert: Callable[[Layer], Layer | None]) -> Layer:
+    """Return a copy of a layer, not built, with some of the layers in its attributes replaced."""
+    copy = copied(layer, build=False)
     originals, copies = dict(walk(layer)), dict(walk(copy))
     replacements: dict[int, Layer] = {}
     for path, original in originals.items():
@@ -129,12 +142,31 @@ def converted_attributes(
         # A layer shared by two attributes is replaced by one layer.
         replacements.setdefault(id(copies[path]), new)
     replace(copy, replacements)
-    copies = dict(walk(copy))
-    return copy, {id(old): copies[path] for path, old in originals.items() if path in copies}
+    return copy
+
+
+def _pairs(old: Layer, new: Layer) -> list[tuple[str, Layer, Layer | None]]:
+    """Return the layers inside a layer, with their paths and with those of its copy there.
+
+    What is inside a converted layer, such as an activation that is a layer, is left out.
+    """
+    copies = dict(walk(new))
+    found: list[tuple[str, Layer, Layer | None]] = []
+    inside: set[int] = set()
+    for path, original in walk(old):
+        if id(original) not in inside:
+            found.append((path, original, copies.get(path)))
+            if _is_converted(original, copies.get(path)):
+                inside.update(id(child) for _, child in walk(original))
+    return found
+
+
+def _is_converted(old: Layer, new: Layer | None) -> bool:
+    return isinstance(old, keras.layers.Dense) and type(old) is not type(new)
 
 
 def build_like(
-    copy: keras.Model, model: keras.Model, source: keras.Model, converted: dict[int, Layer]
+    copy: keras.Model, model: keras.Model, source: keras.Model, network: keras.Model
 ) -> None:
     """Build a copy of a subclassed model for the inputs that the model was built for.
 
@@ -142,15 +174,18 @@ def build_like(
         copy: The copy, or a model around it.
         model: The model, or one around it.
         source: What was copied.
-        converted: The layers of the copy by the ids of those of `source`.
+        network: Its copy, `copy` itself or inside it.
 
     Raises:
         ValueError: If Keras can't build it without these inputs.
     """
 
     def is_built() -> bool:
-        pairs = [(old, converted[id(old)]) for _, old in walk(source) if id(old) in converted]
-        return all(new.built or not old.built for old, new in pairs)
+        # Some layers make others when they are built.
+        return all(
+            not old.weights if new is None else new.built or not old.built
+            for _, old, new in _pairs(source, network)
+        )
 
     config = model.get_build_config() or {}
     copy.build_from_config(config)
@@ -207,24 +242,32 @@ def set_weights_like(old: Layer, new: Layer) -> None:
         _set_rest_like(source, target)
 
 
-def copy_weights(old: Layer, new: Layer, converted: dict[int, Layer]) -> None:
-    """Do what `set_weights_like` does between two layers whose attributes correspond."""
-    for source, target in zip(_own_variables(old), _own_variables(new), strict=True):
-        target.assign(source)
-    _set_rest_like(old, new)
+def copy_weights(old: Layer, new: Layer) -> None:
+    """Do what `set_weights_like` does between two built layers whose attributes correspond.
+
+    Raises:
+        ValueError: If a layer has weights for which there is no place.
+    """
     # Parents come before the layers in them, as freezing a parent freezes everything in it.
-    for _, original in walk(old):
-        counterpart = converted.get(id(original))
-        if counterpart is None or not original.built:
+    for path, original, counterpart in [("", old, new), *_pairs(old, new)]:
+        if counterpart is not None and _is_converted(original, counterpart):
+            if original.built:
+                _assign(original, counterpart)
             continue
-        if isinstance(original, keras.layers.Dense) and type(original) is not type(counterpart):
-            _assign(original, counterpart)
+        sources = _own_variables(original)
+        targets = [] if counterpart is None else _own_variables(counterpart)
+        if not original.built and not sources:
             continue
-        for source, target in zip(
-            _own_variables(original), _own_variables(counterpart), strict=True
-        ):
+        if [tuple(v.shape) for v in sources] != [tuple(v.shape) for v in targets]:
+            raise ValueError(
+                f"Can't copy the weights of '{original.name}', a {type(original).__name__} at "
+                f"'{path}' of '{old.name}': the copy has no such layer, or it is not built. Let "
+                "the layers around it make it in __init__, and build it in build()."
+            )
+        for source, target in zip(sources, targets, strict=True):
             target.assign(source)
-        _set_rest_like(original, counterpart)
+        if counterpart is not None:
+            _set_rest_like(original, counterpart)
 
 
 def _set_rest_like(old: Layer, new: Layer) -> None:
@@ -305,6 +348,38 @@ def walk(layer: Layer) -> list[tuple[str, Layer]]:
     return found
 
 
+def inside_layers(model: keras.Model) -> list[tuple[str, Layer]]:
+    """Return the layers, with their paths, that stand inside layers of a graph, but not in it."""
+
+    def in_graph(graph: keras.Model) -> set[int]:
+        found = {id(layer) for layer in graph.layers}
+        return found.union(*(in_graph(layer) for layer in graph.layers if _is_graph(layer)))
+
+    direct = in_graph(model)
+    return [(path, layer) for path, layer in walk(model) if id(layer) not in direct]
+
+
+def with_switched(
+    model: keras.Model, switched: dict[str, Any], custom_objects: Any = None
+) -> keras.Model:
+    """Return a graph with switched layers at some paths, from their configurations.
+
+    Args:
+        model: The graph, which may have plain layers there.
+        switched: The switched layers by path, serialised.
+        custom_objects: As for `keras.saving.deserialize_keras_object`.
+
+    Returns:
+        The model itself if its layers there are switched already; otherwise a copy.
+    """
+    new = {}
+    for path, layer in walk(model):
+        if path in switched and not isinstance(layer, SwitchedDense):
+            config = _without_builds(switched[path])
+            new[id(layer)] = keras.saving.deserialize_keras_object(config, custom_objects)
+    return converted_functional(model, lambda layer: new.get(id(layer))) if new else model
+
+
 def replace(layer: Layer, replacements: dict[int, Layer]) -> None:
     """Replace some of the layers held in attributes, at any depth."""
     replacements = dict(replacements)
@@ -316,7 +391,7 @@ def replace(layer: Layer, replacements: dict[int, Layer]) -> None:
         if id(inner) in replacements or not isinstance(inner, Layer) or not has_replaced(inner):
             return replacements.get(id(inner), inner)
         # The layers of a graph are built, so their attributes no longer accept other layers.
-        return converted_attributes(inner, lambda child: replacements.get(id(child)))[0]
+        return converted_attributes(inner, lambda child: replacements.get(id(child)))
 
     # `walk` returns children after their parents, and a model inside a nested model may have to be
     # replaced first.

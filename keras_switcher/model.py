@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 _OPEN = 3.0
 
 
+# What describes the graph, and not the model around it, in the configuration of a functional model.
+_OF_GRAPH = ("layers", "input_layers", "output_layers")
+
+
 def _symbolic(tensor: Any) -> keras.KerasTensor | None:
     if tensor is None:
         # An optional input.
@@ -282,6 +286,40 @@ class SwitchedModel(keras.Model):
             return True
         return is_at_target(self.switched_layers(), self.target_sparsity)
 
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration, as of any `keras.Model`.
+
+        That of a graph has the switched layers inside its other layers, too, such as blocks of a
+        user's own: the configuration of a block does not say that `switch` has replaced some of
+        its layers.
+        """
+        config: dict[str, Any] = super().get_config()
+        if isinstance(self, functional_base()):
+            from keras_switcher.copying import inside_layers
+
+            inside = [pair for pair in inside_layers(self) if isinstance(pair[1], SwitchedDense)]
+            if inside:
+                config["switched"] = {
+                    path: keras.saving.serialize_keras_object(layer) for path, layer in inside
+                }
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "SwitchedModel":
+        """Recreate a model, with the switched layers inside its other layers."""
+        own = {name: value for name, value in config.items() if name != "switched"}
+        # Keras takes what it has used out of the dictionary.
+        model = super().from_config(dict(own), custom_objects)
+        if not config.get("switched"):
+            return model
+        from keras_switcher.copying import with_switched
+
+        graph = with_switched(model, config["switched"], custom_objects)
+        if graph is model:
+            return model
+        own = {name: value for name, value in own.items() if name not in _OF_GRAPH}
+        return cls(inputs=graph.input, outputs=graph.output, **own)
+
     def get_compile_config(self) -> dict[str, Any]:
         """Return the serialised arguments of `compile`."""
         config = super().get_compile_config()
@@ -297,6 +335,23 @@ class SwitchedModel(keras.Model):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile with what `get_compile_config` returned, and build both optimisers."""
         self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def save(
+        self, filepath: Any, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any
+    ) -> None:
+        """Save the model as `keras.Model.save` does, but not in the old HDF5 format.
+
+        Raises:
+            ValueError: If the name ends in `.h5` or `.hdf5`: Keras keeps only the layers' weights
+                there, not the position in the course of training.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "Expected a name that ends in .keras, as an HDF5 file does not hold the position "
+                "in the course of training; save_weights() to a .weights.h5 does, and strip() "
+                f"gives a model for any format. Received: {filepath}"
+            )
+        super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
 
     def load_weights(self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any) -> None:
         """Load weights of this model, or of the same model with plain `Dense` layers.

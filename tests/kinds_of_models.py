@@ -31,6 +31,74 @@ class Gated(keras.layers.Layer):
             x = layer(x)
         return self.scale * self.project(inputs) * self.by_name["last"](x)
 
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@REGISTER
+class Attentive(keras.layers.Layer):
+    """A layer that makes a layer in its `build`, as the one of Keras inside it does, too."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.attention = keras.layers.MultiHeadAttention(2, 3)
+        self.dense = keras.layers.Dense(units, "relu", name="dense")
+
+    def build(self, input_shape):
+        self.mixed = keras.layers.EinsumDense("abc,cd->abd", (None, 4))
+        self.mixed.build(input_shape)
+        shape = (*input_shape[:-1], 4)
+        self.attention.build(shape, shape)
+        self.dense.build(shape)
+
+    def call(self, inputs):
+        x = self.mixed(inputs)
+        return self.dense(x + self.attention(x, x))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@REGISTER
+class Reader(keras.Model):
+    """A subclassed model with attention of its own, and inside a layer."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.as_words = keras.layers.Reshape((INPUTS, 1))
+        self.block = Attentive(5)
+        self.attention = keras.layers.MultiHeadAttention(1, 2)
+        self.flat = keras.layers.Flatten()
+        self.last = keras.layers.Dense(CLASSES, name="last")
+
+    def call(self, inputs):
+        x = self.block(self.as_words(inputs))
+        return self.last(self.flat(self.attention(x, x)))
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+@REGISTER
+class Cell(keras.layers.Layer):
+    """A recurrent cell with a dense layer in it."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = self.state_size = units
+        self.dense = keras.layers.Dense(units, "tanh", name="of_cell")
+
+    def build(self, input_shape):
+        self.dense.build((None, input_shape[-1] + self.units))
+
+    def call(self, inputs, states):
+        x = self.dense(keras.ops.concatenate([inputs, states[0]], -1))
+        return x, [x]
+
     def get_config(self):
         return {**super().get_config(), "units": self.units}
 
@@ -128,6 +196,38 @@ def custom_layer():
     return keras.Model(inputs, keras.layers.Dense(CLASSES, name="top")(x))
 
 
+def attention():
+    inputs = keras.Input((INPUTS,))
+    x = Attentive(5, name="block")(keras.layers.Reshape((INPUTS, 1))(inputs))
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, name="top")(x))
+
+
+def wrapped():
+    return keras.Sequential(
+        [
+            keras.Input((INPUTS,)),
+            keras.layers.Reshape((4, 3)),
+            keras.layers.TimeDistributed(Gated(5)),
+            keras.layers.RNN(Cell(6)),
+            keras.layers.Dense(CLASSES, name="top"),
+        ]
+    )
+
+
+def model_in_graph():
+    inputs = keras.Input((INPUTS,))
+    return keras.Model(
+        inputs, keras.layers.Dense(CLASSES, name="top")(Perceptron(name="in")(inputs))
+    )
+
+
+def subclassed_with_attention():
+    model = Reader(name="reader")
+    model(X)
+    return model
+
+
 def subclassed():
     model = Perceptron(name="perceptron")
     model(X)
@@ -140,9 +240,15 @@ KINDS = {
     "shared": (shared, 3),
     "nested": (nested, 4),
     "custom_layer": (custom_layer, 4),
+    "attention": (attention, 2),
+    "wrapped": (wrapped, 5),
+    "model_in_graph": (model_in_graph, 7),
     "subclassed": (subclassed, 6),
     "subclassed_with_models": (subclassed_with_models, 6),
+    "subclassed_with_attention": (subclassed_with_attention, 2),
 }
+
+OWN_CLASSES = (Gated, Attentive, Cell, Perceptron, Reader, Nest)
 
 
 def made(kind):

@@ -1,7 +1,19 @@
+import copy
+
 import keras
 import numpy as np
 import pytest
-from kinds_of_models import KINDS, X, Y, classes_inside, given, made, results
+from kinds_of_models import (
+    KINDS,
+    REGISTER,
+    X,
+    Y,
+    classes_inside,
+    given,
+    made,
+    results,
+    turned_off,
+)
 from small import CLASSES, INPUTS, arrays, assert_identical, compiled
 
 from keras_switcher import SwitchedDense, SwitchedModel, strip, switch
@@ -46,6 +58,46 @@ def test_original_model_stays_as_it_is_while_the_switched_one_learns(kind):
     assert model.compiled and model.optimizer is optimizer
     assert_identical(arrays(model.weights), before)
     assert SwitchedDense not in classes_inside(model)
+
+
+@pytest.mark.parametrize(
+    "kind", ["custom_layer", "attention", "wrapped", "model_in_graph", "subclassed_with_models"]
+)
+def test_a_saved_model_comes_back_with_all_of_its_switches(kind, tmp_path):
+    switched = compiled(switch(made(kind)), loss="mse", metrics=None)
+    before = turned_off(switched)
+    before.save(tmp_path / "model.keras")
+    after = keras.models.load_model(tmp_path / "model.keras")
+    assert len(after.switched_layers()) == KINDS[kind][1]
+    assert after.sparsity == before.sparsity
+    assert_identical(arrays(after.weights), arrays(before.weights))
+    for model in (after, strip(after)):
+        for own, other in zip(results(model, kind), results(before, kind), strict=True):
+            np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-5)
+
+
+@REGISTER
+class Own(SwitchedModel):
+    """A user's own, of the inputs and outputs of a switched model."""
+
+
+def test_a_subclass_of_a_graph_comes_back_with_the_switches_inside_its_layers(tmp_path):
+    switched = switch(made("custom_layer"))
+    before = turned_off(compiled(Own(switched.input, switched.output, name="mine")))
+    before.save(tmp_path / "model.keras")
+    for after in (keras.models.load_model(tmp_path / "model.keras"), copy.deepcopy(before)):
+        assert isinstance(after, Own) and after.name == "mine"
+        assert after.sparsity == before.sparsity
+        assert_identical(arrays(after.weights), arrays(before.weights))
+
+
+def test_a_layer_around_a_switched_one_that_comes_back_by_itself_is_left_alone():
+    layer = keras.layers.TimeDistributed(SwitchedDense(3))
+    inputs = keras.Input((4, 3))
+    model = SwitchedModel(inputs, layer(inputs))
+    again = SwitchedModel.from_config(model.get_config())
+    assert len(again.switched_layers()) == 1
+    assert [type(la) for la in again.layers] == [type(la) for la in model.layers]
 
 
 @pytest.mark.parametrize("kind", KINDS)

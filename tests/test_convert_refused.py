@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 import pytest
 from kinds_of_models import REGISTER, Perceptron, X, made
 from small import CLASSES, INPUTS
@@ -58,12 +59,17 @@ def test_subclass_of_dense_is_refused_by_name_and_left_alone_otherwise():
     assert [layer.name for layer in switch(model).switched_layers()] == ["plain"]
 
 
-def test_layer_with_lora_is_refused():
+def test_layer_with_lora_is_refused_until_it_is_merged(tmp_path):
     dense = keras.layers.Dense(5, name="adapted")
     model = one_layer(dense)
     dense.enable_lora(2)
-    with pytest.raises(ValueError, match="'adapted'.*LoRA is enabled"):
+    with pytest.raises(ValueError, match=r"'adapted'.*LoRA is enabled.*save_weights\(\)"):
         switch(model)
+    dense.lora_kernel_b.assign(np.ones((2, 5)))
+    model.save_weights(tmp_path / "merged.weights.h5")
+    merged = one_layer(keras.layers.Dense(5, name="adapted"))
+    merged.load_weights(tmp_path / "merged.weights.h5")
+    np.testing.assert_allclose(switch(merged)(X), model(X), atol=1e-5)
 
 
 def test_quantised_layer_is_refused():
@@ -120,6 +126,53 @@ def test_model_that_does_not_come_back_from_its_configuration_is_refused():
     model(X)
     with pytest.raises(ValueError, match="a NoConfig.*Implement get_config"):
         switch(model)
+
+
+class OldStyle(keras.layers.Layer):
+    """As many tutorials write a layer: without `**kwargs` and a configuration."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.scale = keras.layers.EinsumDense("ab,bc->ac", units)
+
+    def call(self, inputs):
+        return self.scale(inputs)
+
+
+def test_a_layer_that_does_not_come_back_is_named_even_if_nothing_in_it_is_switched():
+    inputs = keras.Input((INPUTS,))
+    model = keras.Model(inputs, keras.layers.Dense(CLASSES)(OldStyle(5)(inputs)))
+    with pytest.raises(ValueError, match=r"'old_style', a OldStyle.*get_config.*\*\*kwargs"):
+        switch(model)
+
+
+@REGISTER
+class Lazy(keras.layers.Layer):
+    """Gets a layer with weights at some time after it was built."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(5)
+        self.more = []
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+
+    def call(self, inputs):
+        x = self.dense(inputs)
+        for layer in self.more:
+            x = layer(x)
+        return x
+
+
+def test_weights_that_have_no_place_in_the_copy_are_not_left_out_silently():
+    layer, inputs = Lazy(), keras.Input((INPUTS,))
+    layer.more.append(keras.layers.LayerNormalization(name="added"))
+    model = keras.Model(inputs, keras.layers.Dense(CLASSES)(layer(inputs)))
+    with pytest.raises(ValueError, match=r"Can't copy the weights of 'added'.*'more/0' of 'lazy'"):
+        switch(model)
+    layer.more.clear()
+    switch(keras.Model(inputs, keras.layers.Dense(CLASSES)(layer(inputs))))
 
 
 @REGISTER

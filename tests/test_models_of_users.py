@@ -182,6 +182,15 @@ def test_a_subclass_that_is_switched_keeps_its_policy_in_a_file(tmp_path):
     assert type(loaded.optimizer) is type(switched.optimizer)
 
 
+@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
+def test_a_format_that_would_lose_the_course_is_refused(name, tmp_path):
+    model = compiled(network())
+    with pytest.raises(ValueError, match=rf"ends in .keras.*strip\(\).*Received: .*{name}"):
+        model.save(tmp_path / name)
+    assert not (tmp_path / name).exists()
+    strip(model).save(tmp_path / name)
+
+
 def with_prelu() -> keras.Model:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((INPUTS,))
