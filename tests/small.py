@@ -18,7 +18,7 @@ def separable(examples: int = 128, inputs: int = INPUTS, seed: int = 0):
     return features.astype("float32"), labels.astype("int32")
 
 
-def network(units=(16, 8), seed: int = 0, inputs: int = INPUTS, **layer) -> SwitchedModel:
+def network(units=(16,), seed: int = 0, inputs: int = INPUTS, **layer) -> SwitchedModel:
     """Return a functional switched model whose dense layers are all switched."""
     keras.utils.set_random_seed(seed)
     x = given = keras.Input((inputs,))

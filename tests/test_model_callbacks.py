@@ -120,7 +120,9 @@ class Snapshots(keras.callbacks.Callback):
         self.weights.append(arrays(self.model.weights))
 
 
-@pytest.mark.parametrize("best", [0, 1, 2])
+@pytest.mark.parametrize(
+    "best", [1, *(pytest.param(best, marks=pytest.mark.endurance) for best in (0, 2))]
+)
 def test_early_stopping_restores_weights_and_switches_of_the_best_epoch(best):
     class Score(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -237,7 +239,13 @@ def uninterrupted(kind):
 # Epochs of 4 steps: interrupted in warm-up, in the alternate phase, and once settled.
 @pytest.mark.parametrize(
     ("kind", "interrupted"),
-    [("functional", 1), ("functional", 2), ("functional", 4), ("subclassed", 2), ("network", 2)],
+    [
+        *(("functional", 2), ("subclassed", 2)),
+        *(
+            pytest.param(*pair, marks=pytest.mark.endurance)
+            for pair in (("functional", 1), ("functional", 4), ("network", 2))
+        ),
+    ],
 )
 def test_interrupted_training_ends_as_if_it_had_not_been_interrupted(tmp_path, kind, interrupted):
     whole, options = uninterrupted(kind), {"alternation": IN_THREE_PHASES}
@@ -330,7 +338,13 @@ def compiled_with_own_optimizers(model):
 
 @pytest.mark.parametrize(
     ("kind", "settled"),
-    [("functional", False), ("functional", True), ("subclassed", False), ("network", False)],
+    [
+        *(("functional", False), ("subclassed", False)),
+        *(
+            pytest.param(*pair, marks=pytest.mark.endurance)
+            for pair in (("functional", True), ("network", False))
+        ),
+    ],
 )
 def test_saved_model_comes_back_complete_and_trains_on_with_the_same_numbers(
     tmp_path, kind, settled

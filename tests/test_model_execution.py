@@ -290,7 +290,8 @@ except ValueError as error:
 
 keras.config.set_dtype_policy("mixed_float16")
 report["overflow"] = {}
-for half in (0, 1):
+# The second alone: Keras itself asks the first.
+for half in (1,):
     with mirrored.scope():
         model = small.compiled(small.network(), run_eagerly=False, jit_compile=False)
     before = small.arrays(model.trainable_variables)
@@ -353,7 +354,7 @@ def test_two_replicas_log_the_loss_of_the_whole_batch(distributed):
 
 @pytest.mark.slow
 def test_two_replicas_have_the_same_switches_and_hit_the_target(distributed):
-    assert distributed["copies"] == [2, 2, 2]
+    assert distributed["copies"] == [2, 2]
     assert distributed["replicas_agree"]
     assert distributed["switchers_agree"]
     assert distributed["sparsities"] == pytest.approx([0.5, 0.5], abs=0.005)
@@ -367,7 +368,7 @@ def test_subclassed_model_first_built_under_a_strategy_hits_its_target(distribut
 @pytest.mark.slow
 def test_a_step_that_overflows_in_one_replica_is_skipped_in_all(distributed):
     # Half of the scale with which Keras begins.
-    assert distributed["overflow"] == {"0": [True, 2.0**14], "1": [True, 2.0**14]}
+    assert distributed["overflow"] == {"1": [True, 2.0**14]}
 
 
 @pytest.mark.slow

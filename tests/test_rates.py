@@ -17,6 +17,8 @@ def step(optimizer, exponent, density=0.25):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         alternation=Alternation(warmup=0.999, settle=0.0),
         rate_exponent=exponent,
+        # Tracing takes longer than a step.
+        run_eagerly=True,
     )
     layer = model.switched_layers()[0]
     inputs, units = layer.kernel.shape
@@ -83,9 +85,11 @@ def test_compiling_without_it_takes_it_away_again():
 
 def test_a_frozen_kernel_and_a_dead_layer_do_no_harm():
     model = network()
-    first, second, _ = model.switched_layers()
+    first, second = model.switched_layers()
     first.trainable = False
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(
+        "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True
+    )
     second.switches.assign(np.zeros(second.switches.shape, "float32"))
     kernel = np.array(first.kernel)
     model.train_on_batch(*separable(32))

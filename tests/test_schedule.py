@@ -98,7 +98,9 @@ def test_phases_follow_the_plan_step_by_step():
 def test_ramp_brings_the_sparsity_up_little_by_little():
     record = Record()
     alternation = Alternation(task_steps=1, warmup=0.0, settle=0.0, ramp=1.0)
-    model = compiled(network(), target_sparsity=0.9, alternation=alternation, run_eagerly=False)
+    model = compiled(
+        network(units=(16, 8)), target_sparsity=0.9, alternation=alternation, run_eagerly=False
+    )
     model.fit(X, Y, epochs=10, callbacks=[record], **FIT)
     begin, half, three_quarters, last = (record.sparsities[i] for i in (5, 20, 30, 39))
     assert begin < 0.2 < half < three_quarters < last

@@ -96,7 +96,7 @@ def _copy(operation: Any, config: dict[str, Any] | None = None) -> Any:
     except (NotImplementedError, TypeError, ValueError) as error:
         if config is None and not getattr(operation, "weights", ()):
             return operation
-        said = " ".join(str(error).split())
+        said = " ".join(str(error.__cause__ or error).split())
         reason = f"it does not come back from its own configuration ({said})"
         raise ExportError(
             f"The model can't be compacted: layer '{operation.name}' can't be copied: {reason}. "
