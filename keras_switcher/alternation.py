@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_switcher.checks import is_integer, is_number
@@ -44,6 +45,10 @@ class Alternation:
     ramp: float = 0.8
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            # A number of NumPy's is as good, but JSON can't hold it.
+            if isinstance(value, np.number):
+                object.__setattr__(self, name, value.item())
         for name in ("task_steps", "switcher_steps"):
             value = getattr(self, name)
             if not is_integer(value) or value < 1:

@@ -40,8 +40,8 @@ class Diverged(RunError):
     def __init__(self, what: str):
         super().__init__(
             f"Training has diverged. {what} Start anew in another --run-dir with a lower "
-            "--learning-rate, a lower --switcher-learning-rate, or --precision float32. The "
-            "checkpoint of the last good epoch is kept: --resume would take the same steps from "
+            "--learning-rate, a lower --switcher-learning-rate, or --precision float32. If an "
+            "epoch was good, its checkpoint is kept: --resume would take the same steps from "
             "there again."
         )
         self.what = what

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import numbers
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -34,6 +35,11 @@ def is_integer(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Return whether a value is a finite number and not a boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_real(value: Any) -> bool:
+    """Return whether a value is a number, of Python or of NumPy, and not a boolean."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def or_none(check: Check) -> Check:

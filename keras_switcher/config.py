@@ -303,8 +303,14 @@ def to_values(config: Config, *, only_saved: bool = False) -> dict[str, Any]:
 
 
 def influences(config: Config) -> dict[str, Any]:
-    """Return the options that a run's numbers depend on, by name."""
+    """Return the options that a run's numbers depend on, by name.
+
+    Of `init_from`, only whether there is one: the file may have moved, and its content, which
+    counts, is told from others by `keras_switcher.fitting.origin_of`.
+    """
     values = to_values(config)
+    if values["init_from"] is not None:
+        values["init_from"] = "a file"
     return {
         field.name: values[field.name] for _, field in _fields() if field.metadata["influences"]
     }

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from keras_switcher.batches import evaluation_batches, training_batches
 from keras_switcher.callbacks import (
+    Diverged,
     EpochRows,
     ProgressBar,
     SaveCheckpoints,
@@ -186,7 +187,10 @@ def fit(
         arguments = fit_arguments(
             config, data, initial_epoch=done, strategy=model.distribute_strategy
         )
-        model.fit(**arguments, callbacks=callbacks)
+        try:
+            model.fit(**arguments, callbacks=callbacks)
+        except FloatingPointError as error:
+            raise Diverged(str(error)) from error
     return rows.rows
 
 

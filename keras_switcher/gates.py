@@ -5,9 +5,12 @@ The result is exactly 0 where the logit is <= 0 and positive elsewhere, so a con
 and only if its logit is not positive. A gate brings its own gradient.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from keras_switcher.registry import Registry
@@ -75,6 +78,32 @@ def get(identifier: str | Gate) -> Gate:
         ValueError: If the name is not registered.
     """
     return identifier if callable(identifier) else registry.get(identifier)
+
+
+@functools.cache
+def check(gate: Gate) -> None:
+    """Check on a few logits that a gate does what a gate must.
+
+    Args:
+        gate: The gate.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if not tf.executing_eagerly():
+        return
+    logits = np.array([[-3.0, -1e-3, 0.0], [1e-3, 0.5, 3.0]], "float32")
+    switches = ops.convert_to_numpy(gate(ops.convert_to_tensor(logits)))
+    if (
+        switches.shape != logits.shape
+        or not np.array_equal(switches > 0, logits > 0)
+        or np.any(switches < 0)
+    ):
+        raise ValueError(
+            "Expected a gate to return a tensor of the logits' shape: 0 where a logit is <= 0, and "
+            f"positive elsewhere. Received: {gate!r}, which returns {switches.tolist()} for "
+            f"{logits.tolist()}"
+        )
 
 
 def serialize(gate: Gate) -> str:

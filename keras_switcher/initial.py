@@ -42,7 +42,8 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"Expected --init-from to be a .keras file that exists. Received: {path}"
+            f"Expected --init-from to be a .keras file that exists. Received: {path}. If it was "
+            "moved, give it with its new path"
         )
     try:
         model = keras.models.load_model(path, compile=False)

@@ -85,6 +85,7 @@ class SwitchedDense(keras.layers.Dense):
         self.gate = gates.get(gate)
         # An unregistered gate must fail here, not when the layer is saved after the training.
         gates.serialize(self.gate)
+        gates.check(self.gate)
         self.granularity = get_granularity(granularity)
         self.switcher = switchers.get(switcher)
         self._learned: tuple[int, ...] = ()

@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from keras_switcher import gates
 from keras_switcher.alternation import SETTLE, Alternation, AlternationState
-from keras_switcher.checks import is_integer
+from keras_switcher.checks import is_integer, is_real
 from keras_switcher.functional import functional_base, functional_class, is_functional_call
 from keras_switcher.gradients import SwitchGradients, overflowing_together
 from keras_switcher.layers import SwitchedDense, switched_layers
@@ -198,13 +199,14 @@ class SwitchedModel(keras.Model):
                 "Expected `alternation` to be a keras_switcher.Alternation. "
                 f"Received: alternation={alternation!r}"
             )
-        if not 0 < multiplier_rate <= 1:
+        if not (is_real(multiplier_rate) and 0 < multiplier_rate <= 1):
             raise ValueError(
-                f"Expected `multiplier_rate` in (0, 1]. Received: multiplier_rate={multiplier_rate}"
+                "Expected `multiplier_rate` in (0, 1]. "
+                f"Received: multiplier_rate={multiplier_rate!r}"
             )
-        if not 0 <= rate_exponent <= 1:
+        if not (is_real(rate_exponent) and 0 <= rate_exponent <= 1):
             raise ValueError(
-                f"Expected `rate_exponent` in [0, 1]. Received: rate_exponent={rate_exponent}"
+                f"Expected `rate_exponent` in [0, 1]. Received: rate_exponent={rate_exponent!r}"
             )
         if switcher_optimizer is optimizer and not isinstance(optimizer, str):
             raise ValueError(
@@ -657,6 +659,7 @@ class SwitchedModel(keras.Model):
 
         Raises:
             ValueError: As `sparsity`.
+            FloatingPointError: If a switcher returns logits that are not finite.
         """
         self._check_layers_are_built()
         layers = self.switched_layers()
@@ -666,6 +669,13 @@ class SwitchedModel(keras.Model):
         if self.target_sparsity is not None:
             offset = self.alternation_state.offset
             logits = [ops.convert_to_numpy(layer.compute_logits() + offset) for layer in layers]
+            for layer, z in zip(layers, logits, strict=True):
+                if not np.isfinite(z).all():
+                    raise FloatingPointError(
+                        f"Expected finite logits of layer '{layer.name}'. Received: "
+                        f"{type(layer.switcher).__name__} returning {np.sum(~np.isfinite(z))} of "
+                        f"{z.size} that are not, which do not rank its connections."
+                    )
             sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
             before = self.sparsity
             settled = settled_logits(logits, sizes, self.target_sparsity)

@@ -1,9 +1,10 @@
 """The target sparsity as a constraint on the objective of the switchers."""
 
-import numbers
 from typing import Any
 
 from keras import ops
+
+from keras_switcher.checks import is_real
 
 
 def check_target(target_sparsity: float | None) -> float | None:
@@ -17,16 +18,12 @@ def check_target(target_sparsity: float | None) -> float | None:
     """
     if target_sparsity is None:
         return None
-    if not _is_real(target_sparsity) or not 0 <= target_sparsity < 1:
+    if not is_real(target_sparsity) or not 0 <= target_sparsity < 1:
         raise ValueError(
             "Expected `target_sparsity` to be None or a share of connections in [0, 1), such as "
             f"0.95 for 95 %. Received: target_sparsity={target_sparsity!r}"
         )
     return float(target_sparsity)
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def next_offset(offset: Any, density: Any, target: Any) -> Any:

@@ -20,6 +20,20 @@ def train_command() -> str:
     return f"{_python()} {_short(script)}"
 
 
+def resuming_command() -> str:
+    """Return the start of a command line that goes on with a run of this process.
+
+    In a script of the user's own, which may have registered what the run needs, that is the script.
+    """
+    package, own = Path(__file__).parent, getattr(sys.modules["__main__"], "__file__", None)
+    if own is None or Path(own).suffix != ".py" or Path(own).name == "__main__.py":
+        return train_command()
+    script = Path(own).resolve()
+    if script.is_relative_to(package) or script == package.parent / "train.py":
+        return train_command()
+    return f"{_python()} {_short(script)}"
+
+
 def same_command() -> str:
     """Return how to say that the command of this process is to be given again."""
     without = ", without --overwrite" if "--overwrite" in sys.argv else ""

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_switcher.alternation import SETTLE
@@ -98,7 +99,21 @@ class PhaseSchedule(keras.callbacks.Callback):
         # validated with is then also what is saved of it. But there may be no further batch, and
         # an execution of several steps may have passed the time.
         step = int(ops.convert_to_numpy(self.model.alternation_state.step))
+        if self.model.learns_switches:
+            self._check_switchers(epoch)
         self._settle_at(step if self._is_last else step - 1)
+
+    def _check_switchers(self, epoch: int) -> None:
+        """Check that the switchers' weights are numbers: if not, their layers lose all switches."""
+        for layer in self.model.switched_layers():
+            for variable in layer.switcher_variables:
+                if not np.isfinite(ops.convert_to_numpy(variable)).all():
+                    raise FloatingPointError(
+                        f"The weights of the switcher of layer '{layer.name}', a "
+                        f"{type(layer.switcher).__name__}, are not finite after epoch {epoch + 1}: "
+                        "it has returned logits that are not, such as the logarithm of 0, or its "
+                        "learning rate is too high."
+                    )
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         # A callback may have ended the training.

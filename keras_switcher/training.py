@@ -239,7 +239,11 @@ def _start(
         # Another process that was working on the run may have finished it in the meantime.
         if resumed and folder.is_finished:
             folder.tidy()
-            summary = json.loads((folder.path / SUMMARY_FILE).read_text())
+            path = folder.path / SUMMARY_FILE
+            try:
+                summary = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise RunError(f"Expected {path} to be JSON. Received: {error}") from error
         else:
             # Written at once, so that the run can be resumed with the same configuration whenever
             # it is stopped.
@@ -269,7 +273,13 @@ def _open_folder(config: Config) -> tuple[RunFolder, bool]:
             f"There is a run in {folder.path} already. Continue it with --resume, or choose "
             "another --run-dir."
         )
-    earlier = from_values(read_yaml(folder.path / CONFIG_FILE))
+    values = read_yaml(folder.path / CONFIG_FILE)
+    if not values:
+        raise RunError(
+            f"Expected {folder.path / CONFIG_FILE} to have the options of the run there. Received: "
+            "an empty file, so it is damaged. Choose another --run-dir."
+        )
+    earlier = from_values(values)
     if different := changes(earlier, config):
         raise ConfigError(
             f"The run in {folder.path} has another configuration: {'; '.join(different)}. Resume "

@@ -33,7 +33,7 @@ from keras_switcher.connection import (
     Connection,
     told,
 )
-from keras_switcher.programs import train_command
+from keras_switcher.programs import resuming_command
 from keras_switcher.runs import RunError
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ def how_to_resume(path: Path, workers: Workers) -> str:
         return f"Go on with: {launcher}{os.environ.get(LAUNCHER_FLAGS, '')}{script}{flags}"
     if workers.count > 1:
         return f"Go on with the same command and {flags}, on every worker."
-    return f"Go on with: {train_command()} {flags}"
+    return f"Go on with: {resuming_command()} {flags}"
 
 
 class ConnectedWorkers(Workers):

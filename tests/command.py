@@ -90,7 +90,7 @@ class Process:
         return self.wait()
 
     def wait(self) -> int:
-        status = self._process.wait(timeout=240)
+        status = self._process.wait(timeout=600)
         self._reader.join()
         self._process.stdout.close()
         return status

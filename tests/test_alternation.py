@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -15,6 +17,12 @@ def test_steps_must_be_integers_from_one(name, value):
         Alternation(**{name: value})
     expected = f"Expected an integer `{name}` >= 1. Received: {name}={value!r}"
     assert str(error.value) == expected
+
+
+def test_numbers_of_numpy_are_as_good():
+    given = Alternation(task_steps=np.int64(4), warmup=np.float32(0.25))
+    assert given == Alternation(task_steps=4, warmup=0.25)
+    assert json.dumps(given.get_config()) == json.dumps(Alternation(4, warmup=0.25).get_config())
 
 
 @pytest.mark.parametrize("name", ["warmup", "settle"])

@@ -223,6 +223,19 @@ def test_damaged_configuration_of_the_run(train_here, half):
     assert "Can't read the config file" in written
 
 
+def test_emptied_files_of_a_run_are_damaged_ones(train_here, half):
+    (half / "config.yaml").write_text("")
+    status, written = train_here("--run-dir", half, "--resume")
+    assert status == 2 and "an empty file, so it is damaged" in written
+
+
+def test_damaged_summary_of_a_finished_run(train_here, half):
+    RunFolder(half).finish()
+    (half / "summary.json").write_text("{")
+    status, written = train_here("--run-dir", half, "--resume")
+    assert status == 2 and "summary.json to be JSON" in written
+
+
 def test_divergence_stops_keeps_the_last_good_state_and_says_what_to_try(train_here, half):
     checkpoints = Checkpoints(half / "checkpoints", "switched")
     good = (half / "checkpoints" / "switched-00001.checkpoint").read_bytes()

@@ -50,7 +50,7 @@ def run(tmp_path, *command):
         env=offline(tmp_path),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
 
 

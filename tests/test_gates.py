@@ -103,6 +103,22 @@ def test_serialize_is_the_inverse_of_get(name):
     assert gates.serialize(gates.get(name)) == name
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        tf.sigmoid,
+        lambda logits: tf.cast(logits > 0.6, "float32"),
+        lambda logits: tf.where(logits > 0, -1.0, 0.0),
+        lambda logits: tf.cast(tf.reduce_any(logits > 0), "float32"),
+        lambda logits: tf.math.log(logits),
+    ],
+)
+def test_a_gate_that_does_not_do_what_it_must_is_refused_before_any_training(wrong, registered):
+    registered("wrong")(wrong)
+    with pytest.raises(ValueError, match="0 where a logit is <= 0, and positive elsewhere"):
+        SwitchedDense(3, gate="wrong")
+
+
 def test_unregistered_gate_is_refused():
     def half(logits):
         return 0.5 * tf.nn.relu(logits)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import re
+import shutil
 import zipfile
 
 import keras
@@ -295,20 +296,26 @@ def test_the_dense_network_starts_from_the_file_as_it_was(tmp_path, train_here, 
 
 
 def test_frozen_run_that_was_stopped_ends_with_the_same_numbers(trained, tmp_path, train_here):
-    flags = [*CNN, "--init-from", trained[0], "--freeze-trunk", "--run-dir"]
+    shutil.copy(trained[0], tmp_path / "first.keras")
+    flags = [*CNN, "--init-from", "first.keras", "--freeze-trunk", "--run-dir"]
     assert train_here(*flags, "whole")[0] == 0
     with pytest.MonkeyPatch.context() as patch:
         stop_after_an_epoch(patch)
         assert train_here(*flags, "stopped")[0] == 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FrozenTrunk, "_computed", None)
-        status, output = train_here(*flags, "stopped", "--resume")
+        # The file may be elsewhere by now, but it must be the same.
+        (tmp_path / "first.keras").rename(tmp_path / "moved.keras")
+        status, output = train_here("--run-dir", "stopped", "--resume")
+        assert status == 2 and "If it was moved, give it with its new path" in output
+        moved = ("--run-dir", "stopped", "--resume", "--init-from", "moved.keras")
+        status, output = train_here(*moved)
     assert status == 0, output
     assert "Going on after epoch 1 of the switched network." in output
     whole, stopped = (
         json.loads((tmp_path / run / "summary.json").read_text()) for run in ("whole", "stopped")
     )
-    times = ("seconds", "dense_seconds")
+    times = ("seconds", "dense_seconds", "init_from", "model")
     assert {**stopped, **dict.fromkeys(times)} == {**whole, **dict.fromkeys(times)}
 
 

@@ -182,6 +182,28 @@ def test_a_subclass_that_is_switched_keeps_its_policy_in_a_file(tmp_path):
     assert type(loaded.optimizer) is type(switched.optimizer)
 
 
+class Logarithm(Switcher):
+    """Ranks by the size of the weight on a scale that has no place for 0."""
+
+    def build(self, kernel_shape):
+        self.factor = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, kernel):
+        return self.factor * keras.ops.log(keras.ops.abs(kernel))
+
+
+def test_logits_that_are_no_numbers_are_told_and_not_taken_for_a_structure():
+    model = compiled(network(switcher=Logarithm()), alternation=always())
+    first = model.switched_layers()[0]
+    first.trainable = False
+    first.kernel.assign(np.where(np.arange(16) < 2, 0, first.kernel))
+    model.train_on_batch(X, Y)
+    with pytest.raises(FloatingPointError, match=rf"'{first.name}'.*Logarithm returning"):
+        model.settle()
+    with pytest.raises(FloatingPointError, match=rf"'{first.name}', a Logarithm.*after epoch 1"):
+        model.fit(X, Y, epochs=3, verbose=0)
+
+
 @pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
 def test_a_format_that_would_lose_the_course_is_refused(name, tmp_path):
     model = compiled(network())

@@ -132,6 +132,7 @@ def test_all_between_two_integers_is_searched_where_the_option_is_no_integer():
         ({"gates": ["step"]}, "Unknown hyperparameter 'gates'.* Did you mean 'gate'"),
         ({"gate": ["stp"]}, "Unknown gate 'stp'"),
         ({"gate": []}, "Expected values of one type for gate"),
+        ({"switcher_steps": [1, True]}, "Expected values of one type for switcher_steps"),
         ({"gate": ["step", 3]}, "Unknown gate 3"),
         ({"unit_width_1": [[16, 32]]}, "Expected values of one type for unit_width_1"),
         ({"warmup": ["a"]}, "Expected warmup in the search space to be a share"),

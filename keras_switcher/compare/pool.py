@@ -16,7 +16,7 @@ from typing import Any
 from keras_switcher.compare.cell import CELL_FILE
 from keras_switcher.compare.plan import ERROR_FILE, LOG_FILE, RESULT_FILE, Cell, Plan, cell_folder
 from keras_switcher.compare.results import read_result
-from keras_switcher.config import Config, influences, to_values
+from keras_switcher.config import from_values, influences, to_values
 from keras_switcher.initial import file_digest
 from keras_switcher.launch import THREADS
 from keras_switcher.runs import CHECKPOINTS, RunFolder, write_json
@@ -219,7 +219,7 @@ def _is_another(text: bytes, order: dict[str, Any]) -> bool:
     first, second = earlier["config"], new["config"]
     code = earlier["code"]
     return (
-        any(first.get(name) != second.get(name) for name in influences(Config()))
+        influences(from_values(first)) != influences(from_values(second))
         or earlier["found"] != new["found"]
         # One file more or less registers other methods than the cell's.
         or any(code.get(path, digest) != digest for path, digest in new["code"].items())

@@ -100,7 +100,9 @@ class Range:
         if isinstance(value, (list, tuple)):
             value = [_typed(name, v) for v in value]
             kinds = {type(v) for v in value if not is_number(v)}
-            if not value or len(kinds) > 1 or kinds & {list, tuple, dict}:
+            # Of True and 1, a dictionary would keep the first.
+            mixed = bool in kinds and any(map(is_number, value))
+            if not value or mixed or len(kinds) > 1 or kinds & {list, tuple, dict}:
                 raise ConfigError(
                     f"Expected values of one type for {name} in the search space. "
                     f"Received: {list(value)}"

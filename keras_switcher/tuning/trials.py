@@ -167,7 +167,7 @@ class TrialModel(SwitcherHyperModel):
         except Hopeless as reason:
             stopped = "hopeless"
             logger.debug("Stopped: %s", reason)
-        except Diverged as reason:
+        except (Diverged, FloatingPointError) as reason:
             stopped = "diverged"
             logger.debug("Stopped: %s", reason)
         # A diverged trial counts as if it had learned nothing, so that the oracle keeps away from

@@ -1,0 +1,25 @@
+"""What commands a process tells its user to give."""
+
+import subprocess
+import sys
+
+import pytest
+from command import ROOT
+
+
+@pytest.mark.parametrize("place", ["own script", "train.py", "console"])
+def test_a_run_goes_on_by_the_script_that_began_it(place, tmp_path):
+    code = "from keras_switcher.programs import resuming_command; print(resuming_command())"
+    (tmp_path / "mine.py").write_text(code)
+    command = [str(tmp_path / "mine.py")]
+    if place == "console":
+        command = ["-c", code]
+    elif place == "train.py":
+        # As Python runs it.
+        patched = f"import __main__; __main__.__file__ = {str(ROOT / 'train.py')!r}; {code}"
+        command = ["-c", patched]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    said = done.stdout.split()[-1]
+    assert said == ("mine.py" if place == "own script" else str(ROOT / "train.py"))
