@@ -244,7 +244,9 @@ def labels(source: Source) -> list[str]:
 
 def block_of(model: keras.Model) -> int:
     """Return how many consecutive inputs of a unit are on or off together: 16, 4 or 1."""
-    kernels = sparse_kernels(model)
+    # A unit that is whole, or wholly off, is both with any block.
+    kernels = [kernel[_is_partly_off(kernel)] for kernel in sparse_kernels(model)]
+    kernels = [kernel for kernel in kernels if kernel.size]
     for block in (16, 4):
         stored = [_in_blocks(kernel, block) for kernel in kernels]
         values = sum(np.count_nonzero(kernel) for kernel in kernels)
@@ -262,6 +264,12 @@ def sparse_kernels(model: keras.Model) -> list[np.ndarray]:
         if isinstance(layer, keras.layers.Dense)
     ]
     return [kernel for kernel in kernels if 2 * np.count_nonzero(kernel) < kernel.size]
+
+
+def _is_partly_off(kernel: np.ndarray) -> np.ndarray:
+    """Return for each unit of a kernel, as (units, inputs), whether some of its weights are 0."""
+    on = np.count_nonzero(kernel, axis=1)
+    return (on > 0) & (on < kernel.shape[1])
 
 
 def _in_blocks(kernel: np.ndarray, block: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Convert a Keras model to a TFLite model of dense tensors, as bytes."""
 
 import enum
+import itertools
 import os
 import sys
 import tempfile
@@ -88,6 +89,11 @@ def convert(
         except (ExportError, OSError):
             raise
         except Exception as error:
+            if any(said in str(error) for said in ("No space left", "File too large")):
+                raise ExportError(
+                    f"There is no room for the converter's files in {tempfile.gettempdir()}. Free "
+                    "some, or set TMPDIR to another folder."
+                ) from error
             # Each of the converter's many passes raises its own errors, with pages of text.
             raise ExportError(
                 f"TFLite's converter can't take the model '{model.name}': {_reason(error, log)} "
@@ -116,9 +122,16 @@ def fixed_shape(tensor: keras.KerasTensor) -> tuple[int, ...]:
 def output_names(model: keras.Model) -> list[str]:
     """Return a name for each output: that of the layer it comes from, numbered if it repeats."""
     names = [str(name) for name in model.output_names]
-    return [
-        name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names)
-    ]
+    taken = {name for name in names if names.count(name) == 1}
+    found = []
+    for number, name in enumerate(names):
+        own = name
+        if names.count(name) > 1:
+            # Another layer may be called `lstm_1`.
+            own = next(n for i in itertools.count(number) if (n := f"{name}_{i}") not in taken)
+            taken.add(own)
+        found.append(own)
+    return found
 
 
 def as_functional(model: keras.Model) -> keras.Model:
@@ -160,7 +173,15 @@ def in_precision(model: keras.Model, dtype: str) -> keras.Model:
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if isinstance(layer, keras.layers.Lambda):
             return None
-        copy: keras.layers.Layer = type(layer).from_config({**layer.get_config(), "dtype": dtype})
+        config = {**layer.get_config(), "dtype": dtype}
+        try:
+            copy: keras.layers.Layer = type(layer).from_config(config)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise ExportError(
+                f"Can't make '{layer.name}', a {type(layer).__name__}, compute in {dtype}: it does "
+                "not come back from its configuration with another dtype. Let its __init__ pass "
+                f"**kwargs on to super().__init__(). The error was: {error}"
+            ) from error
         for _, inner in walk(copy):
             inner.dtype_policy = dtype
         return copy
@@ -188,6 +209,8 @@ def _set_precision(converter: Any, precision: Precision, representative: Example
 
 def _reason(error: Exception, log: Path) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # The reason comes after it.
+    lines = [line for line in lines if "Exception encountered when calling" not in line] or lines
     lines += log.read_text(errors="replace").splitlines() if log.exists() else []
     for line in lines:
         if "Ops:" in line or "error:" in line or "not supported" in line:

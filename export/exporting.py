@@ -137,7 +137,15 @@ def export_model(
 def _reference(source: Source) -> Reference:
     """Run the Keras model on the examples."""
     inputs = as_given(source.model, source.examples.test)
-    outputs = _outputs(source.model, inputs)
+    try:
+        outputs = _outputs(source.model, inputs)
+    except (TypeError, ValueError, tf.errors.OpError) as error:
+        said = str(error).strip().splitlines()
+        raise ExportError(
+            f"The Keras model '{source.model.name}' can't run on {source.examples.source}: "
+            f"{(said or [type(error).__name__])[0]} Give --examples a file whose x_test it can run "
+            "on, such as one with no word outside the vocabulary."
+        ) from error
     if not all(np.isfinite(values).all() for values in outputs.values()):
         raise ExportError(
             "Expected a Keras model whose outputs are numbers. Received: "

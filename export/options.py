@@ -114,6 +114,7 @@ _CHECKS = {
 }
 _THRESHOLD_CHECKS = {
     **dict.fromkeys(("csr", "large_csr", "block4", "block16"), INNER_SHARE),
+    **dict.fromkeys(("batched_csr", "batched_block4", "batched_block16"), INNER_SHARE),
     "large_bytes": COUNT,
     "joined_bytes": AMOUNT,
 }

@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from keras_switcher.convert import strip
+from keras_switcher.copying import walk
 from keras_switcher.data import check_labels, load
 from keras_switcher.layers import switched_layers
 from keras_switcher.programs import train_command
@@ -131,9 +132,19 @@ def _model(path: Path) -> keras.Model:
         # The part that matters comes after the configuration of the whole model.
         if "Could not locate" in reason:
             reason = reason[reason.index("Could not locate") :]
+        advice = ""
+        if "Could not locate" in reason or "deserializ" in reason:
+            advice = (
+                " For a model with layers of your own, call `export.exporting.export` from Python "
+                "after importing their classes."
+            )
+        if "safe_mode" in reason:
+            advice = (
+                " If you trust the file, call keras.config.enable_unsafe_deserialization() and "
+                "`export.exporting.export` from Python."
+            )
         raise ExportError(
-            f"Can't load {path} as a Keras model: {reason[:300]} For a model with layers of your "
-            "own, call `export.exporting.export` from Python after importing their classes."
+            f"Can't load {path} as a Keras model: {reason[:300].rstrip('.')}.{advice}"
         ) from error
 
 
@@ -201,17 +212,24 @@ def _examples(
 def made_examples(model: keras.Model, examples: int = _MADE) -> Examples:
     """Make up inputs: pixels, uniform in 0 to 255, for images; otherwise standard normal numbers.
 
-    There are fewer than `examples`, but at least 4, if so many would take more than 32 MiB.
+    Integers, if the model looks them up in tables, are within the smallest of these. There are
+    fewer than `examples`, but at least 4, if so many would take more than 32 MiB.
     """
     rng = np.random.default_rng(0)
     size = sum(4 * math.prod(fixed_shape(tensor)) for tensor in model.inputs)
     examples = max(4, min(examples, _MADE_BYTES // max(1, size)))
 
-    def numbers(shape: tuple[int, ...]) -> np.ndarray:
-        return rng.uniform(0, 255, shape) if len(shape) == 4 else rng.normal(size=shape)
+    tables = [la.input_dim for _, la in walk(model) if isinstance(la, keras.layers.Embedding)]
+
+    def numbers(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        if len(shape) == 4:
+            return rng.uniform(0, 255, shape)
+        if tables and np.issubdtype(np.dtype(dtype), np.integer):
+            return rng.integers(0, min(tables), shape)
+        return rng.normal(size=shape)
 
     made = {
-        tensor.name: numbers((examples, *fixed_shape(tensor))).astype(tensor.dtype)
+        tensor.name: numbers((examples, *fixed_shape(tensor)), tensor.dtype).astype(tensor.dtype)
         for tensor in model.inputs
     }
     return Examples("made-up inputs", made, None, None, are_real=False)
@@ -253,6 +271,12 @@ def _from_file(model: keras.Model, path: Path) -> Examples:
         except ValueError as error:
             raise ExportError(f"y_test in {path}: {error}") from error
     train = _as_input(model, arrays["x_train"], where) if "x_train" in arrays else None
+    for values in (train or {}).values():
+        if not np.isfinite(values).all():
+            raise ExportError(
+                f"Expected finite numbers in x_train of {path}, from which the ranges of int8 "
+                "activations are read. Received: values that are nan or infinite"
+            )
     return Examples(path.name, test, labels, train)
 
 
@@ -275,5 +299,11 @@ def _as_input(model: keras.Model, array: np.ndarray, where: str) -> dict[str, np
         raise ExportError(
             f"Expected examples of shape (examples, {', '.join(map(str, shape))}) in {where}, as "
             f"the model's input '{tensor.name}' has it. Received: {array.shape}, {array.dtype}"
+        )
+    if tensor.dtype != "float32" and not np.array_equal(array.astype(tensor.dtype), array):
+        raise ExportError(
+            f"Expected examples in {where} that are {tensor.dtype}, as the model's input "
+            f"'{tensor.name}' is. Received: {array.dtype} from {array.min()} to {array.max()}, "
+            "which would be others as such"
         )
     return {tensor.name: array}

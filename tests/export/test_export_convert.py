@@ -113,6 +113,14 @@ def test_outputs_of_one_layer_get_names_of_their_own():
     assert output_names(model) == ["shared_0", "shared_1"]
 
 
+def test_no_output_is_lost_to_a_layer_whose_name_is_that_of_a_numbered_one():
+    given = keras.Input((4,))
+    shared = keras.layers.Dense(2, name="shared")
+    both = [shared(given), shared(keras.layers.Rescaling(2.0)(given))]
+    model = keras.Model(given, [*both, keras.layers.Dense(3, name="shared_1")(given)])
+    assert output_names(model) == ["shared_0", "shared_2", "shared_1"]
+
+
 def test_an_open_size_is_refused():
     given = keras.Input((None, 8), name="sequence")
     model = keras.Model(given, keras.layers.GlobalAveragePooling1D()(given))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from export.artifacts import block_of
 from export.command import main
 from export.exporting import export
 from export.options import ExportOptions
@@ -161,6 +162,46 @@ def test_inputs_and_examples_that_do_not_do_are_named(tmp_path, capsys, monkeypa
     said = said_by(capsys, tmp_path / "mine.keras", "--examples", tmp_path / "x.npy")
     assert "Expected the examples in an .npz file" in said
     assert "x.npy, one array of shape (3, 6)" in said
+
+
+def looked_up():
+    words = keras.Input((5,), dtype="int32", name="words")
+    vectors = layers.GlobalAveragePooling1D()(layers.Embedding(3, 4)(words))
+    return keras.Model(words, layers.Dense(2)(vectors))
+
+
+def test_made_up_words_are_in_the_vocabulary():
+    (words,) = made_examples(looked_up()).test.values()
+    assert set(np.unique(words)) == {0, 1, 2}
+
+
+def test_examples_that_the_model_can_not_take_are_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    looked_up().save(tmp_path / "words.keras")
+    np.savez(tmp_path / "unknown.npz", x_test=np.full((9, 5), 7))
+    said = said_by(capsys, tmp_path / "words.keras", "--examples", tmp_path / "unknown.npz")
+    assert "can't run on unknown.npz" in said and "outside the vocabulary" in said
+
+    np.savez(tmp_path / "halves.npz", x_test=np.full((9, 5), 0.5))
+    said = said_by(capsys, tmp_path / "words.keras", "--examples", tmp_path / "halves.npz")
+    assert "that are int32" in said and "Received: float64 from 0.5 to 0.5" in said
+
+    a_number().save(tmp_path / "mine.keras")
+    np.savez(tmp_path / "nan.npz", x_test=np.ones((9, 6)), x_train=np.full((9, 6), np.nan))
+    said = said_by(capsys, tmp_path / "mine.keras", "--examples", tmp_path / "nan.npz")
+    assert "Expected finite numbers in x_train" in said
+
+
+def test_units_that_are_off_are_no_blocks():
+    rng = np.random.default_rng(0)
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(40, "relu"), layers.Dense(40)])
+    for layer in model.layers:
+        layer.kernel.assign(layer.kernel * (rng.random(40) < 0.2))
+    assert block_of(model) == 1
+    # In those that are partly off there are.
+    kernel = rng.normal(size=(64, 40)) * np.repeat(rng.random((16, 40)) < 0.2, 4, axis=0)
+    model.layers[0].kernel.assign(kernel)
+    assert block_of(model) == 4
 
 
 def test_large_inputs_are_made_up_in_small_numbers():
