@@ -106,7 +106,7 @@ def copied(operation: Any, *, build: bool = True) -> Any:
         return operation
     try:
         config = operation.get_config()
-        return type(operation).from_config(config if build else _without_builds(config))
+        copy = type(operation).from_config(config if build else _without_builds(config))
     except (NotImplementedError, TypeError) as error:
         raise ValueError(
             f"Can't copy '{operation.name}', a {type(operation).__name__}: it does not come back "
@@ -114,6 +114,19 @@ def copied(operation: Any, *, build: bool = True) -> Any:
             "makes the same again, and let __init__ pass **kwargs on to super().__init__(). The "
             f"error was: {error}"
         ) from error
+    if isinstance(operation, Layer):
+        _set_policies_like(operation, copy)
+    return copy
+
+
+def _set_policies_like(old: Layer, new: Layer) -> None:
+    """Give the layers inside a copy, made by its code at any time, the types of the original's."""
+    copies = dict(walk(new))
+    for path, original in walk(old):
+        policy = original.dtype_policy
+        if path in copies and policy.quantization_mode is None:
+            if copies[path].dtype_policy != policy:
+                copies[path].dtype_policy = policy
 
 
 def _without_builds(config: Any) -> Any:

@@ -109,6 +109,19 @@ def test_switched_model_hits_its_target(kind):
     assert switched.sparsity == pytest.approx(0.5, abs=0.005)
 
 
+def test_a_block_made_in_other_precision_computes_in_it_in_the_copy():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = made("custom_layer")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    switched = switch(model, "top")
+    for copy_of in (switched, strip(switched)):
+        gated = copy_of.get_layer("gated")
+        assert gated.project.compute_dtype == gated.chain[0].compute_dtype == "float16"
+    assert_identical(results(strip(switched), "custom_layer"), results(model, "custom_layer"))
+
+
 def test_options_reach_each_switched_layer():
     switched = switch(made("nested"), switcher="connection", gate="relu_tanh", granularity="block4")
     for layer in switched.switched_layers():
