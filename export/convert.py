@@ -14,7 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_switcher.copying import converted_functional, graph, walk
+from keras_switcher.copying import converted_functional, graph
+from keras_switcher.nesting import walk
 
 from .errors import ExportError
 

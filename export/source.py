@@ -15,9 +15,9 @@ import numpy as np
 import yaml
 
 from keras_switcher.convert import strip
-from keras_switcher.copying import walk
 from keras_switcher.data import check_labels, load
 from keras_switcher.layers import switched_layers
+from keras_switcher.nesting import walk
 from keras_switcher.programs import train_command
 from keras_switcher.runs import CONFIG_FILE, STRIPPED_FILE, SUMMARY_FILE, RunFolder
 

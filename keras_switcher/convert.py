@@ -13,13 +13,13 @@ from keras_switcher.copying import (
     converted_functional,
     copy_weights,
     replace,
-    walk,
 )
 from keras_switcher.features import output_layers
 from keras_switcher.functional import functional_base
 from keras_switcher.granularity import get as get_granularity
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.model import SwitchedModel
+from keras_switcher.nesting import walk
 from keras_switcher.switchers import PACKAGE
 
 logger = logging.getLogger(__name__)

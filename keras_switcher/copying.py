@@ -1,7 +1,6 @@
 """Copies of models in which some layers are replaced by others, with their weights."""
 
 import contextlib
-import functools
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from keras.layers import Layer
 from keras_switcher.features import ends
 from keras_switcher.layers import SwitchedDense
 from keras_switcher.model import SwitchedModel
+from keras_switcher.nesting import children, entries, is_graph, walk
 
 
 def converted_functional(
@@ -37,7 +37,7 @@ def converted_functional(
         if not isinstance(operation, Layer):
             # An operation on tensors, such as `x * 2`, is not a layer and has no weights.
             return copied(operation)
-        if _is_graph(operation):
+        if is_graph(operation):
             plain = graph(operation) if isinstance(operation, SwitchedModel) else operation
             return _cloned(plain, clone)
         new = convert(operation)
@@ -222,7 +222,7 @@ def build_like(
 
 def _own_variables(layer: Layer) -> list[Any]:
     """Return the weights of a layer that belong to none of the layers inside it."""
-    inner = {id(v) for _, child in _children(layer) for v in child.weights}
+    inner = {id(v) for _, child in children(layer) for v in child.weights}
     return [v for v in layer.weights if id(v) not in inner]
 
 
@@ -296,82 +296,6 @@ def _set_rest_like(old: Layer, new: Layer) -> None:
             new.load_assets(folder)
 
 
-@functools.cache
-def _keras_attributes() -> set[str]:
-    """Return the names of the attributes that Keras itself gives to layers and models."""
-    tensor = keras.Input((1,))
-    examples = (
-        keras.layers.Layer(),
-        keras.Model(),
-        keras.Sequential(),
-        keras.Model(tensor, tensor),
-    )
-    return {name for example in examples for name in vars(example)}
-
-
-def _entries(layer: Layer) -> list[tuple[Any, Any, str, Layer]]:
-    """Return the layers held in a layer's attributes: (container, key, path, layer)."""
-    found = []
-
-    def visit(container: Any, key: Any, path: str, value: Any) -> None:
-        if isinstance(value, Layer):
-            found.append((container, key, path, value))
-        elif isinstance(value, (list, tuple)):
-            for index, item in enumerate(value):
-                visit(value, index, f"{path}/{index}", item)
-        elif isinstance(value, dict):
-            for name, item in value.items():
-                visit(value, name, f"{path}/{name}", item)
-
-    ours = _keras_attributes()
-    for name, value in list(vars(layer).items()):
-        if name not in ours:
-            visit(layer, name, name, value)
-    return found
-
-
-def _is_graph(layer: Layer) -> bool:
-    """Return whether a layer is a model whose layers are held in no attribute."""
-    return isinstance(layer, keras.Model) and (
-        isinstance(layer, keras.Sequential) or bool(getattr(layer, "inputs", None))
-    )
-
-
-def _children(layer: Layer) -> list[tuple[str, Layer]]:
-    """Return the layers directly inside a layer, each with its path."""
-    if _is_graph(layer):
-        return [(f"layers/{index}", child) for index, child in enumerate(layer.layers)]
-    return [(path, child) for _, _, path, child in _entries(layer)]
-
-
-def walk(layer: Layer) -> list[tuple[str, Layer]]:
-    """Return all layers inside a layer, at any depth, with their paths."""
-    found, seen = [], {id(layer)}
-    stack = [("", layer)]
-    while stack:
-        prefix, current = stack.pop()
-        for path, child in _children(current):
-            if id(child) in seen:
-                continue
-            seen.add(id(child))
-            full = f"{prefix}/{path}" if prefix else path
-            found.append((full, child))
-            if not isinstance(child, SwitchedDense):
-                stack.append((full, child))
-    return found
-
-
-def inside_layers(model: keras.Model) -> list[tuple[str, Layer]]:
-    """Return the layers, with their paths, that stand inside layers of a graph, but not in it."""
-
-    def in_graph(graph: keras.Model) -> set[int]:
-        found = {id(layer) for layer in graph.layers}
-        return found.union(*(in_graph(layer) for layer in graph.layers if _is_graph(layer)))
-
-    direct = in_graph(model)
-    return [(path, layer) for path, layer in walk(model) if id(layer) not in direct]
-
-
 def with_switched(
     model: keras.Model, switched: dict[str, Any], custom_objects: Any = None
 ) -> keras.Model:
@@ -409,12 +333,12 @@ def replace(layer: Layer, replacements: dict[int, Layer]) -> None:
     # `walk` returns children after their parents, and a model inside a nested model may have to be
     # replaced first.
     for _, child in reversed(walk(layer)):
-        if _is_graph(child) and has_replaced(child):
+        if is_graph(child) and has_replaced(child):
             replacements[id(child)] = _cloned(child, clone)
     # The contents of a replaced model stay as they are: its layers may be built.
     replaced = {id(c) for _, m in walk(layer) if id(m) in replacements for _, c in walk(m)}
     for parent in [layer, *(child for _, child in walk(layer) if id(child) not in replaced)]:
-        for container, key, path, old in _entries(parent):
+        for container, key, path, old in entries(parent):
             new = replacements.get(id(old))
             if new is None:
                 continue

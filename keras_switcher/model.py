@@ -17,6 +17,7 @@ from keras_switcher.functional import functional_base, functional_class, is_func
 from keras_switcher.gradients import SwitchGradients, overflowing_together
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.metrics import Sparsity
+from keras_switcher.nesting import inside_layers
 from keras_switcher.objective import check_target, next_multiplier, next_offset
 from keras_switcher.rates import scale_rates
 from keras_switcher.schedule import PhaseSchedule
@@ -297,8 +298,6 @@ class SwitchedModel(keras.Model):
         """
         config: dict[str, Any] = super().get_config()
         if isinstance(self, functional_base()):
-            from keras_switcher.copying import inside_layers
-
             inside = [pair for pair in inside_layers(self) if isinstance(pair[1], SwitchedDense)]
             if inside:
                 config["switched"] = {
@@ -314,6 +313,7 @@ class SwitchedModel(keras.Model):
         model = super().from_config(dict(own), custom_objects)
         if not config.get("switched"):
             return model
+        # That module needs this one.
         from keras_switcher.copying import with_switched
 
         graph = with_switched(model, config["switched"], custom_objects)

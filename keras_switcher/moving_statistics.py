@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_switcher.copying import walk
+from keras_switcher.nesting import walk
 
 
 class AverageStatistics(keras.callbacks.Callback):

@@ -17,11 +17,11 @@ from keras_switcher.checks import is_integer
 from keras_switcher.compare.plan import MODEL_FILE
 from keras_switcher.config import Config
 from keras_switcher.convert import strip, switch
-from keras_switcher.copying import walk
 from keras_switcher.data import ImageData
 from keras_switcher.fitting import fit, fit_arguments, origin_of
 from keras_switcher.layers import switched_layers
 from keras_switcher.metrics import layer_table
+from keras_switcher.nesting import walk
 from keras_switcher.networks import Start, new_start
 from keras_switcher.registry import Registry
 from keras_switcher.runs import CHECKPOINTS, RunError, RunFolder, replacing

@@ -20,8 +20,9 @@ from keras_switcher.compare.method import (
 )
 from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.config import Config
-from keras_switcher.copying import set_weights_like, walk
+from keras_switcher.copying import set_weights_like
 from keras_switcher.extras import install_command
+from keras_switcher.nesting import walk
 from keras_switcher.networks import Start, compiled_dense
 from keras_switcher.runs import RunError
 from keras_switcher.settling import choose_on
