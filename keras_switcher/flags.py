@@ -77,23 +77,33 @@ def resolve_shared(
     Raises:
         ConfigError: If a flag is refused or unknown, or a value is wrong.
     """
-    # `--lr` is a short form.
-    known = {*to_values(Config()), "lr"}
+    shared = _flags() - set(refused)
     own = re.findall(r"--[a-z-]+", parser.format_usage())
     for flag in (given.split("=")[0] for given in arguments if given.startswith("--")):
         name = flag.replace("_", "-")
         if name in refused:
             raise ConfigError(f"Expected no {name}: {refused[name]}. Received: {flag}")
-        # The message of `resolve` would suggest only options of `train.py`.
-        meant = nearest(name, own)
-        if meant and name[2:].replace("-", "_") not in known and not nearest(name[2:], known):
-            raise ConfigError(f"Unknown option {flag}.{meant}")
+        if name not in shared:
+            # The message of `resolve` would suggest only options of `train.py`.
+            meant = nearest(name, (*own, *sorted(shared - {"--lr"})))
+            raise ConfigError(
+                f"Unknown option {flag}.{meant} For all of them, run {parser.prog} --help and "
+                "train.py --help."
+            )
     config = resolve(arguments)
     if config.execution.strategy != "none":
         raise ConfigError(
             f"Expected --strategy none: {spreads}. Received: {config.execution.strategy}"
         )
     return config
+
+
+def _flags() -> set[str]:
+    """Return the flags of `train.py` that have long names."""
+    values = to_values(Config())
+    flags = {name: "--" + name.replace("_", "-") for name in values}
+    negated = {"--no-" + flags[name][2:] for name in values if isinstance(values[name], bool)}
+    return {*flags.values(), *negated, "--lr", "--help"}
 
 
 def _recipe_of(config: Config) -> dict[str, Any]:

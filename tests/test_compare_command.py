@@ -340,6 +340,8 @@ def test_a_comparison_that_was_killed_goes_on_and_its_cells_have_ended(compare, 
         (["--methods", "l0:multiplier_rate=0.5"], "Expected options that l0 reads: deterministic,"),
         (["--methods", "free:switcher_hidden=16"], "whose switcher_hidden would change nothing"),
         (["--methods", "switcher:verbose=true"], "whose verbose has none"),
+        (["--seedz", "3"], "Unknown option --seedz. Did you mean '--seeds'?"),
+        (["--batchsize=3"], "Did you mean '--batch-size'? For all of them, run python -m keras_"),
         (["--no-dense-baseline"], "Expected no --no-dense-baseline: the method `dense` is one"),
         (
             ["--model", "resnet18", "--width", "0.05", "--granularity", "unit"],
