@@ -132,7 +132,7 @@ class _Builder:
         group = 16 if block_of(self.source.model) == 16 else 1
         read = self._converted(self._compacted(group), precision)
         content = self._written(self._stored(read))
-        return Artifact("model_int8.tflite", "int8", precision, content, "CPU, smallest")
+        return Artifact("model_int8.tflite", "int8", precision, content, "CPU, int8 weights")
 
     def float16(self, model: keras.Model) -> Artifact:
         content = self._written(self._converted(model, Precision.FLOAT16))

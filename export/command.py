@@ -13,7 +13,7 @@ from keras_switcher.runs import RunError
 from keras_switcher.signals import Interrupted, StopSignals
 
 from .errors import ExportError
-from .options import BenchmarkOptions, ExportOptions, ServeOptions, check
+from .options import BenchmarkOptions, ExportOptions, ServeOptions
 
 _BENCHMARK, _SERVE = "benchmark", "serve"
 
@@ -63,7 +63,6 @@ def _export(flags: Sequence[str]) -> None:
         "and prove each. `python -m export serve RUN` runs them in a browser; `python -m export "
         "benchmark FILE...` measures any TFLite files.",
     )
-    check(options)
     load_tensorflow(options.verbose)
     from .exporting import export
 
@@ -77,7 +76,6 @@ def _benchmark(flags: Sequence[str]) -> None:
         prog="python -m export benchmark",
         description="Measure TFLite files, from anywhere: bytes, latency, memory.",
     )
-    check(options)
     from .benchmark import benchmark
 
     benchmark(options, Console())
@@ -90,7 +88,6 @@ def _serve(flags: Sequence[str]) -> None:
         prog="python -m export serve",
         description="Run the exported files of a run in a browser, on a phone or on a desktop.",
     )
-    check(options)
     from .serve import serve
 
     serve(options, Console())

@@ -2,13 +2,23 @@
 
 import dataclasses
 import os
+import typing
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from keras_switcher.checks import AMOUNT, COUNT, INNER_SHARE, RATE, SHARE, Check, ConfigError
+from keras_switcher.checks import (
+    AMOUNT,
+    COUNT,
+    INNER_SHARE,
+    RATE,
+    SHARE,
+    Check,
+    ConfigError,
+    one_of,
+)
 
 from .storage import Thresholds
 
@@ -20,21 +30,38 @@ _path = PrimitiveConstructorSpec[Path](
     str_from_instance=lambda value: [str(value)],
 )
 _Path = Annotated[Path, _path]
+_Goal = Literal["balanced", "size", "latency"]
+_Quantization = Literal["dynamic", "int8", "none"]
+
+
+class _Checked:
+    """Options that are valid, or raise a `ConfigError` when they are made."""
+
+    def __post_init__(self) -> None:
+        for name in _PATHS:
+            if isinstance(path := getattr(self, name, None), str):
+                # The class is frozen.
+                object.__setattr__(self, name, Path(path))
+        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportOptions:
-    """What to export, and how."""
+class ExportOptions(_Checked):
+    """What to export, and how.
+
+    Raises:
+        ConfigError: If a value is wrong.
+    """
 
     source: tyro.conf.Positional[_Path]
     """Folder of a finished run of train.py, or a .keras file."""
     out: _Path | None = None
     """Where the files go; none means RUN/export, or <name>-export beside a .keras file."""
-    optimize: Literal["balanced", "size", "latency"] = "balanced"
+    optimize: _Goal = "balanced"
     """What to optimise for: latency takes the fastest way to store each layer; balanced takes the
     smallest of those that are no slower than a dense layer; size takes the smallest of all, even if
     it is slower."""
-    quantize: Literal["dynamic", "int8", "none"] = "dynamic"
+    quantize: _Quantization = "dynamic"
     """Quantisation of model_int8.tflite: dynamic has int8 weights; int8 also has int8 activations,
     whose ranges are read from training examples; none leaves the file out."""
     float16: bool = False
@@ -62,8 +89,12 @@ class ExportOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkOptions:
-    """Which files to measure, and how."""
+class BenchmarkOptions(_Checked):
+    """Which files to measure, and how.
+
+    Raises:
+        ConfigError: If a value is wrong.
+    """
 
     files: tyro.conf.Positional[tuple[_Path, ...]]
     """TFLite files, from anywhere."""
@@ -80,8 +111,12 @@ class BenchmarkOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class ServeOptions:
-    """What to serve, and where."""
+class ServeOptions(_Checked):
+    """What to serve, and where.
+
+    Raises:
+        ConfigError: If a value is wrong.
+    """
 
     run: tyro.conf.Positional[_Path]
     """Folder of an exported run, or of an export."""
@@ -104,7 +139,11 @@ _THREADS = Check(
     "numbers of threads, integers >= 1",
     lambda value: len(value) > 0 and all(COUNT.accepts(v) for v in value),
 )
+_PATHS = ("source", "out", "data_dir", "examples", "run", "bundle", "json")
 _CHECKS = {
+    **dict.fromkeys(("source", "run"), Check("a path", lambda value: isinstance(value, Path))),
+    "optimize": one_of(*typing.get_args(_Goal)),
+    "quantize": one_of(*typing.get_args(_Quantization)),
     "batch": COUNT,
     "accuracy_drop": SHARE,
     "threads": _THREADS,
@@ -120,12 +159,7 @@ _THRESHOLD_CHECKS = {
 }
 
 
-def check(options: ExportOptions | BenchmarkOptions | ServeOptions) -> None:
-    """Check that every value is valid.
-
-    Raises:
-        ConfigError: If one is not.
-    """
+def _check(options: _Checked) -> None:
     checked = [(options, name, test) for name, test in _CHECKS.items() if hasattr(options, name)]
     if isinstance(options, ExportOptions):
         checked += [

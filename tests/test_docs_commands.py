@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from export.options import BenchmarkOptions, ExportOptions, ServeOptions, check
+from export.options import BenchmarkOptions, ExportOptions, ServeOptions
 from keras_switcher import launch
 from keras_switcher.compare.arguments import checked_plan
 from keras_switcher.config import from_values, to_values, validate
@@ -95,7 +95,7 @@ def launched(flags: list[str]) -> None:
 def exported(flags: list[str]) -> None:
     kinds = {"benchmark": BenchmarkOptions, "serve": ServeOptions}
     kind = kinds.get(flags[0], ExportOptions)
-    check(tyro.cli(kind, args=flags[1:] if flags[0] in kinds else flags))
+    tyro.cli(kind, args=flags[1:] if flags[0] in kinds else flags)
 
 
 class Parsed(Exception):

@@ -2,10 +2,12 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -20,9 +22,11 @@ from export.command import main
 from export.convert import convert
 from export.csr import Storage
 from export.folder import exclusive
+from export.options import ExportOptions
 from export.sparsify import store
 from export.validate import validate
 from export.weights import weights
+from keras_switcher.checks import ConfigError
 
 FILES = ["model_compact.tflite", "model_dense.tflite", "model_int8.tflite", "model_sparse.tflite"]
 
@@ -219,6 +223,21 @@ def test_wrong_flags(run, command, flags, message):
     status, written = command(run, *flags)
     assert status == 2
     assert message in written
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"source": 3}, "Expected --source to be a path. Received: 3"),
+        ({"optimize": "speed"}, "Expected --optimize to be one of balanced, size, latency"),
+        ({"quantize": "int4"}, "Expected --quantize to be one of dynamic, int8, none"),
+        ({"batch": 0}, "Expected --batch to be an integer >= 1. Received: 0"),
+    ],
+)
+def test_wrong_options_in_python(values, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        ExportOptions(**{"source": "one.keras", **values})
+    assert ExportOptions("one.keras", out="files").out == Path("files")
 
 
 def test_what_is_no_run(command, tmp_path):
