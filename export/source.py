@@ -259,12 +259,12 @@ def _from_file(model: keras.Model, path: Path) -> Examples:
         logger.warning("y_test is not used: the model has no score for each class.")
         labels = None
     if labels is not None:
-        labels = labels.reshape(-1) if labels.size == len(labels) else labels
+        labels = _class_numbers(labels, model.outputs[0].shape[1])
         if labels.shape != (len(arrays["x_test"]),) or labels.dtype.kind not in "iu":
             raise ExportError(
-                f"Expected y_test in {path} to hold a class number for each of the "
-                f"{len(arrays['x_test'])} examples. Received: shape {labels.shape}, "
-                f"dtype {labels.dtype}"
+                f"Expected y_test in {path} to hold a class number, or a one-hot row, for each of "
+                f"the {len(arrays['x_test'])} examples; leave it out for a model that is no "
+                f"classifier. Received: shape {labels.shape}, dtype {labels.dtype}"
             )
         try:
             check_labels(labels, model.outputs[0].shape[1])
@@ -278,6 +278,14 @@ def _from_file(model: keras.Model, path: Path) -> Examples:
                 "activations are read. Received: values that are nan or infinite"
             )
     return Examples(path.name, test, labels, train)
+
+
+def _class_numbers(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return labels as class numbers if they are numbers in a column, or one-hot rows."""
+    if labels.shape[1:] == (classes,):
+        is_one_hot = (np.count_nonzero(labels, axis=1) == 1) & (labels.max(axis=1) == 1)
+        return labels.argmax(axis=1) if is_one_hot.all() else labels
+    return labels.reshape(-1) if labels.size == len(labels) else labels
 
 
 def _labels(model: keras.Model, labels: np.ndarray) -> np.ndarray | None:

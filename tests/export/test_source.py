@@ -85,6 +85,13 @@ def test_examples_from_a_file(tmp_path, keras_file):
     assert source.examples.train["image"].shape == (4, 28, 28, 1)
 
 
+def test_one_hot_labels_of_a_file(tmp_path, keras_file):
+    labels = keras.utils.to_categorical([3, 0, 9], 10)
+    np.savez(tmp_path / "data.npz", x_test=np.zeros((3, 28, 28)), y_test=labels)
+    source = read_source(ExportOptions(source=keras_file, examples=tmp_path / "data.npz"))
+    np.testing.assert_array_equal(source.examples.labels, [3, 0, 9])
+
+
 def test_a_named_data_set(keras_file):
     source = read_source(ExportOptions(source=keras_file, dataset="mnist5k"))
     assert source.examples.test["image"].shape == (1000, 28, 28, 1)
@@ -150,8 +157,9 @@ def test_a_model_of_images_of_any_size(tmp_path):
         ({"x": np.zeros((5, 28, 28, 1))}, "Expected x_test"),
         ({"x_test": np.zeros((5, 32, 32, 3))}, r"Received: (5, 32, 32, 3), float64"),
         ({"x_test": np.zeros((0, 28, 28, 1))}, "Expected examples of shape"),
-        ({"x_test": np.zeros((5, 28, 28, 1)), "y_test": np.zeros(5)}, "a class number for each"),
+        ({"x_test": np.zeros((5, 28, 28, 1)), "y_test": np.zeros(5)}, "a class number, or"),
         ({"x_test": np.zeros((5, 28, 28)), "y_test": np.zeros((5, 10), int)}, "a class number"),
+        ({"x_test": np.zeros((5, 28, 28)), "y_test": np.eye(5, 10) / 2}, "leave it out for"),
         ({"x_test": np.zeros((5, 28, 28)), "y_test": np.full(5, 10)}, "must be in [0, 10)"),
     ],
 )
