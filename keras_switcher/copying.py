@@ -25,7 +25,6 @@ def converted_functional(
     convert = _once(convert)
     clones: dict[int, Any] = {}
     pairs: list[tuple[Layer, Layer]] = []
-    nested: list[tuple[Layer, Layer]] = []
 
     def clone(operation: Any) -> Any:
         # Not through Keras's cache, which two nested models that share a layer do not share.
@@ -43,19 +42,15 @@ def converted_functional(
         new = convert(operation)
         if new is None and any(convert(inner) for _, inner in walk(operation)):
             new = converted_attributes(operation, convert)
-            nested.append((operation, new))
-            return new
-        if new is None:
+        elif new is None:
             new = copied(operation)
         pairs.append((operation, new))
         return new
 
     copy = _cloned(graph(model), clone)
     for old, new in pairs:
-        if new is not old and (new.built or not old.built):
-            _assign(old, new)
-    for old, new in nested:
-        copy_weights(old, new)
+        if new is not old:
+            copy_weights(old, new)
     return copy
 
 
@@ -222,50 +217,28 @@ def build_like(
 
 def _own_variables(layer: Layer) -> list[Any]:
     """Return the weights of a layer that belong to none of the layers inside it."""
-    inner = {id(v) for _, child in children(layer) for v in child.weights}
+    # `walk` does not look into a switched layer, whose switcher is a part of it.
+    parts = [] if isinstance(layer, SwitchedDense) else children(layer)
+    inner = {id(v) for _, child in parts for v in child.weights}
     return [v for v in layer.weights if id(v) not in inner]
 
 
-def _assign(old: Layer, new: Layer) -> None:
-    """Copy the weights of one layer; mask the kernel if the layer is no longer switched."""
-    if isinstance(old, keras.layers.Dense) and type(old) is not type(new):
-        kernel = old.masked_kernel() if isinstance(old, SwitchedDense) else old.kernel
-        new.kernel.assign(ops.cast(kernel, new.kernel.dtype))
-        if old.bias is not None:
-            new.bias.assign(old.bias)
-        if isinstance(old.activation, Layer) and old.activation.built:
-            # One with weights of its own, such as PReLU.
-            if not new.activation.built:
-                new.activation.build_from_config(old.activation.get_build_config())
-            set_weights_like(old.activation, new.activation)
-        return
-    set_weights_like(old, new)
-
-
-def set_weights_like(old: Layer, new: Layer) -> None:
-    """Give a layer everything that another of the same kind has besides its configuration.
-
-    That is: the weights, what is derived from them, vocabularies, and which of the layers inside it
-    are frozen.
-    """
-    for source, target in zip(old.weights, new.weights, strict=True):
-        target.assign(ops.cast(source, target.dtype))
-    _set_rest_like(old, new)
-    for (_, source), (_, target) in zip(walk(old), walk(new), strict=True):
-        _set_rest_like(source, target)
-
-
 def copy_weights(old: Layer, new: Layer) -> None:
-    """Do what `set_weights_like` does between two built layers whose attributes correspond.
+    """Give a layer everything that another has besides its configuration.
+
+    That is: the weights, what is derived from them, vocabularies, and which layers are frozen; the
+    same for the layers inside, whose attributes must correspond. A dense layer that is no longer
+    switched gets the masked kernel.
 
     Raises:
         ValueError: If a layer has weights for which there is no place.
     """
+    inside = [] if _is_converted(old, new) else _pairs(old, new)
     # Parents come before the layers in them, as freezing a parent freezes everything in it.
-    for path, original, counterpart in [("", old, new), *_pairs(old, new)]:
+    for path, original, counterpart in [("", old, new), *inside]:
         if counterpart is not None and _is_converted(original, counterpart):
             if original.built:
-                _assign(original, counterpart)
+                _copy_converted(original, counterpart)
             continue
         sources = _own_variables(original)
         targets = [] if counterpart is None else _own_variables(counterpart)
@@ -278,9 +251,21 @@ def copy_weights(old: Layer, new: Layer) -> None:
                 "the layers around it make it in __init__, and build it in build()."
             )
         for source, target in zip(sources, targets, strict=True):
-            target.assign(source)
+            target.assign(ops.cast(source, target.dtype))
         if counterpart is not None:
             _set_rest_like(original, counterpart)
+
+
+def _copy_converted(old: Layer, new: Layer) -> None:
+    kernel = old.masked_kernel() if isinstance(old, SwitchedDense) else old.kernel
+    new.kernel.assign(ops.cast(kernel, new.kernel.dtype))
+    if old.bias is not None:
+        new.bias.assign(old.bias)
+    if isinstance(old.activation, Layer) and old.activation.built:
+        # One with weights of its own, such as PReLU.
+        if not new.activation.built:
+            new.activation.build_from_config(old.activation.get_build_config())
+        copy_weights(old.activation, new.activation)
 
 
 def _set_rest_like(old: Layer, new: Layer) -> None:

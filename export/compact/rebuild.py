@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops, tree
 
-from keras_switcher.copying import copied, set_weights_like
+from keras_switcher.copying import copied, copy_weights
 from keras_switcher.features import ends, producer
 
 from ..errors import ExportError
@@ -57,7 +57,7 @@ def rebuild(model: keras.Model, analysis: Analysis) -> tuple[keras.Model, dict[i
             if weights:
                 new.set_weights(weights)
             elif part.rule is None and isinstance(operation, layers.Layer) and new is not operation:
-                set_weights_like(operation, new)
+                copy_weights(operation, new)
         for tensor, output in zip(call.output_tensors, outputs, strict=True):
             put(part, tensor, output)
     # What stands for an input inside the graph may be a gather of it.

@@ -7,7 +7,7 @@ import keras
 from keras_switcher.compare.method import Layers, Method, Work, dense_layers, register
 from keras_switcher.compare.plan import TRAINING
 from keras_switcher.config import Config
-from keras_switcher.copying import set_weights_like
+from keras_switcher.copying import copy_weights
 from keras_switcher.features import output_layers
 from keras_switcher.networks import Start, compiled_dense, dense_model
 from keras_switcher.runs import RunError
@@ -140,5 +140,5 @@ def _clone(network: keras.Model, units: dict[str, int]) -> keras.Model:
     for old, new in zip(network.layers, copy.layers, strict=True):
         shapes = [[weight.shape for weight in layer.weights] for layer in (old, new)]
         if not isinstance(old, keras.layers.Dense) and shapes[0] == shapes[1]:
-            set_weights_like(old, new)
+            copy_weights(old, new)
     return copy

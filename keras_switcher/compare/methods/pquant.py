@@ -20,7 +20,7 @@ from keras_switcher.compare.method import (
 )
 from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.config import Config
-from keras_switcher.copying import set_weights_like
+from keras_switcher.copying import copy_weights
 from keras_switcher.extras import install_command
 from keras_switcher.nesting import walk
 from keras_switcher.networks import Start, compiled_dense
@@ -278,7 +278,7 @@ def _with_layers_of_pquant(network: keras.Model, config: Any) -> tuple[keras.Mod
             if old.use_bias:
                 new._bias.assign(old.bias)
         else:
-            set_weights_like(old, new)
+            copy_weights(old, new)
     return copy, [layer for layer in copy.layers if isinstance(layer, PQDense)]
 
 
