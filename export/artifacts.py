@@ -74,14 +74,19 @@ def artifacts(source: Source, options: ExportOptions) -> tuple[list[Artifact], C
     compacted = compact(source.model)
     build = _Builder(source, options)
     made = [
-        build.dense(source.model),
+        build.without_sparse_tensors("dense", source.model, "baseline: zeros kept"),
         build.sparse(),
-        build.compacted(compacted.model),
+        build.without_sparse_tensors(
+            "compact", compacted.model, "no sparse tensors: GPU and NPU delegates"
+        ),
     ]
     if options.quantize != "none":
         made.append(build.int8())
     if options.float16:
-        made.append(build.float16(compacted.model))
+        purpose = "no sparse tensors: GPU delegates, half the bytes"
+        made.append(
+            build.without_sparse_tensors("float16", compacted.model, purpose, Precision.FLOAT16)
+        )
     return made, compacted
 
 
@@ -102,21 +107,14 @@ class _Builder:
     source: Source
     options: ExportOptions
 
-    def dense(self, model: keras.Model) -> Artifact:
-        content = self._written(self._converted(model))
-        return Artifact(
-            "model_dense.tflite", "dense", Precision.FLOAT32, content, "baseline: zeros kept"
-        )
+    def made(self, kind: str, precision: Precision, read: Any, purpose: str) -> Artifact:
+        content = self._written(read)
+        return Artifact(f"model_{kind}.tflite", kind, precision, content, purpose)
 
-    def compacted(self, model: keras.Model) -> Artifact:
-        content = self._written(self._converted(model))
-        return Artifact(
-            "model_compact.tflite",
-            "compact",
-            Precision.FLOAT32,
-            content,
-            "no sparse tensors: GPU and NPU delegates",
-        )
+    def without_sparse_tensors(
+        self, kind: str, model: keras.Model, purpose: str, precision: Precision = Precision.FLOAT32
+    ) -> Artifact:
+        return self.made(kind, precision, self._converted(model, precision), purpose)
 
     def sparse(self) -> Artifact:
         # Blocks of 16 inputs are also blocks of 4, which float32 kernels read.
@@ -124,25 +122,13 @@ class _Builder:
         stored = self._stored(self._converted(self._compacted(group)))
         if has_idle_gather(stored):
             stored = self._stored(self._converted(self._compacted(group, gather=False)))
-        content = self._written(stored)
-        return Artifact("model_sparse.tflite", "sparse", Precision.FLOAT32, content, "CPU, float32")
+        return self.made("sparse", Precision.FLOAT32, stored, "CPU, float32")
 
     def int8(self) -> Artifact:
         precision = Precision(self.options.quantize)
         group = 16 if block_of(self.source.model) == 16 else 1
         read = self._converted(self._compacted(group), precision)
-        content = self._written(self._stored(read))
-        return Artifact("model_int8.tflite", "int8", precision, content, "CPU, int8 weights")
-
-    def float16(self, model: keras.Model) -> Artifact:
-        content = self._written(self._converted(model, Precision.FLOAT16))
-        return Artifact(
-            "model_float16.tflite",
-            "float16",
-            Precision.FLOAT16,
-            content,
-            "no sparse tensors: GPU delegates, half the bytes",
-        )
+        return self.made("int8", precision, self._stored(read), "CPU, int8 weights")
 
     def _compacted(self, group: int, *, gather: bool = True) -> keras.Model:
         return compact(self.source.model, group=group, gather=gather).model
