@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, which end a run at a point from which it can be resumed."""
+"""Ctrl-C, SIGTERM, a closing terminal: they end a run at a point from which it can be resumed."""
 
 import signal
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ class Interrupted(BaseException):
     Keras, Keras Tuner and TFLite's converter turn every `Exception` into an error of their own.
 
     Args:
-        signal_number: The signal, SIGINT or SIGTERM.
+        signal_number: The signal, such as SIGINT.
     """
 
     def __init__(self, signal_number: int):
@@ -32,7 +32,7 @@ def stopping() -> tuple[signal.Signals, ...]:
 
 
 class StopSignals:
-    """Turns the two signals into `Interrupted`: at once or, during a `fit`, between batches.
+    """Turns these signals into `Interrupted`: at once or, during a `fit`, between batches.
 
     A second signal ends even a `fit` at once.
     """
@@ -43,8 +43,8 @@ class StopSignals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle the two signals as long as the block lasts; for the main thread only."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Handle the signals as long as the block lasts; for the main thread only."""
+        before = {number: signal.getsignal(number) for number in stopping()}
         for number in before:
             signal.signal(number, self._handle)
         try:

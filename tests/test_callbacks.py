@@ -161,8 +161,12 @@ def test_weight_that_is_not_finite_is_never_saved(tmp_path):
     assert checkpoints.load().epoch == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_a_fit_after_the_batch(number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_a_fit_after_the_batch(number, request):
+    if number == signal.SIGHUP:
+        # The tests may run by `nohup`.
+        before = signal.signal(number, signal.SIG_DFL)
+        request.addfinalizer(lambda: signal.signal(number, before))
     stop = StopSignals()
     batches = []
 
