@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_switcher import gates
 from keras_switcher.alternation import SETTLE, Alternation, AlternationState
-from keras_switcher.checks import is_integer, is_real
+from keras_switcher.checks import is_integer, is_number
 from keras_switcher.functional import functional_base, functional_class, is_functional_call
 from keras_switcher.gradients import SwitchGradients, overflowing_together
 from keras_switcher.layers import SwitchedDense, switched_layers
@@ -172,7 +172,8 @@ class SwitchedModel(keras.Model):
         another optimiser.
 
         Args:
-            optimizer: Optimiser of the task network's weights, as in `keras.Model.compile`.
+            optimizer: Optimiser of the task network's weights, as in `keras.Model.compile`, but
+                "adam" by default.
             loss: As in `keras.Model.compile`.
             loss_weights: As in `keras.Model.compile`.
             metrics: As in `keras.Model.compile`; `sparsity` is added automatically.
@@ -200,12 +201,12 @@ class SwitchedModel(keras.Model):
                 "Expected `alternation` to be a keras_switcher.Alternation. "
                 f"Received: alternation={alternation!r}"
             )
-        if not (is_real(multiplier_rate) and 0 < multiplier_rate <= 1):
+        if not (is_number(multiplier_rate) and 0 < multiplier_rate <= 1):
             raise ValueError(
                 "Expected `multiplier_rate` in (0, 1]. "
                 f"Received: multiplier_rate={multiplier_rate!r}"
             )
-        if not (is_real(rate_exponent) and 0 <= rate_exponent <= 1):
+        if not (is_number(rate_exponent) and 0 <= rate_exponent <= 1):
             raise ValueError(
                 f"Expected `rate_exponent` in [0, 1]. Received: rate_exponent={rate_exponent!r}"
             )
@@ -227,13 +228,12 @@ class SwitchedModel(keras.Model):
             "multiplier_rate": self.multiplier_rate,
             "rate_exponent": self.rate_exponent,
         }
-        if self.dtype_policy.name == "mixed_float16" and not isinstance(
-            switcher_optimizer, keras.optimizers.LossScaleOptimizer
-        ):
-            # Keras wraps only the first optimiser.
-            switcher_optimizer = keras.optimizers.LossScaleOptimizer(switcher_optimizer)
-        self.switcher_optimizer = switcher_optimizer
         super().compile(optimizer, loss, loss_weights, metrics, **kwargs)
+        scales = keras.optimizers.LossScaleOptimizer
+        if isinstance(self.optimizer, scales) and not isinstance(switcher_optimizer, scales):
+            # Keras wraps only the first optimiser.
+            switcher_optimizer = scales(switcher_optimizer)
+        self.switcher_optimizer = switcher_optimizer
         self._own_compile_config = own_config
         if not self._has_settled_at_target():
             if self.phase == SETTLE:
@@ -388,26 +388,40 @@ class SwitchedModel(keras.Model):
             "plain Keras model."
         )
 
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """Train as `keras.Model.fit` does, through the phases that `alternation` sets.
 
         The phases are shares of `epochs`. A second `fit` continues where the first stopped: once
         settled, the structure stays fixed.
 
         Args:
-            *args: Positional arguments of `keras.Model.fit`.
-            **kwargs: Keyword arguments of `keras.Model.fit`. No callback is needed.
+            x: As for `keras.Model.fit`, as all others are.
+            y: As for `keras.Model.fit`.
+            batch_size: As for `keras.Model.fit`.
+            epochs: As for `keras.Model.fit`.
+            verbose: As for `keras.Model.fit`.
+            callbacks: As for `keras.Model.fit`. None is needed.
+            *args: Other positional arguments of `keras.Model.fit`.
+            **kwargs: Other keyword arguments of `keras.Model.fit`.
 
         Returns:
             The `History`, as in Keras.
         """
-        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
-        # A `CallbackList` is a callback too, so it needs no case of its own.
-        callbacks = given.get("callbacks") or []
         begun = self.phase, int(ops.convert_to_numpy(self.alternation_state.step))
-        given["callbacks"] = [PhaseSchedule(), *keras.tree.flatten(callbacks)]
-        self._warn_of_dense_bests(given["callbacks"])
-        history = super().fit(**given)
+        # A `CallbackList` is a callback too, so it needs no case of its own.
+        callbacks = [PhaseSchedule(), *keras.tree.flatten(callbacks or [])]
+        self._warn_of_dense_bests(callbacks)
+        history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
         # After all callbacks, as EarlyStopping may have gone back to an epoch of another phase.
         first_phase, first_step = begun
         steps = int(ops.convert_to_numpy(self.alternation_state.step)) - first_step
@@ -474,7 +488,7 @@ class SwitchedModel(keras.Model):
             raise ValueError(
                 f"Expected an integer `total_steps` >= 1. Received: total_steps={total_steps!r}"
             )
-        plan = self.alternation.plan(total_steps)
+        plan = self.alternation.plan(int(total_steps))
         self.alternation_state.plan.assign(plan)
         return plan[-1]
 
@@ -655,13 +669,25 @@ class SwitchedModel(keras.Model):
         """Bring the structure to the target sparsity, and freeze it.
 
         `fit` calls it when the alternate phase ends. Without a target, the structure is frozen as
-        it is.
+        it is. A model that has settled stays as it is, so a loop of your own may call this after
+        every batch from its time on.
 
         Raises:
             ValueError: As `sparsity`.
             FloatingPointError: If a switcher returns logits that are not finite.
         """
+        if self.phase == SETTLE:
+            return
         self._check_layers_are_built()
+        self.choose_structure()
+        self.alternation_state.settled.assign(1)
+
+    def choose_structure(self) -> None:
+        """Set the switches at which the model settles; for subclasses with a rule of their own.
+
+        Raises:
+            FloatingPointError: As `settle`.
+        """
         layers = self.switched_layers()
         if self.compiled and int(ops.convert_to_numpy(self.switcher_optimizer.iterations)):
             # If it keeps moving averages of the switchers' weights, these are what it has learned.
@@ -682,7 +708,6 @@ class SwitchedModel(keras.Model):
             for layer, z in zip(layers, settled, strict=True):
                 layer.switches.assign(layer.gate(ops.convert_to_tensor(z)))
             logger.info("Settled: sparsity %.4f -> %.4f", before, self.sparsity)
-        self.alternation_state.settled.assign(1)
 
 
 # A saved file may be loaded before any instance is created.

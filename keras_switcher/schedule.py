@@ -122,5 +122,4 @@ class PhaseSchedule(keras.callbacks.Callback):
     def _settle_at(self, step: int) -> None:
         if self._settle_step is not None and step >= self._settle_step:
             self._settle_step = None
-            if not int(ops.convert_to_numpy(self.model.alternation_state.settled)):
-                self.model.settle()
+            self.model.settle()

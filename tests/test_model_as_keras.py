@@ -121,7 +121,7 @@ def test_a_loop_of_ones_own_goes_through_the_phases_of_fit():
     by_fit, by_hand = (compiled(network(), alternation=course) for _ in range(2))
     by_fit.fit(X, Y, batch_size=32, epochs=2, shuffle=False, verbose=0)
     phases = []
-    settle = by_hand.plan_phases(8)
+    settle = by_hand.plan_phases(np.int64(8))
     for step in range(8):
         if step == settle:
             by_hand.settle()

@@ -1,6 +1,8 @@
 """A model that is compiled again, or built after it was compiled."""
 
+import keras
 import numpy as np
+import pytest
 from small import Own, always, compiled, network, separable, switches
 
 from keras_switcher import SwitchedModel
@@ -13,6 +15,15 @@ def settled(target: float) -> SwitchedModel:
     model.fit(X, Y, epochs=1, verbose=0)
     model.settle()
     return model
+
+
+@pytest.mark.parametrize("scales", [True, False])
+def test_both_optimisers_scale_the_loss_or_neither_does(scales):
+    model = network()
+    model.dtype_policy = keras.dtype_policies.get("mixed_float16")
+    compiled(model, auto_scale_loss=scales)
+    for optimizer in (model.optimizer, model.switcher_optimizer):
+        assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer) == scales
 
 
 def test_another_target_starts_the_course_again_however_near_it_is():

@@ -183,7 +183,7 @@ class HardConcreteModel(SwitchedModel):
             layer.refresh()
         return tf.constant(True)
 
-    def settle(self) -> None:
+    def choose_structure(self) -> None:
         """Keep the most probable gates, as many as the target allows, and freeze them."""
         layers = self.switched_layers()
         logits = [ops.convert_to_numpy(layer.switcher.values) for layer in layers]
@@ -195,4 +195,3 @@ class HardConcreteModel(SwitchedModel):
             gates = ops.convert_to_numpy(_stretched(ops.sigmoid(z)))
             layer.switches.assign((on * gates.clip(1e-3)).astype("float32"))
             layer.frozen.assign(1.0)
-        self.alternation_state.settled.assign(1)

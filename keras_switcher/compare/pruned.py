@@ -61,10 +61,9 @@ class PrunedModel(SwitchedModel):
         """Choose the connections again, at the density that the target's course requires."""
         self._choose(self.alternation_state.target_density(self.target_sparsity or 0.0))
 
-    def settle(self) -> None:
-        """Choose the connections a last time, at the target, and freeze the structure."""
+    def choose_structure(self) -> None:
+        """Choose the connections a last time, at the target."""
         self._choose(ops.convert_to_tensor(1.0 - (self.target_sparsity or 0.0), "float32"))
-        self.alternation_state.settled.assign(1)
 
     def _choose(self, density: Any) -> None:
         layers = self.switched_layers()
