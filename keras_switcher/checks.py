@@ -6,7 +6,7 @@ import math
 import numbers
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 
 class ConfigError(ValueError):
@@ -27,19 +27,14 @@ class Check:
     accepts: Callable[[Any], bool]
 
 
-def is_integer(value: Any) -> bool:
-    """Return whether a value is an integer and not a boolean."""
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_integer(value: Any) -> TypeGuard[int]:
+    """Return whether a value is an integer, of Python or of NumPy, and not a boolean."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number and not a boolean."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_real(value: Any) -> bool:
-    """Return whether a value is a number, of Python or of NumPy, and not a boolean."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+def is_number(value: Any) -> TypeGuard[float]:
+    """Return whether a value is a finite number, of Python or of NumPy, and not a boolean."""
+    return not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def or_none(check: Check) -> Check:

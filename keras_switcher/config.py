@@ -361,6 +361,9 @@ def from_values(values: Mapping[str, Any], source: str = "the configuration") ->
 def _from_yaml(name: str, value: Any) -> Any:
     """Return a value in the type of its option: YAML has no tuples, and reads 1e-3 as text."""
     default = to_values(Config())[name]
+    if hasattr(value, "item"):
+        # A number of NumPy's, from a program, which YAML can't hold.
+        value = value.item()
     if name in _PATHS and isinstance(value, str) and value.lower() != "none":
         return os.path.expanduser(value)
     if isinstance(default, tuple) and value is not None:

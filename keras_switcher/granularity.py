@@ -34,6 +34,9 @@ class Granularity:
                 "Expected a group of 1 or more inputs, or None for a whole unit. "
                 f"Received: size={self.size!r}"
             )
+        if self.size is not None:
+            # Switches are indexed by it, whatever the integer's type. The class is frozen.
+            object.__setattr__(self, "size", int(self.size))
 
     def shape(self, kernel_shape: tuple[int, int]) -> tuple[int, int]:
         """Return the shape of the switches, (groups, units), for a kernel (inputs, units)."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_switcher.checks import is_real
+from keras_switcher.checks import is_number
 
 
 def check_target(target_sparsity: float | None) -> float | None:
@@ -18,7 +18,7 @@ def check_target(target_sparsity: float | None) -> float | None:
     """
     if target_sparsity is None:
         return None
-    if not is_real(target_sparsity) or not 0 <= target_sparsity < 1:
+    if not is_number(target_sparsity) or not 0 <= target_sparsity < 1:
         raise ValueError(
             "Expected `target_sparsity` to be None or a share of connections in [0, 1), such as "
             f"0.95 for 95 %. Received: target_sparsity={target_sparsity!r}"

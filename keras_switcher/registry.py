@@ -54,7 +54,7 @@ class Registry(Generic[T]):
             )
 
         def decorate(item: Item) -> Item:
-            if name in self._items and not _same_definition(self._items[name], item):
+            if name in self._items and not is_same_definition(self._items[name], item):
                 raise ValueError(
                     f"The {self.kind} '{name}' is registered already; choose another name. "
                     f"Received: {item!r}"
@@ -86,7 +86,7 @@ class Registry(Generic[T]):
         return sorted(self._items)
 
 
-def _same_definition(first: Any, second: Any) -> bool:
+def is_same_definition(first: Any, second: Any) -> bool:
     """Returns whether two objects are equal, or come from the same `def` or `class` statement."""
     if first is second or first == second:
         return True

@@ -14,7 +14,7 @@ from keras import ops
 from keras_switcher.checks import is_integer, is_number
 from keras_switcher.granularity import Granularity
 from keras_switcher.granularity import get as get_granularity
-from keras_switcher.registry import Registry
+from keras_switcher.registry import Registry, is_same_definition
 
 PACKAGE = "keras_switcher"
 
@@ -33,9 +33,19 @@ def register(name: str) -> Any:
 
     Returns:
         A class decorator.
+
+    Raises:
+        ValueError: If the name, or that of the class, is taken by another switcher.
     """
 
     def decorate(cls: SwitcherType) -> SwitcherType:
+        # Keras would take the new class for the old one, in files saved earlier, too.
+        taken = keras.saving.get_registered_object(f"{PACKAGE}>{cls.__name__}")
+        if taken is not None and not is_same_definition(taken, cls):
+            raise ValueError(
+                f"There is another switcher of the class name '{cls.__name__}', by which saved "
+                f"files know it; choose another name for the class. Received: {cls!r}"
+            )
         keras.saving.register_keras_serializable(PACKAGE)(cls)
         return registry.register(name)(cls)
 
@@ -98,7 +108,8 @@ def _check_widths(hidden: Sequence[int]) -> tuple[int, ...]:
             "Expected `hidden` to be a sequence of positive integers, such as (64,). "
             f"Received: hidden={hidden!r}"
         )
-    return tuple(hidden)
+    # JSON can't hold numbers of NumPy's.
+    return tuple(map(int, hidden))
 
 
 def _check_normalization(normalization: str | None) -> str | None:
@@ -215,7 +226,7 @@ class UnitSwitcher(_PerceptronSwitcher):
             raise ValueError(
                 f"Expected `magnitude` >= 0, or None. Received: magnitude={magnitude!r}"
             )
-        self.magnitude = magnitude
+        self.magnitude = None if magnitude is None else float(magnitude)
 
     def build(self, kernel_shape: tuple[int, int]) -> None:
         groups, units = self.granularity.shape(kernel_shape)
@@ -362,17 +373,17 @@ def get(identifier: "str | Switcher | dict[str, Any] | None") -> Switcher:
         return UnitSwitcher()
     if isinstance(identifier, str):
         return registry.get(identifier)()
-    is_config = isinstance(identifier, dict)
-    if is_config:
-        identifier = keras.saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, dict):
+        # Keras would build it at once, without the layer's granularity.
+        config = {name: value for name, value in identifier.items() if name != "build_config"}
+        switcher = keras.saving.deserialize_keras_object(config)
+        if isinstance(switcher, Switcher):
+            return switcher
     if not isinstance(identifier, Switcher):
         raise TypeError(
             "Expected `switcher` to be a registered name, a keras_switcher.Switcher instance or "
             f"None. Received: switcher={identifier!r} (of type {type(identifier).__name__})"
         )
     config = identifier.get_config()
-    if not is_config:
-        config.pop("name", None)
-    # Not the deserialised object itself: Keras has built it already, without the layer's
-    # granularity.
+    config.pop("name", None)
     return type(identifier).from_config(config)

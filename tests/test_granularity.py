@@ -125,7 +125,7 @@ def test_a_granularity_must_be_a_name_or_a_granularity(wrong):
 
 
 def test_own_granularity_works_in_a_layer_and_is_found_again(registered):
-    block3 = registered("block3")(Granularity("block3", 3))
+    block3 = registered("block3")(Granularity("block3", np.int64(3)))
     layer = SwitchedDense(2, granularity=block3)
     layer.build((None, 7))
     assert layer.switches.shape == (3, 2)

@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -339,6 +341,20 @@ def test_own_switcher_is_registered_under_its_name():
     assert type(switchers.get("test-rank")) is RankSwitcher
     with pytest.raises(ValueError, match="'test-rank' is registered already"):
         switchers.register("test-rank")(UnitSwitcher)
+
+
+def test_own_switcher_takes_no_class_name_by_which_files_know_another():
+    own = type("UnitSwitcher", (UnitSwitcher,), {"__module__": "mine"})
+    with pytest.raises(ValueError, match="another switcher of the class name 'UnitSwitcher'"):
+        switchers.register("test-mine")(own)
+    assert keras.saving.get_registered_object("keras_switcher>UnitSwitcher") is UnitSwitcher
+    assert "test-mine" not in switchers.registry.names()
+
+
+def test_widths_may_be_numbers_of_numpy():
+    config = UnitSwitcher((np.int64(8), np.int32(4)), magnitude=np.float32(0.5)).get_config()
+    assert json.loads(json.dumps(config)) == config
+    assert (config["hidden"], config["magnitude"]) == ([8, 4], 0.5)
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)

@@ -116,7 +116,7 @@ class Work:
         if not is_integer(epochs) or epochs < 1:
             raise RunError(f"Expected an integer `epochs` >= 1. Received: epochs={epochs!r}")
         self._fits += 1
-        self._epochs += epochs
+        self._epochs += int(epochs)
         number = "" if self._fits == 1 else f"-{self._fits}"
         optimisation = dataclasses.replace(self.config.optimisation, epochs=int(epochs))
         (self.folder / CHECKPOINTS).mkdir(exist_ok=True)

@@ -2,11 +2,11 @@
 
 import inspect
 from collections.abc import Sequence
-from numbers import Integral, Real
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
 import keras
 
+from keras_switcher.checks import is_integer, is_number
 from keras_switcher.models.lenet import lenet, lenet300
 from keras_switcher.models.mobilenet import mobilenet
 from keras_switcher.models.resnet import resnet18, resnet34
@@ -88,18 +88,18 @@ def build(
         shape = tuple(input_shape)
     except TypeError:
         shape = ()
-    if len(shape) != 3 or any(not _is_integer(size) or size < 1 for size in shape):
+    if len(shape) != 3 or any(not is_integer(size) or size < 1 for size in shape):
         raise ValueError(
             "`input_shape` must be three positive integers: height, width, channels. "
             f"Received: input_shape={input_shape!r}"
         )
-    if not _is_integer(num_classes) or num_classes < 2:
+    if not is_integer(num_classes) or num_classes < 2:
         raise ValueError(
             f"`num_classes` must be an integer >= 2. Received: num_classes={num_classes!r}"
         )
-    if not _is_number(width) or not 0 < width < float("inf"):
+    if not is_number(width) or width <= 0:
         raise ValueError(f"`width` must be a number > 0. Received: width={width!r}")
-    if not _is_number(dropout) or not 0 <= dropout < 1:
+    if not is_number(dropout) or not 0 <= dropout < 1:
         raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout!r}")
     height, breadth, channels = (int(size) for size in shape)
     options = {} if fc_units is None else {"fc_units": _checked_units(name, builder, fc_units)}
@@ -113,7 +113,7 @@ def build(
 
 
 def _checked_units(name: str, builder: ModelBuilder, fc_units: object) -> int:
-    if not _is_integer(fc_units) or fc_units < 1:
+    if not is_integer(fc_units) or fc_units < 1:
         raise ValueError(f"`fc_units` must be an integer >= 1. Received: fc_units={fc_units!r}")
     if "fc_units" not in inspect.signature(builder).parameters:
         raise ValueError(
@@ -121,11 +121,3 @@ def _checked_units(name: str, builder: ModelBuilder, fc_units: object) -> int:
             f"`fc_units` out. Received: fc_units={fc_units!r}"
         )
     return int(fc_units)
-
-
-def _is_integer(value: object) -> TypeGuard[int]:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

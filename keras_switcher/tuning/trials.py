@@ -27,7 +27,7 @@ from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import new_start, switched_model
 from keras_switcher.runs import write_json
 from keras_switcher.signals import StopSignals
-from keras_switcher.tuning.hypermodel import SwitcherHyperModel, with_options
+from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import NAME, LogObjective, switcher_parameters
 from keras_switcher.tuning.plan import Terms
 from keras_switcher.tuning.space import Space
@@ -90,7 +90,7 @@ class StopHopeless(keras.callbacks.Callback):
             )
 
 
-class TrialModel(SwitcherHyperModel):
+class TrialModel(keras_tuner.HyperModel):
     """The model of the command's trials: that of a run, from its configuration.
 
     Args:
@@ -114,7 +114,7 @@ class TrialModel(SwitcherHyperModel):
         hopeless: bool,
         stop: StopSignals,
     ):
-        super().__init__(self.build, config.switching.target_sparsity, space)
+        super().__init__()
         self.config = config
         self.space = space
         self.terms = terms
@@ -132,7 +132,7 @@ class TrialModel(SwitcherHyperModel):
             hp: The hyperparameters of a trial.
         """
         # The learning rate falls over the epochs of this trial.
-        config = with_options(self.configured(hp), {"epochs": self.epochs(hp)})
+        config = with_options(self.config, {**self.space.choose(hp), "epochs": self.epochs(hp)})
         return switched_model(config, self.data, new_start(config, self.data))
 
     def epochs(self, hp: keras_tuner.HyperParameters) -> int:
