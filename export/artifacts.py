@@ -23,8 +23,6 @@ from .weights import weights
 
 logger = logging.getLogger("keras_switcher.export")
 
-# True of the models of `keras_switcher.models`, which scale their inputs in a layer of their own.
-PREPROCESSING = "none: as the Keras model takes them, such as pixels from 0 to 255"
 # Number of training examples from which the ranges of int8 activations are read.
 _CALIBRATION = 200
 # Zeros come in blocks if at least this share of the weights in blocks with a non-zero is non-zero.
@@ -206,7 +204,7 @@ def facts(source: Source) -> dict[str, Any]:
             tensor.name: {
                 "shape": list(tensor.shape[1:]),
                 "dtype": tensor.dtype,
-                "values": PREPROCESSING,
+                "values": values_taken(source, tensor.name),
             }
             for tensor in source.model.inputs
         },
@@ -214,6 +212,15 @@ def facts(source: Source) -> dict[str, Any]:
         **({"labels": metadata.LABELS_FILE} if labels(source) else {}),
         **{name: source.summary[name] for name in kept if name in source.summary},
     }
+
+
+def values_taken(source: Source, name: str) -> str:
+    """Return, as text, what an input of a model takes, as far as the examples tell."""
+    taken = "as the Keras model takes them"
+    if not source.examples.are_real:
+        return taken
+    values = source.examples.test[name]
+    return f"{taken}: from {values.min():g} to {values.max():g} in {source.examples.source}"
 
 
 def labels(source: Source) -> list[str]:

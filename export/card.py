@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .artifacts import values_taken
 from .convert import is_classifier
 from .display import change, megabytes, microseconds, percent, threads
 from .metadata import LABELS_FILE
@@ -94,8 +95,8 @@ def _notes(content: Mapping[str, Any]) -> str:
     measured = [entry for entry in content["artifacts"] if entry["latency_us"]]
     notes = [
         "Largest difference: of any output from the Keras model's, on the examples above, with and "
-        "without XNNPACK. Runtime: the oldest TensorFlow Lite or LiteRT that has the operators of "
-        "the file."
+        "without XNNPACK. Runtime: the oldest TensorFlow Lite that has the operators of the file; "
+        "LiteRT, whose versions start again at 1.0, is newer than TensorFlow Lite 2.17."
     ]
     if measured:
         machine = content["machine"]
@@ -123,8 +124,8 @@ def _use(source: Source, content: Mapping[str, Any]) -> str:
     for tensor in source.model.inputs:
         shape = ", ".join(str(size) for size in (content["batch"], *tensor.shape[1:]))
         lines.append(
-            f"- Input `{tensor.name}`: {tensor.dtype}, ({shape}), the values that the Keras model "
-            "takes; for the models of keras_switcher pixels from 0 to 255, as they are."
+            f"- Input `{tensor.name}`: {tensor.dtype}, ({shape}), values "
+            f"{values_taken(source, tensor.name)}."
         )
     for name, tensor in zip(content["outputs"], source.model.outputs, strict=True):
         shape = ", ".join(str(size) for size in (content["batch"], *tensor.shape[1:]))

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_switcher.copying import converted_functional, graph
+from keras_switcher.features import producer
 from keras_switcher.nesting import walk
 
 from .errors import ExportError
@@ -154,6 +155,19 @@ def is_classifier(model: keras.Model) -> bool:
     """Return whether a model's output is a score for each class."""
     shape = model.outputs[0].shape
     return len(model.outputs) == 1 and len(shape) == 2 and shape[1] > 1
+
+
+def class_count(model: keras.Model) -> int | None:
+    """Return how many classes a model tells apart; `None` if it is no classifier.
+
+    It has a score for each class, or for two classes the probability of the second, by a sigmoid.
+    """
+    if is_classifier(model):
+        return int(model.outputs[0].shape[1])
+    layer, _ = producer(model.outputs[0])
+    is_probability = getattr(layer, "activation", None) is keras.activations.sigmoid
+    is_one = len(model.outputs) == 1 and tuple(model.outputs[0].shape[1:]) == (1,)
+    return 2 if is_one and is_probability else None
 
 
 def in_float32(model: keras.Model) -> keras.Model:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -33,21 +34,19 @@ def show_compaction(console: Console, compacted: "Compacted") -> None:
 
 def show_artifacts(console: Console, content: Mapping[str, Any]) -> None:
     """Show the files and, beside them, the one that the converter itself makes of the zeros."""
-    table = Table(title="Files", title_justify="left")
-    table.add_column("file")
-    for column in (
-        "bytes",
-        "gzipped",
-        "accuracy",
-        "latency",
-        "no XNNPACK",
-        "memory",
-    ):
+    # Without lines between the columns, it fits a terminal of 80.
+    table = Table(title="Files: model_....tflite", title_justify="left", padding=(0, 1, 0, 0))
+    table.box = box.SIMPLE_HEAD
+    table.add_column("file", no_wrap=True)
+    entries = [*content["artifacts"], *content.get("peers", [])]
+    measured = any(entry["latency_us"] for entry in entries)
+    columns = ["bytes", "gzipped", "accuracy", *(["latency", "no XNNPACK", "memory"] * measured)]
+    for column in columns:
         table.add_column(column, justify="right")
-    for entry in [*content["artifacts"], *content.get("peers", [])]:
+    for entry in entries:
         latency = entry["latency_us"] or {}
-        table.add_row(
-            entry["file"] + (" [bold red]failed[/]" if entry["problems"] else ""),
+        cells = (
+            _short_name(entry) + (" [bold red]failed[/]" if entry["problems"] else ""),
             f"{entry['bytes']:,}",
             f"{entry['gzip_bytes']:,}",
             percent(entry["accuracy"]),
@@ -55,13 +54,18 @@ def show_artifacts(console: Console, content: Mapping[str, Any]) -> None:
             microseconds(latency.get("no_delegate")),
             megabytes(entry["heap_bytes"]),
         )
+        table.add_row(*cells[: len(table.columns)])
     console.print(table)
     if content.get("keras_accuracy") is not None:
-        say(
-            console,
-            f"Accuracy of the Keras model: {percent(content['keras_accuracy'])}. Latency: median "
-            f"of a call on this machine, {threads(content)}.",
-        )
+        say(console, f"Accuracy of the Keras model: {percent(content['keras_accuracy'])}.")
+    if measured:
+        say(console, f"Latency: median of a call on this machine, {threads(content)}.")
+    if content.get("peers"):
+        say(console, "'converter': what TensorFlow's EXPERIMENTAL_SPARSITY makes of the zeros.")
+
+
+def _short_name(entry: Mapping[str, Any]) -> str:
+    return "converter" if entry["kind"] == "experimental_sparsity" else str(entry["kind"])
 
 
 def threads(content: Mapping[str, Any]) -> str:

@@ -16,6 +16,8 @@ LABELS_FILE = "labels.txt"
 # The converter writes it; tools read it to tell whether a runtime is new enough.
 MINIMUM_RUNTIME = "min_runtime_version"
 
+# TensorFlow Lite when it became LiteRT, whose versions start again at 1.0.
+_RENAMED = (2, 17, 0)
 # By operator and version, the first TensorFlow Lite that has it.
 _FIRST_RUNTIME = {
     (schema.BuiltinOperator.FULLY_CONNECTED, 8): (2, 3, 0),
@@ -31,7 +33,7 @@ def describe(model: Any, facts: Mapping[str, Any]) -> None:
         facts: Values that can be written as JSON. `runtime` is added.
     """
     needed = runtime_needed(model)
-    text = json.dumps({**facts, "runtime": f"TensorFlow Lite or LiteRT >= {needed}"})
+    text = json.dumps({**facts, "runtime": in_words(needed)})
     _set_entry(model, ENTRY, text.encode())
     # A fixed 16 bytes, as the converter writes it.
     _set_entry(model, MINIMUM_RUNTIME, needed.encode().ljust(16, b"\0"))
@@ -43,6 +45,12 @@ def runtime_needed(model: Any) -> str:
     for code in model.operatorCodes:
         versions.append(_FIRST_RUNTIME.get((builtin(code), code.version), (0, 0, 0)))
     return ".".join(map(str, max(versions)))
+
+
+def in_words(runtime: str) -> str:
+    """Return which runtimes are as new as a version of TensorFlow Lite, such as "2.3.0"."""
+    is_older = tuple(map(int, runtime.split("."))) <= _RENAMED
+    return f"TensorFlow Lite >= {runtime}, or {'any' if is_older else 'as recent a'} LiteRT"
 
 
 def with_labels(content: bytes, labels: Sequence[str]) -> bytes:

@@ -59,8 +59,8 @@ class ExportOptions(_Checked):
     """Where the files go; none means RUN/export, or <name>-export beside a .keras file."""
     optimize: _Goal = "balanced"
     """What to optimise for: latency takes the fastest way to store each layer; balanced takes the
-    smallest of those that are no slower than a dense layer; size takes the smallest of all, even if
-    it is slower."""
+    smallest of those that are about as fast as a dense layer, or faster; size takes the smallest of
+    all, even if it is slower."""
     quantize: _Quantization = "dynamic"
     """Quantisation of model_int8.tflite: dynamic has int8 weights; int8 also has int8 activations,
     whose ranges are read from training examples; none leaves the file out."""
@@ -86,6 +86,7 @@ class ExportOptions(_Checked):
     verbose: bool = False
     """Log more, and show the traceback of an error."""
     thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
+    """From which sparsity on the kernel of each sparse storage is as fast as the dense one."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from keras_switcher.nesting import walk
 from keras_switcher.programs import train_command
 from keras_switcher.runs import CONFIG_FILE, STRIPPED_FILE, SUMMARY_FILE, RunFolder
 
-from .convert import as_functional, fixed_shape, in_float32, is_classifier
+from .convert import as_functional, class_count, fixed_shape, in_float32
 from .errors import ExportError
 from .options import ExportOptions
 
@@ -255,11 +255,14 @@ def _from_file(model: keras.Model, path: Path) -> Examples:
     where = str(path)
     test = _as_input(model, arrays["x_test"], where)
     labels = arrays.get("y_test")
-    if labels is not None and not is_classifier(model):
-        logger.warning("y_test is not used: the model has no score for each class.")
+    classes = class_count(model)
+    if labels is not None and classes is None:
+        logger.warning(
+            "y_test is not used: the model has no score for each class, and no sigmoid for two."
+        )
         labels = None
-    if labels is not None:
-        labels = _class_numbers(labels, model.outputs[0].shape[1])
+    if labels is not None and classes is not None:
+        labels = _class_numbers(labels, classes)
         if labels.shape != (len(arrays["x_test"]),) or labels.dtype.kind not in "iu":
             raise ExportError(
                 f"Expected y_test in {path} to hold a class number, or a one-hot row, for each of "
@@ -267,7 +270,7 @@ def _from_file(model: keras.Model, path: Path) -> Examples:
                 f"classifier. Received: shape {labels.shape}, dtype {labels.dtype}"
             )
         try:
-            check_labels(labels, model.outputs[0].shape[1])
+            check_labels(labels, classes)
         except ValueError as error:
             raise ExportError(f"y_test in {path}: {error}") from error
     train = _as_input(model, arrays["x_train"], where) if "x_train" in arrays else None
@@ -281,16 +284,18 @@ def _from_file(model: keras.Model, path: Path) -> Examples:
 
 
 def _class_numbers(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return labels as class numbers if they are numbers in a column, or one-hot rows."""
+    """Return labels as class numbers, whether they are in a column, floats or one-hot rows."""
     if labels.shape[1:] == (classes,):
         is_one_hot = (np.count_nonzero(labels, axis=1) == 1) & (labels.max(axis=1) == 1)
         return labels.argmax(axis=1) if is_one_hot.all() else labels
-    return labels.reshape(-1) if labels.size == len(labels) else labels
+    labels = labels.reshape(-1) if labels.size == len(labels) else labels
+    is_whole = labels.dtype.kind in "fb" and np.array_equal(labels, np.round(labels))
+    return labels.astype(np.int64) if is_whole else labels
 
 
 def _labels(model: keras.Model, labels: np.ndarray) -> np.ndarray | None:
-    """Return the labels if the model's output is a score per class."""
-    return labels if is_classifier(model) else None
+    """Return the labels if the model is a classifier."""
+    return None if class_count(model) is None else labels
 
 
 def _as_input(model: keras.Model, array: np.ndarray, where: str) -> dict[str, np.ndarray]:

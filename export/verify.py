@@ -82,13 +82,15 @@ def accuracy(outputs: Mapping[str, np.ndarray], labels: np.ndarray | None) -> fl
     """Return the share of examples whose highest score is that of their label.
 
     Args:
-        outputs: One output, (examples, classes).
+        outputs: One output: scores, (examples, classes), or probabilities of the second of two
+            classes, (examples, 1).
         labels: Class numbers, (examples,), or `None`.
     """
     if labels is None:
         return None
     (scores,) = outputs.values()
-    return float(np.mean(scores.argmax(axis=-1) == labels))
+    chosen = scores[:, 0] > 0.5 if scores.shape[-1] == 1 else scores.argmax(axis=-1)
+    return float(np.mean(chosen == labels))
 
 
 def verify(

@@ -420,7 +420,7 @@ class SwitchedModel(keras.Model):
         begun = self.phase, int(ops.convert_to_numpy(self.alternation_state.step))
         # A `CallbackList` is a callback too, so it needs no case of its own.
         callbacks = [PhaseSchedule(), *keras.tree.flatten(callbacks or [])]
-        self._warn_of_dense_bests(callbacks)
+        self._warn_of_early_callbacks(callbacks)
         history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
         # After all callbacks, as EarlyStopping may have gone back to an epoch of another phase.
         first_phase, first_step = begun
@@ -443,16 +443,20 @@ class SwitchedModel(keras.Model):
             )
         return history
 
-    def _warn_of_dense_bests(self, callbacks: list[Any]) -> None:
-        """Warn if the file of the best epoch may hold a network that is not sparse yet."""
+    def _warn_of_early_callbacks(self, callbacks: list[Any]) -> None:
+        """Warn of callbacks that judge the network by its loss before it is sparse."""
         if self.target_sparsity is None or self.phase == SETTLE:
             return
         for callback in callbacks:
-            if (
-                isinstance(callback, keras.callbacks.ModelCheckpoint)
-                and callback.save_best_only
-                and not callback.monitor.endswith("sparsity")
-            ):
+            if getattr(callback, "monitor", "").endswith("sparsity"):
+                continue
+            if isinstance(callback, keras.callbacks.ReduceLROnPlateau):
+                logger.warning(
+                    "ReduceLROnPlateau lowers the learning rate before the structure settles: "
+                    "while connections go, the loss may well rise. Use a schedule instead, or take "
+                    "it out and `fit` once more with it afterwards: a settled model stays sparse."
+                )
+            elif isinstance(callback, keras.callbacks.ModelCheckpoint) and callback.save_best_only:
                 logger.warning(
                     "ModelCheckpoint(save_best_only=True) may keep an epoch of before the "
                     "structure settles, whose network is dense or half sparse, in %s. Take it out, "

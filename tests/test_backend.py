@@ -55,7 +55,7 @@ def test_a_command_takes_its_own_whatever_the_shell_says(command):
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_so_does_an_installed_one_and_it_answers_before_tensorflow_loads(name, tmp_path):
-    module, _, main = INSTALLED[name].replace("keras_switcher.export", "export").partition(":")
+    module, _, main = INSTALLED[name].partition(":")
     script = tmp_path / name
     script.write_text(
         "import atexit, sys\n"

@@ -1,4 +1,5 @@
 import io
+import re
 import zipfile
 
 import numpy as np
@@ -24,7 +25,8 @@ def test_a_file_says_what_it_is(model):
     again = flatbuffer.read(flatbuffer.write(model))
     found = facts(again)
     assert found["model"] == "lenet300"
-    assert found["runtime"].startswith("TensorFlow Lite or LiteRT >= ")
+    assert re.fullmatch(r"TensorFlow Lite >= \d\.\d+\.0, or any LiteRT", found["runtime"])
+    assert metadata.in_words("2.18.0") == "TensorFlow Lite >= 2.18.0, or as recent a LiteRT"
 
 
 def test_describing_again_replaces(model):

@@ -6,6 +6,7 @@ import pytest
 from small_run import sparse_lenet300, write_run
 
 from export.errors import ExportError
+from export.exporting import export
 from export.options import ExportOptions
 from export.source import read_source
 from keras_switcher import switch
@@ -157,7 +158,7 @@ def test_a_model_of_images_of_any_size(tmp_path):
         ({"x": np.zeros((5, 28, 28, 1))}, "Expected x_test"),
         ({"x_test": np.zeros((5, 32, 32, 3))}, r"Received: (5, 32, 32, 3), float64"),
         ({"x_test": np.zeros((0, 28, 28, 1))}, "Expected examples of shape"),
-        ({"x_test": np.zeros((5, 28, 28, 1)), "y_test": np.zeros(5)}, "a class number, or"),
+        ({"x_test": np.zeros((5, 28, 28, 1)), "y_test": np.ones(5) / 2}, "a class number, or"),
         ({"x_test": np.zeros((5, 28, 28)), "y_test": np.zeros((5, 10), int)}, "a class number"),
         ({"x_test": np.zeros((5, 28, 28)), "y_test": np.eye(5, 10) / 2}, "leave it out for"),
         ({"x_test": np.zeros((5, 28, 28)), "y_test": np.full(5, 10)}, "must be in [0, 10)"),
@@ -170,11 +171,25 @@ def test_examples_that_do_not_fit(tmp_path, keras_file, arrays, message):
 
 def test_labels_of_a_model_that_is_no_classifier_are_not_used(tmp_path, caplog):
     given = keras.Input((3,))
-    keras.Model(given, keras.layers.Dense(1, "sigmoid")(given)).save(tmp_path / "one.keras")
+    keras.Model(given, keras.layers.Dense(1)(given)).save(tmp_path / "one.keras")
     np.savez(tmp_path / "data.npz", x_test=np.ones((5, 3)), y_test=np.ones(5))
     options = ExportOptions(source=tmp_path / "one.keras", examples=tmp_path / "data.npz")
     assert read_source(options).examples.labels is None
     assert "y_test is not used: the model has no score for each class" in caplog.text
+
+
+def test_a_sigmoid_tells_two_classes_apart(tmp_path):
+    given = keras.Input((1,))
+    model = keras.Model(given, keras.layers.Dense(1, "sigmoid")(given))
+    model.set_weights([np.ones((1, 1)), np.zeros(1)])
+    model.save(tmp_path / "one.keras")
+    x, y = np.array([[-2.0], [-1], [1], [2]]), np.array([[0.0], [1], [1], [1]])
+    np.savez(tmp_path / "data.npz", x_test=x, y_test=y)
+    content = export(
+        ExportOptions(tmp_path / "one.keras", examples=tmp_path / "data.npz", measure=False)
+    )
+    assert content["keras_accuracy"] == 0.75
+    assert {entry["accuracy"] for entry in content["artifacts"]} == {0.75}
 
 
 def test_examples_that_can_not_be_read(tmp_path, keras_file):
