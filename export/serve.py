@@ -39,7 +39,7 @@ def serve(options: ServeOptions, console: Console) -> None:
             say(
                 console,
                 "There, over plain http, a browser gives the page neither its camera view nor use "
-                "without a network; docs/mobile.md has the way over https.",
+                "without a network; docs/browser.md has the way over https.",
             )
         else:
             say(console, "For a phone in the same network: --host 0.0.0.0")

@@ -154,7 +154,8 @@ def _plain(model: keras.Model, path: Path) -> keras.Model:
     if not getattr(model, "inputs", None):
         raise ExportError(
             "Expected a Sequential or Functional model, a graph of layers that can be read and "
-            f"compacted. Received: a {type(model).__name__} in {path}"
+            f"compacted. Received: a {type(model).__name__} in {path}. Its call makes such a "
+            "graph: keras.Model(inputs, model.call(inputs)), with inputs = keras.Input(shape)"
         )
     for tensor in model.inputs:
         fixed_shape(tensor)

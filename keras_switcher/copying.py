@@ -109,6 +109,8 @@ def copied(operation: Any, *, build: bool = True) -> Any:
             "makes the same again, and let __init__ pass **kwargs on to super().__init__(). The "
             f"error was: {error}"
         ) from error
+    # A `get_config()` of a user's own may leave it out.
+    copy.name = operation.name
     if isinstance(operation, Layer):
         _set_policies_like(operation, copy)
     return copy

@@ -216,6 +216,20 @@ def test_a_best_checkpoint_of_a_training_that_is_not_sparse_yet_is_warned_of(tmp
     assert fit("sparsity") == []
 
 
+def test_a_rate_that_falls_on_a_plateau_is_warned_of_before_the_model_settles(caplog):
+    model = compiled(network())
+
+    def fit(epochs):
+        plateau = keras.callbacks.ReduceLROnPlateau("loss", patience=2)
+        caplog.clear()
+        model.fit(epochs=epochs, callbacks=[plateau], **FIT)
+        return [record.msg for record in caplog.records if "ReduceLROnPlateau" in record.msg]
+
+    assert len(fit(5)) == 1
+    # What it says to do.
+    assert fit(1) == []
+
+
 def test_best_checkpoint_may_follow_the_sparsity(tmp_path):
     path = tmp_path / "best.keras"
     checkpoint = keras.callbacks.ModelCheckpoint(

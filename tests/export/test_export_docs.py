@@ -9,7 +9,7 @@ from small_run import sparse_lenet300, write_run
 
 from export.command import main
 
-EXPORT, MOBILE = ROOT / "docs" / "export.md", ROOT / "docs" / "mobile.md"
+EXPORT, MOBILE, BROWSER = (ROOT / "docs" / f"{name}.md" for name in ("export", "mobile", "browser"))
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -50,7 +50,7 @@ def test_the_python_code_for_exports_leaves_files(tmp_path):
     assert (tmp_path / "files" / "model_sparse.tflite").is_file()
 
 
-@pytest.mark.parametrize("path", [EXPORT, MOBILE], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [EXPORT, MOBILE, BROWSER], ids=lambda path: path.name)
 def test_what_the_docs_link_to_is_there(path):
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     headings = {

@@ -65,6 +65,28 @@ def tied_embedding():
     return model
 
 
+@keras.saving.register_keras_serializable("test_kinds")
+class Subclassed(keras.Model):
+    """A model with a `get_config()` that leaves its name out, as Keras's own does."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden, self.last = layers.Dense(16, "relu"), layers.Dense(3)
+
+    def call(self, inputs):
+        return self.last(self.hidden(inputs))
+
+
+def subclassed_inside():
+    given = keras.Input((12,), name="x")
+    return keras.Model(given, Subclassed(name="my_network")(given))
+
+
+def graph_of_a_subclassed():
+    given = keras.Input((12,), name="x")
+    return keras.Model(given, Subclassed().call(given))
+
+
 def a_number():
     given = keras.Input((6,), name="x")
     return keras.Model(given, layers.Dense(1)(layers.Dense(8, "relu")(given)))
@@ -82,7 +104,7 @@ def few_live_inputs():
 
 
 KINDS = (bytes_as_input, dictionary_of_inputs, film, probabilities_of_large_logits, a_number)
-KINDS += (flags, tied_embedding)
+KINDS += (flags, tied_embedding, subclassed_inside, graph_of_a_subclassed)
 
 
 @pytest.mark.slow
