@@ -1,14 +1,13 @@
 """The folder of an export: one export at a time, and only files in it that were verified."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from keras_switcher.runs import WriteError, writing
+from keras_switcher.runs import WriteError, locked, writing
 
 from .errors import ExportError
 
@@ -16,7 +15,7 @@ EXPORT_FILE = "export.json"
 CHART_FILE = "export.png"
 CARD_FILE = "model_card.md"
 PAGE_FILE = "page.json"
-_SCRATCH = ".unproven-"
+_SCRATCH, _LOCK = ".unproven-", ".lock"
 # Files that an export may leave; one of an earlier export that this one did not make is stale.
 _OWN = (
     *(f"model_{kind}.tflite" for kind in ("dense", "sparse", "compact", "int8", "float16")),
@@ -37,8 +36,9 @@ def exclusive(out: Path) -> Iterator[Path]:
         out: The folder; it is created if it does not exist.
 
     Raises:
-        ExportError: If another export is writing into it, it is not a folder, or it holds files
-            that no export wrote but that have the names of an export's files.
+        ExportError: If it is not a folder, or it holds files that no export wrote but that have the
+            names of an export's files.
+        RunError: If another export is writing into it.
         WriteError: If it can't be written.
     """
     if out.exists() and not out.is_dir():
@@ -46,33 +46,26 @@ def exclusive(out: Path) -> Iterator[Path]:
     was_there = out.exists()
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        lock = os.open(out, os.O_RDONLY)
+    refusal = f"Another export is writing into {out}: wait for it, or choose another --out."
     try:
-        try:
-            # The system releases the lock when the process ends, even by kill -9.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExportError(
-                f"Another export is writing into {out}: wait for it, or choose another --out."
-            ) from None
-        _clean(out)
-        foreign = [name for name in _OWN if (out / name).exists()]
-        if foreign and EXPORT_FILE not in foreign:
-            raise ExportError(
-                "Expected --out to be a new folder, or that of an earlier export. Received: "
-                f"{out}, where {', '.join(foreign)} would be lost: choose another --out."
-            )
-        with writing(out):
-            scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=out))
-        try:
-            yield scratch
-        finally:
+        with locked(out / _LOCK, refusal, is_transient=True):
             _clean(out)
-            if not was_there:
-                with contextlib.suppress(OSError):
-                    out.rmdir()  # succeeds only if nothing was published
+            foreign = [name for name in _OWN if (out / name).exists()]
+            if foreign and EXPORT_FILE not in foreign:
+                raise ExportError(
+                    "Expected --out to be a new folder, or that of an earlier export. Received: "
+                    f"{out}, where {', '.join(foreign)} would be lost: choose another --out."
+                )
+            with writing(out):
+                scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=out))
+            try:
+                yield scratch
+            finally:
+                _clean(out)
     finally:
-        os.close(lock)
+        if not was_there:
+            with contextlib.suppress(OSError):
+                out.rmdir()  # succeeds only if nothing was published
 
 
 def publish(out: Path, scratch: Path, names: Iterable[str]) -> None:

@@ -182,7 +182,7 @@ def test_a_model_with_a_loop(command, tmp_path):
 def test_two_exports_into_one_folder_at_the_same_time(run, command, tmp_path):
     with exclusive(tmp_path):
         status, written = command(run, "--out", tmp_path, "--no-measure")
-    assert status == 1
+    assert status == 2
     assert f"Another export is writing into {tmp_path}" in written
 
 

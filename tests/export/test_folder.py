@@ -8,7 +8,7 @@ from command import ROOT
 
 from export.errors import ExportError
 from export.folder import exclusive, publish, write
-from keras_switcher.runs import WriteError
+from keras_switcher.runs import RunError, WriteError
 
 
 def names(folder):
@@ -73,7 +73,7 @@ def test_what_a_killed_export_left_is_removed(tmp_path):
     (tmp_path / ".unproven-killed").mkdir()
     (tmp_path / ".unproven-killed" / "model_sparse.tflite").write_bytes(b"half")
     with exclusive(tmp_path) as scratch:
-        assert names(tmp_path) == [scratch.name]
+        assert names(tmp_path) == [".lock", scratch.name]
     assert names(tmp_path) == []
 
 
@@ -92,19 +92,18 @@ def test_two_exports_into_one_folder(tmp_path):
     ) as other:
         assert other.stdout.readline() == "holds\n"
         with (
-            pytest.raises(ExportError, match="Another export is writing into"),
+            pytest.raises(RunError, match="Another export is writing into"),
             exclusive(tmp_path),
         ):
             pass
-        scratch = names(tmp_path)
-        assert len(scratch) == 1  # the other's work is untouched
+        assert len(names(tmp_path)) == 2  # its lock, and its work, which is untouched
         other.kill()
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:
             with exclusive(tmp_path):
                 break
-        except ExportError:
+        except RunError:
             time.sleep(0.05)
     else:
         pytest.fail("the folder of a killed export stays locked")
