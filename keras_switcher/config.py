@@ -143,7 +143,8 @@ class Switching:
     """The switcher network: unit (reads all weights of a unit at once) or connection (reads each
     weight); or free, a trained logit for each switch and no network."""
     switcher_hidden: tuple[int, ...] = _option((64,), WIDTHS)
-    """Widths of its hidden layers, such as 64 32; without any, it is linear. No effect on free."""
+    """Widths of its hidden layers, such as 64 32; without any, it is linear. The default for
+    connection is 16. No effect on free."""
     switcher_activation: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
         "relu", one_of("relu", "tanh", "silu", "gelu", "elu", "leaky_relu")
     )

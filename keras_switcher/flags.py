@@ -116,6 +116,9 @@ def _recipe_of(config: Config) -> dict[str, Any]:
     if config.network.init_from:
         # The network of the file has its own dropout.
         base.pop("dropout", None)
+    if config.switching.switcher == "connection":
+        # As its class has it: this switcher runs for each connection, so its width is costly.
+        base.setdefault("switcher_hidden", [16])
     return base
 
 

@@ -40,6 +40,13 @@ class SwitchedDense(keras.layers.Dense):
         **kwargs: Keyword arguments of `Dense`: initialisers, regularisers, constraints, name,
             dtype. `lora_rank` and `quantization_config` are not accepted: `strip` the model first.
 
+    Attributes:
+        switches: Float32 weight of shape (groups, units), not trainable: 0 where connections are
+            off. With granularity "connection", there is a group for each input.
+        switcher: The layer's own switcher network.
+        gate: The function that turns logits into switches.
+        granularity: The `Granularity`.
+
     Call arguments:
         inputs: Float tensor of shape (batch, ..., inputs).
 

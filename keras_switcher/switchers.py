@@ -70,8 +70,15 @@ class Switcher(keras.layers.Layer):
     Args:
         **kwargs: Keyword arguments of `keras.layers.Layer`. The dtype defaults to float32.
 
+    Attributes:
+        granularity: The `Granularity` of the layer, which sets it before `build`. It is not part of
+            the configuration.
+
     Call arguments:
         kernel: Float tensor of shape (inputs, units), with root mean square 1.
+
+    Returns:
+        Float tensor of logits, (inputs, units) or `self.granularity.shape((inputs, units))`.
 
     Example:
 
@@ -208,6 +215,9 @@ class UnitSwitcher(_PerceptronSwitcher):
     Call arguments:
         kernel: Float tensor of shape (inputs, units), with root mean square 1.
 
+    Returns:
+        Float tensor of logits, (groups, units).
+
     Raises:
         ValueError: If a width is not a positive integer, the normalisation is unknown, or
             `magnitude` is not a number >= 0.
@@ -267,6 +277,9 @@ class ConnectionSwitcher(_PerceptronSwitcher):
     Call arguments:
         kernel: Float tensor of shape (inputs, units), with root mean square 1.
 
+    Returns:
+        Float tensor of logits, (inputs, units).
+
     Raises:
         ValueError: If a width is not a positive integer, or the normalisation is unknown.
     """
@@ -308,6 +321,9 @@ class FreeSwitcher(Switcher):
 
     Call arguments:
         kernel: Float tensor of shape (inputs, units); only its shape matters.
+
+    Returns:
+        Float tensor of logits, (groups, units).
     """
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:

@@ -86,7 +86,7 @@ def test_what_a_recipe_has_for_its_switcher_is_not_for_another_one():
         0.002,
     )
     config = Cell(Variant.parse("switcher:switcher=connection"), 0.9, 0).config(shared)
-    assert config.switching.switcher_hidden == (64,)
+    assert config.switching.switcher_hidden == (16,)
     assert config.optimisation.switcher_learning_rate == 0.001
     # The other way round, too.
     config = Cell(Variant.parse("switcher:switcher=unit"), 0.9, 0).config(config)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from command import ROOT, TRAIN
 
-from keras_switcher import flags
+from keras_switcher import ConnectionSwitcher, flags
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, from_values, to_values, to_yaml
 from keras_switcher.flags import RECIPES, read_yaml, recipe, resolve
@@ -62,7 +62,8 @@ def test_switcher_of_the_recipe_is_for_its_kind_and_its_network_alone(recipes):
     for more, expected in (
         ([], [3, (), 0.5]),
         (["--switcher", "unit"], [3, (), 0.5]),
-        (["--switcher", "connection"], defaults),
+        (["--switcher", "connection"], [3, ConnectionSwitcher().hidden, defaults[2]]),
+        (["--switcher", "free"], defaults),
         (["--init-from", "mine.keras"], defaults),
         (["--switcher", "connection", "--switcher-hidden", "8"], [3, (8,), defaults[2]]),
     ):

@@ -17,7 +17,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "free",
         "magnitude-switcher",
         "switcher:switcher=unit",
-        "switcher:switcher=connection,switcher_hidden=16",
+        "switcher:switcher=connection",
         "switcher:switcher_hidden=none",
         "switcher:switcher_hidden=16",
         "switcher:switcher_hidden=64",
