@@ -13,13 +13,14 @@ from keras_switcher.copying import (
     converted_functional,
     copy_weights,
     replace,
+    switched_at,
 )
 from keras_switcher.features import output_layers
 from keras_switcher.functional import functional_base
 from keras_switcher.granularity import get as get_granularity
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.model import SwitchedModel
-from keras_switcher.nesting import walk
+from keras_switcher.nesting import serialized_switched, walk
 from keras_switcher.switchers import PACKAGE
 
 logger = logging.getLogger(__name__)
@@ -168,16 +169,11 @@ class SwitchedNetwork(SwitchedModel):
 
     def get_config(self) -> dict[str, Any]:
         """Return the configurations of the network and, by path, of each of its switched layers."""
-        switched = {
-            path: keras.saving.serialize_keras_object(layer)
-            for path, layer in walk(self.network)
-            if isinstance(layer, SwitchedDense)
-        }
         return {
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "network": keras.saving.serialize_keras_object(self.network),
-            "switched": switched,
+            "switched": serialized_switched(walk(self.network)),
         }
 
     @classmethod
@@ -185,13 +181,7 @@ class SwitchedNetwork(SwitchedModel):
         """Recreate the network and put the switched layers back at their paths."""
         network_config = {k: v for k, v in config["network"].items() if k != "build_config"}
         network = keras.saving.deserialize_keras_object(network_config, custom_objects)
-        replacements = {}
-        for path, layer in walk(network):
-            if path in config["switched"]:
-                serialized = dict(config["switched"][path])
-                serialized.pop("build_config", None)
-                replacements[id(layer)] = keras.saving.deserialize_keras_object(serialized)
-        replace(network, replacements)
+        replace(network, switched_at(network, config["switched"], custom_objects))
         model = cls(network, name=config["name"])
         model.dtype_policy = keras.saving.deserialize_keras_object(config["dtype"])
         return model

@@ -296,12 +296,27 @@ def with_switched(
     Returns:
         The model itself if its layers there are switched already; otherwise a copy.
     """
-    new = {}
-    for path, layer in walk(model):
-        if path in switched and not isinstance(layer, SwitchedDense):
-            config = _without_builds(switched[path])
-            new[id(layer)] = keras.saving.deserialize_keras_object(config, custom_objects)
+    new = switched_at(model, switched, custom_objects)
     return converted_functional(model, lambda layer: new.get(id(layer))) if new else model
+
+
+def switched_at(
+    model: keras.Model, switched: dict[str, Any], custom_objects: Any = None
+) -> dict[int, Layer]:
+    """Return switched layers from their configurations, by the id of the plain layer at their path.
+
+    Args:
+        model: The model with plain layers.
+        switched: The switched layers by path, serialised.
+        custom_objects: As for `keras.saving.deserialize_keras_object`.
+    """
+    return {
+        id(layer): keras.saving.deserialize_keras_object(
+            _without_builds(switched[path]), custom_objects
+        )
+        for path, layer in walk(model)
+        if path in switched and not isinstance(layer, SwitchedDense)
+    }
 
 
 def replace(layer: Layer, replacements: dict[int, Layer]) -> None:

@@ -17,7 +17,7 @@ from keras_switcher.functional import functional_base, functional_class, is_func
 from keras_switcher.gradients import SwitchGradients, overflowing_together
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.metrics import Sparsity
-from keras_switcher.nesting import inside_layers
+from keras_switcher.nesting import inside_layers, serialized_switched
 from keras_switcher.objective import check_target, next_multiplier, next_offset
 from keras_switcher.rates import scale_rates
 from keras_switcher.schedule import PhaseSchedule
@@ -298,11 +298,7 @@ class SwitchedModel(keras.Model):
         """
         config: dict[str, Any] = super().get_config()
         if isinstance(self, functional_base()):
-            inside = [pair for pair in inside_layers(self) if isinstance(pair[1], SwitchedDense)]
-            if inside:
-                config["switched"] = {
-                    path: keras.saving.serialize_keras_object(layer) for path, layer in inside
-                }
+            config["switched"] = serialized_switched(inside_layers(self))
         return config
 
     @classmethod

@@ -83,3 +83,12 @@ def inside_layers(model: keras.Model) -> list[tuple[str, Layer]]:
 
     direct = in_graph(model)
     return [(path, layer) for path, layer in walk(model) if id(layer) not in direct]
+
+
+def serialized_switched(layers: list[tuple[str, Layer]]) -> dict[str, Any]:
+    """Return the configurations of the switched ones among some layers, by their paths."""
+    return {
+        path: keras.saving.serialize_keras_object(layer)
+        for path, layer in layers
+        if isinstance(layer, SwitchedDense)
+    }
