@@ -11,10 +11,9 @@ printed: below 1, the option is faster. The switcher has its turns throughout.
 import argparse
 import os
 import statistics
-from pathlib import Path
 from typing import Any
 
-from step_time import batches, block_seconds, block_steps
+from step_time import batches, block_seconds, block_steps, count, new_file
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -83,8 +82,8 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("-b", "--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=40, help="about how many a block has")
-    parser.add_argument("--rounds", type=int, default=5, help="blocks of each option")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--rounds", type=count, default=5, help="blocks of each option")
+    parser.add_argument("--json", type=new_file, help="where to write the figures")
     args = parser.parse_args()
     args.image = tuple(args.image)
     if args.steps < 2 * TOGETHER:

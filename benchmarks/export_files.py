@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from step_time import new_file
 
 from keras_switcher.compare.cell import CELL_FILE
 from keras_switcher.compare.plan import MODEL_FILE, PLAN_FILE, RESULT_FILE
@@ -103,12 +104,10 @@ def main() -> None:
         "--dataset", help="what the files are proved with (default: the comparison's, or mnist5k)"
     )
     parser.add_argument("--seed", type=int, default=0, help="whose networks are exported")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--json", type=new_file, help="where to write the figures")
     args = parser.parse_args()
     if args.comparison is not None and not (args.comparison / PLAN_FILE).is_file():
         parser.error(f"expected --comparison to be one's folder. Received: {args.comparison}")
-    if args.json and not args.json.absolute().parent.is_dir():
-        parser.error(f"expected --json in a folder that exists. Received: {args.json}")
     with tempfile.TemporaryDirectory() as scratch:
         here = Path(scratch).resolve()
         comparison = args.comparison or trained(

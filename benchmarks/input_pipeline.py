@@ -12,10 +12,9 @@ import argparse
 import os
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
-from step_time import block_seconds
+from step_time import block_seconds, count, new_file
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -93,8 +92,8 @@ def main() -> None:
     parser.add_argument("-b", "--batch-size", type=int, default=64)
     parser.add_argument("--augmentation", default="crop_flip")
     parser.add_argument("--steps", type=int, default=20, help="training steps in a block")
-    parser.add_argument("--pairs", type=int, default=7, help="blocks on each kind of data")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--pairs", type=count, default=7, help="blocks on each kind of data")
+    parser.add_argument("--json", type=new_file, help="where to write the figures")
     args = parser.parse_args()
     args.image = tuple(args.image)
     result = measure(args)

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from step_time import count
+
 ROOT = Path(__file__).parent.parent
 _STATE = re.compile(r"^(?:\[(\d+)\] )?DEBUG\s+State after epoch (\d+): (\w+)", re.MULTILINE)
 
@@ -23,11 +25,11 @@ def train(workers: int, seed: int, flags: list[str], folder: Path) -> dict[str, 
     """Train one network; return its figures."""
     launcher = ["-m", "keras_switcher.launch", "--workers", str(workers), "--show-all"]
     command = [
-        *(sys.executable, *(launcher if workers > 1 else []), "train.py", *flags),
+        *(sys.executable, *(launcher if workers > 1 else []), str(ROOT / "train.py"), *flags),
         *("--seed", str(seed), "--run-dir", str(folder), "--no-dense-baseline", "--verbose"),
         *("--strategy", "multiworker" if workers > 1 else "none"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     output = done.stdout + done.stderr
     if done.returncode:
         raise SystemExit(f"Expected the training to succeed.\n{output[-4000:]}")
@@ -57,11 +59,20 @@ def train(workers: int, seed: int, flags: list[str], folder: Path) -> dict[str, 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0] if __doc__ else None,
+        epilog="All other flags are those of train.py.",
+        # `--seed` is not `--seeds`.
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workers", type=count, default=2)
+    parser.add_argument("--seeds", type=count, default=3)
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     options, flags = parser.parse_known_args()
+    if options.workers < 2:
+        parser.error(f"expected --workers to be 2 or more. Received: {options.workers}")
+    if options.out.exists():
+        parser.error(f"expected --out to be a new folder. Received: {options.out}, which exists")
     options.out.mkdir(parents=True)
     rows = []
     for seed in range(options.seeds):

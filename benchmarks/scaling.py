@@ -33,7 +33,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from multiworker import train
-from step_time import block_seconds
+from step_time import block_seconds, count, new_file
 
 from keras_switcher import Alternation, UnitSwitcher, switch
 from keras_switcher.runs import write_json
@@ -170,13 +170,13 @@ def main() -> None:
     parser.add_argument("--units", type=int, nargs="+", default=[128, 256, 512, 1024, 2048])
     parser.add_argument("--inputs", type=int, nargs="+", default=[196, 392, 784, 1568])
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 64, 128, 256, 512])
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--workers", type=count, nargs="*", default=[1, 2])
     parser.add_argument(
         "--hidden", type=int, default=64, help="the switcher's hidden layer; 0 for none"
     )
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--steps", type=count, default=40)
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--json", type=new_file, help="where to write the figures")
     args = parser.parse_args()
     for name in ("units", "inputs", "batches", "workers"):
         if len(set(getattr(args, name))) == 1:

@@ -17,6 +17,7 @@ one of them, and the part of it above the size that the process had after its im
 import argparse
 import gc
 import importlib
+import importlib.util
 import json
 import logging
 import math
@@ -32,6 +33,23 @@ PLAIN, SWITCHED = "plain", "switched"
 TFMOT = "tfmot"
 # By default, tfmot chooses anew once in this many steps.
 PRUNING_STEPS = 100
+
+
+def count(text: str) -> int:
+    """Return the value of a flag that is an integer >= 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1. Received: {text}")
+    return int(text)
+
+
+def new_file(text: str) -> Path:
+    """Return the value of a flag that names a file to write, before anything is measured."""
+    path = Path(text).expanduser()
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(
+            f"expected a file in a folder that exists. Received: {text}"
+        )
+    return path
 
 
 def build(kind: str, args: argparse.Namespace) -> Any:
@@ -81,7 +99,7 @@ def block_steps(wanted: int, period: int, together: int = 1) -> tuple[int, int]:
     """Return how many steps a block has, and how many come before those that are timed.
 
     The timed steps are a whole number of periods, at least one, and about four fifths of the wanted
-    steps.
+    steps. After them comes one more execution, as `per_step` leaves out the last one.
 
     Args:
         wanted: Number of steps that are wanted.
@@ -90,7 +108,7 @@ def block_steps(wanted: int, period: int, together: int = 1) -> tuple[int, int]:
     """
     before = max(1, math.ceil(wanted / 5 / together)) * together
     whole = math.lcm(period, together)
-    return before + max(1, round((wanted - before) / whole)) * whole, before
+    return before + max(1, round((wanted - before) / whole)) * whole + together, before
 
 
 def block_seconds(model: Any, data: Any, steps: int, before: int | None = None) -> float:
@@ -125,10 +143,13 @@ def block_seconds(model: Any, data: Any, steps: int, before: int | None = None) 
 
 
 def per_step(times: list[tuple[int, float]], before: int) -> float:
-    """Return the seconds per step, given the last batch of each execution and when it ended."""
+    """Return the seconds per step, given the last batch of each execution and when it ended.
+
+    The last execution does not count: at its end, a switched model settles, once in a training.
+    """
     first = next(one for one in times if one[0] >= before - 1)
-    (begun, start), (ended, end) = first, times[-1]
-    if ended == begun:
+    (begun, start), (ended, end) = first, times[-2]
+    if ended <= begun:
         raise SystemExit("Expected several executions in a block: take more --steps.")
     return (end - start) / (ended - begun)
 
@@ -316,8 +337,8 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=126, help="about so many training steps in a block"
     )
-    parser.add_argument("--rounds", type=int, default=9, help="blocks of each model")
-    parser.add_argument("--task-steps", type=int, help="task steps per switcher turn")
+    parser.add_argument("--rounds", type=count, default=9, help="blocks of each model")
+    parser.add_argument("--task-steps", type=count, help="task steps per switcher turn")
     parser.add_argument(
         "--switcher-hidden", type=int, nargs="*", default=(64,), help="widths; none for no layer"
     )
@@ -326,11 +347,11 @@ def main() -> None:
     parser.add_argument("--optimizer", default="adam", help="of the task network")
     parser.add_argument("--precision", default="float32", help="a dtype policy of Keras")
     parser.add_argument("--jit", action="store_true", help="compile by XLA")
-    parser.add_argument("--steps-per-execution", type=int, default=1)
+    parser.add_argument("--steps-per-execution", type=count, default=1)
     parser.add_argument(
         "--no-tfmot", dest="tfmot", action="store_false", help="without the peer on Keras 2"
     )
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--json", type=new_file, help="where to write the figures")
     parser.add_argument("--keras-2", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -341,8 +362,9 @@ def main() -> None:
 
     args.image, args.switcher_hidden = tuple(args.image), tuple(args.switcher_hidden)
     args.task_steps = args.task_steps or Alternation().task_steps
-    if args.json and not args.json.absolute().parent.is_dir():
-        parser.error(f"expected --json in a folder that exists. Received: {args.json}")
+    peer = ("tensorflow_model_optimization", "tf_keras")
+    if args.tfmot and not all(map(importlib.util.find_spec, peer)):
+        parser.error("expected the packages of the extra 'compare', or --no-tfmot")
     args.steps, args.before = block_steps(args.steps, args.task_steps, args.steps_per_execution)
     if args.memory_of:
         import keras_switcher.data  # noqa: F401

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 import keras
 import numpy as np
+from step_time import new_file
 
 from export import flatbuffer, runtime
 from export.benchmark import machine
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1, help="inputs of the layer in one call")
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.2)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=new_file)
     args = parser.parse_args()
     shapes = [tuple(map(int, shape.split("x"))) for shape in args.shapes]
     rows: list[dict[str, Any]] = []

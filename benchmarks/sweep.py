@@ -126,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         epilog="Every option of train.py that is not listed here sets what all runs share.",
+        allow_abbrev=False,
     )
     parser.add_argument("--vary", action="append", default=[], metavar="NAME=VALUE,VALUE")
     networks = ("switched", "dense")

@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from step_time import count, new_file
+
 
 def search(workers: int, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the search; return its seconds and the values of its trials."""
@@ -43,7 +45,6 @@ def search(workers: int, args: argparse.Namespace, folder: Path) -> dict[str, An
     # The training of the trial that ended first began with the others' or before them.
     begun = ends[0] - float(first["seconds"])
     return {
-        "seconds": time.perf_counter() - start,
         "trials_per_hour": 3600 * args.trials / ends[-1],
         "trials_per_hour_once_begun": 3600 * args.trials / (ends[-1] - begun),
         "values": values,
@@ -72,9 +73,9 @@ def main() -> None:
     """Measure, print the figures and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=1, help="searches each way")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--trials", type=count, default=8)
+    parser.add_argument("--rounds", type=count, default=1, help="searches each way")
+    parser.add_argument("--json", type=new_file, help="where to write the figures")
     parser.add_argument("flags", nargs="*", help="of the search, after --")
     args = parser.parse_args()
     if args.workers < 2:

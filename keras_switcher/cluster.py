@@ -52,7 +52,9 @@ def split_address(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError(address)
-    return host.strip("[]"), int(port)
+    host = host.strip("[]")
+    host.encode("idna")  # as a socket will; an error of it is a ValueError
+    return host, int(port)
 
 
 def find_cluster(environment: Mapping[str, str] = os.environ) -> Cluster:

@@ -40,7 +40,7 @@ from keras_switcher.runs import (
 )
 from keras_switcher.signals import StopSignals
 from keras_switcher.strategy import MultiWorkerStrategy
-from keras_switcher.workers import Workers
+from keras_switcher.workers import GPUS, LAUNCHER_FLAGS, Workers
 
 
 @functools.cache
@@ -78,12 +78,27 @@ def execution(config: Config) -> Iterator[Callable[[], AbstractContextManager[An
         if strategy is None:
             yield nullcontext
             return
+        _check_gpus()
         with _in_time(config) if strategy is MultiWorkerStrategy else nullcontext():
             scope = strategy().scope
         # A scope of TensorFlow can be entered only once, and there are two networks.
         yield scope
     finally:
         keras.config.set_dtype_policy(policy)
+
+
+def _check_gpus() -> None:
+    """Check that this process has the GPUs that the launcher has given to it, if it has any."""
+    if not os.environ.get(LAUNCHER_FLAGS):
+        return
+    given = os.environ.get(GPUS, "").split(",")
+    found = tf.config.list_physical_devices("GPU")
+    if len(found) < len(given):
+        raise ConfigError(
+            f"Expected the GPUs {', '.join(given)}, which --gpus-per-worker gives to this worker. "
+            f"Received: {len(found)} that TensorFlow can use. Leave the flag out to train on the "
+            "processor."
+        )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from typing import TextIO
 
 from keras_switcher.cluster import TF_CONFIG, Cluster, to_tf_config
 from keras_switcher.signals import stopping
-from keras_switcher.workers import GRACE, LAUNCHER, LAUNCHER_FLAGS, WorkerLost
+from keras_switcher.workers import GPUS, GRACE, LAUNCHER, LAUNCHER_FLAGS, WorkerLost
 
 # Seconds that the others get to end by themselves when one has failed, and then after SIGTERM.
 _TO_END = GRACE + 5.0
@@ -38,7 +38,6 @@ from keras_switcher.training import main
 sys.exit(main())
 """
 THREADS = "TF_NUM_INTRAOP_THREADS"
-_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclasses.dataclass
@@ -149,7 +148,7 @@ class Launch:
             is_shown = index == 0
             own = {TF_CONFIG: to_tf_config(Cluster(addresses, index))}
             if self.gpus:
-                own[_GPUS] = ",".join(self.gpus[index])
+                own[GPUS] = ",".join(self.gpus[index])
             process = subprocess.Popen(
                 self.command,
                 env={**environment, **own},
@@ -289,10 +288,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command and command[0].endswith(".py") and not Path(command[0]).is_file():
         parser.error(f"expected a script that exists. Received: {command[0]}")
     try:
-        gpus = shared_gpus(options.workers, options.gpus_per_worker, os.environ.get(_GPUS))
+        gpus = shared_gpus(options.workers, options.gpus_per_worker, os.environ.get(GPUS))
     except ValueError as error:
         parser.error(str(error))
-    return Launch(options.workers, command_of(command), options.show_all, sys.stderr, gpus).run()
+    launch = Launch(options.workers, command_of(command), options.show_all, sys.stderr, gpus)
+    try:
+        return launch.run()
+    except OSError as error:
+        parser.error(str(error))
 
 
 def shared_gpus(workers: int, each: int | None, visible: str | None) -> list[list[str]]:
@@ -314,8 +317,7 @@ def shared_gpus(workers: int, each: int | None, visible: str | None) -> list[lis
     if each < 1:
         raise ValueError(f"expected --gpus-per-worker to be 1 or more. Received: {each}")
     needed = workers * each
-    # Only CUDA knows which GPUs there are; a worker whose GPUs are missing ends with TensorFlow's
-    # message.
+    # Only CUDA knows which GPUs there are; workers without theirs are refused by `train.py`.
     names = [str(n) for n in range(needed)] if visible is None else visible.split(",")
     if len(names) < needed or "" in names:
         raise ValueError(

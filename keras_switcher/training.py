@@ -426,3 +426,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show_error(errors, "\n".join([str(error), *getattr(error, "__notes__", [])]))
             return error.exit_status if isinstance(error, Interrupted | RunError) else 2
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 # needed to start them again.
 LAUNCHER = "KERAS_SWITCHER_LAUNCHER"
 LAUNCHER_FLAGS = "KERAS_SWITCHER_LAUNCHER_FLAGS"
+GPUS = "CUDA_VISIBLE_DEVICES"
 # Seconds that TensorFlow gets to notice by itself that a worker is lost.
 GRACE = 10.0
 

@@ -48,11 +48,15 @@ def test_the_program_of_one_s_own_runs(monkeypatch):
         return tf.distribute.OneDeviceStrategy("/cpu:0")
 
     monkeypatch.setattr(strategy, "MultiWorkerStrategy", one_device)
-    inputs = keras.Input((INPUTS,))
-    hidden = keras.layers.Dense(16, "relu")(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(CLASSES)(hidden))
+
+    def build():
+        assert tf.distribute.has_strategy()
+        inputs = keras.Input((INPUTS,))
+        hidden = keras.layers.Dense(16, "relu")(inputs)
+        return keras.Model(inputs, keras.layers.Dense(CLASSES)(hidden))
+
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    given = {"model": model, "loss": loss, "train": tf.data.Dataset.from_tensors(separable())}
+    given = {"build": build, "loss": loss, "train": tf.data.Dataset.from_tensors(separable())}
     exec(blocks("python")[0].replace("epochs=20", "epochs=3, verbose=0"), given)
     assert given["sparse"].sparsity == pytest.approx(0.95, abs=0.01)
 

@@ -106,6 +106,9 @@ def benchmark(script: str, flags: list[str], monkeypatch) -> None:
     """Go as far into a benchmark as to its flags."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     module = importlib.import_module(Path(script).stem)
+    if "--json" in flags:
+        # A checkout has this folder, or `make bench` makes it.
+        Path(flags[flags.index("--json") + 1]).parent.mkdir(parents=True, exist_ok=True)
     parser = argparse.ArgumentParser
     known, parse = parser.parse_known_args, parser.parse_args
     with monkeypatch.context() as patch, pytest.raises(Parsed) as found:

@@ -11,8 +11,12 @@ import pytest
 from command import ROOT
 
 from keras_switcher import launch
+from keras_switcher.checks import ConfigError
+from keras_switcher.config import from_values
+from keras_switcher.fitting import execution
 from keras_switcher.launch import Launch, command_of, free_ports, shared_gpus
 from keras_switcher.signals import stopping
+from keras_switcher.workers import LAUNCHER_FLAGS
 
 # Neither needs TensorFlow: any script can be launched.
 TELLS = """
@@ -259,3 +263,18 @@ def test_launcher_loads_no_tensorflow():
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "keras_switcher.workers" in loaded
     assert not {"tensorflow", "keras"} & loaded
+
+
+def test_a_worker_without_the_gpus_that_it_was_given_does_not_train_on_the_processor(monkeypatch):
+    monkeypatch.setenv(LAUNCHER_FLAGS, "--gpus-per-worker 2 ")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "98,99")
+    config = from_values({"strategy": "multiworker"})
+    with pytest.raises(ConfigError, match="Expected the GPUs 98, 99.* Received: 0 that Tensor"):
+        with execution(config):
+            pass
+
+
+def test_too_many_workers_for_the_ports_are_told(capsys):
+    with pytest.raises(SystemExit):
+        launch.main(["--workers", "1500"])
+    assert "Expected 1500 free ports" in capsys.readouterr().err
