@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if verbose:
                 errors.print_exception()
             show_error(errors, str(error))
-            return 2 if isinstance(error, ConfigError) else error.exit_status
+            return error.exit_status
         except OSError as error:
             if verbose:
                 errors.print_exception()

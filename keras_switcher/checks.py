@@ -12,6 +12,8 @@ from typing import Any, TypeGuard
 class ConfigError(ValueError):
     """A configuration that can't be run; the message says what was expected."""
 
+    exit_status = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Check:

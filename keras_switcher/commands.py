@@ -88,11 +88,11 @@ def run_command(command: Callable[[Console], int], verbose: bool) -> int:
             show_error(errors, str(error))
             errors.print(f"Nothing is lost: go on with {same_command()}.", highlight=False)
             return error.exit_status
-        except (RunError, ConfigError, ValueError, OSError) as error:
+        except (RunError, ConfigError, OSError) as error:
             if verbose:
                 errors.print_exception()
             show_error(errors, str(error))
-            return error.exit_status if isinstance(error, RunError) else 2
+            return getattr(error, "exit_status", 2)
 
 
 @contextmanager

@@ -84,15 +84,35 @@ class Granularity:
 
 registry: Registry[Granularity] = Registry(
     "granularity",
-    "keras_switcher.granularity.registry.register('name')(Granularity('name', size))",
+    "keras_switcher.granularity.register(Granularity('name', size))",
 )
+
+
+def register(granularity: Granularity) -> Granularity:
+    """Register a granularity under its name, and return it.
+
+    Raises:
+        ValueError: If the name is taken by another one, or can't stand in a flag.
+
+    Example:
+
+    ```python
+    from keras_switcher import SwitchedDense, granularity
+
+    granularity.register(granularity.Granularity("block8", 8))
+    layer = SwitchedDense(10, granularity="block8")
+    ```
+    """
+    return registry.register(granularity.name)(granularity)
+
+
 for _granularity in (
     Granularity("connection", 1),
     Granularity("block4", 4),
     Granularity("block16", 16),
     Granularity("unit", None),
 ):
-    registry.register(_granularity.name)(_granularity)
+    register(_granularity)
 
 
 def get(identifier: str | Granularity) -> Granularity:

@@ -308,12 +308,16 @@ def load_data(config: Config) -> "ImageData":
         config: The configuration.
 
     Raises:
-        ConfigError: If a batch is larger than the number of training examples.
+        ConfigError: If the data can't be had, or a batch is larger than the number of training
+            examples.
     """
     from keras_switcher.data import load
 
     options = config.data
-    data = load(options.dataset, options.data_dir, options.limit, options.validation)
+    try:
+        data = load(options.dataset, options.data_dir, options.limit, options.validation)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
     examples, batch = len(data.x_train), config.optimisation.batch_size
     if batch > examples:
         raise ConfigError(
@@ -424,7 +428,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if verbose:
                 errors.print_exception()
             show_error(errors, "\n".join([str(error), *getattr(error, "__notes__", [])]))
-            return error.exit_status if isinstance(error, Interrupted | RunError) else 2
+            return getattr(error, "exit_status", 2)
     return 0
 
 

@@ -19,7 +19,7 @@ from export.csr import Storage
 from export.flatbuffer import read
 from export.sparsify import store
 from export.weights import weights
-from keras_switcher import switchers
+from keras_switcher import granularity, switchers
 from keras_switcher.compare.method import registry as methods
 from keras_switcher.tuning import SwitcherHyperModel, objective
 
@@ -59,7 +59,7 @@ def test_there_are_examples():
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for registry in (switchers.registry, methods):
+    for registry in (switchers.registry, granularity.registry, methods):
         monkeypatch.setattr(registry, "_items", dict(registry._items))
     x, y = small.separable(64, inputs=784)
     plain = keras.Sequential(

@@ -16,7 +16,7 @@ properties = settings(max_examples=30)
 def registered():
     """Registers granularities for one test."""
     before = dict(granularity.registry._items)
-    yield granularity.registry.register
+    yield granularity.register
     granularity.registry._items.clear()
     granularity.registry._items.update(before)
 
@@ -114,7 +114,7 @@ def test_unknown_granularity_is_answered_with_the_nearest_and_all_names(wrong):
     assert str(error.value) == (
         f"Unknown granularity '{wrong}'. Did you mean 'block4'? "
         "Registered: 'block16', 'block4', 'connection', 'unit'. Add your own with "
-        "keras_switcher.granularity.registry.register('name')(Granularity('name', size))."
+        "keras_switcher.granularity.register(Granularity('name', size))."
     )
 
 
@@ -125,7 +125,7 @@ def test_a_granularity_must_be_a_name_or_a_granularity(wrong):
 
 
 def test_own_granularity_works_in_a_layer_and_is_found_again(registered):
-    block3 = registered("block3")(Granularity("block3", np.int64(3)))
+    block3 = registered(Granularity("block3", np.int64(3)))
     layer = SwitchedDense(2, granularity=block3)
     layer.build((None, 7))
     assert layer.switches.shape == (3, 2)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, influences
 from keras_switcher.tuning.space import Space
 
@@ -39,18 +40,18 @@ class Terms:
 
     def __post_init__(self) -> None:
         if self.cost not in COSTS:
-            raise ValueError(
+            raise ConfigError(
                 "Expected `cost` to be 'none', 'parameters' or 'seconds'. "
                 f"Received: cost={self.cost!r}"
             )
         if (self.cost == "none") != (self.cost_weight == 0):
-            raise ValueError(
+            raise ConfigError(
                 "Expected `cost` and a `cost_weight` above 0 together. "
                 f"Received: cost={self.cost!r}, cost_weight={self.cost_weight}"
             )
         for name in ("penalty", "cost_weight"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"Expected `{name}` >= 0. Received: {getattr(self, name)!r}")
+                raise ConfigError(f"Expected `{name}` >= 0. Received: {getattr(self, name)!r}")
 
 
 @dataclasses.dataclass(frozen=True)

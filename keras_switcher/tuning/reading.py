@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import yaml
 
+from keras_switcher.checks import ConfigError
 from keras_switcher.tuning.plan import BEST_FILE, PLAN_FILE, TRIALS_FILE
 
 _PREFIX = "hp:"
@@ -211,8 +212,8 @@ def read_search(folder: Path) -> SearchFiles:
     return SearchFiles(settings, space, tuple(trials), best)
 
 
-def _damaged(path: Path, reason: object) -> ValueError:
-    return ValueError(f"'{path}' is damaged or not a file of a search: {reason}.")
+def _damaged(path: Path, reason: object) -> ConfigError:
+    return ConfigError(f"'{path}' is damaged or not a file of a search: {reason}.")
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
