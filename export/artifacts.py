@@ -126,7 +126,7 @@ class _Builder:
         precision = Precision(self.options.quantize)
         group = 16 if block_of(self.source.model) == 16 else 1
         read = self._converted(self._compacted(group), precision)
-        return self.made("int8", precision, self._stored(read), "CPU, int8 weights")
+        return self.made("int8", precision, self._stored(read), "CPU, small download")
 
     def _compacted(self, group: int, *, gather: bool = True) -> keras.Model:
         return compact(self.source.model, group=group, gather=gather).model
