@@ -13,8 +13,8 @@ from keras_switcher.checks import (
     AMOUNT,
     COUNT,
     INNER_SHARE,
-    RATE,
     SHARE,
+    WAIT,
     Check,
     ConfigError,
     one_of,
@@ -148,7 +148,7 @@ _CHECKS = {
     "batch": COUNT,
     "accuracy_drop": SHARE,
     "threads": _THREADS,
-    "timeout": RATE,
+    "timeout": WAIT,
     "processes": COUNT,
     "port": _PORT,
 }

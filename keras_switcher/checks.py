@@ -78,6 +78,8 @@ def _is_widths(value: Any) -> bool:
 FLAG = Check("true or false", lambda v: isinstance(v, bool))
 COUNT = Check("an integer >= 1", lambda v: is_integer(v) and v >= 1)
 RATE = Check("a number > 0", lambda v: is_number(v) and v > 0)
+# More is too much for the clocks of some systems.
+WAIT = Check("seconds, a number > 0, at most a week", lambda v: is_number(v) and 0 < v <= 604_800)
 SHARE = Check("a share in [0, 1), where 95 % is 0.95", lambda v: is_number(v) and 0 <= v < 1)
 INNER_SHARE = Check("a share in (0, 1)", lambda v: is_number(v) and 0 < v < 1)
 WHOLE_SHARE = Check("a share in [0, 1]", lambda v: is_number(v) and 0 <= v <= 1)

@@ -22,6 +22,7 @@ from keras_switcher.checks import (
     SEED,
     SHARE,
     UNIT_RATE,
+    WAIT,
     WHOLE_SHARE,
     WIDTHS,
     Check,
@@ -229,7 +230,7 @@ class Execution:
     )
     """mirrored spreads each batch over all GPUs of this machine; multiworker, over all workers that
     TF_CONFIG or Slurm names (docs/distributed.md)."""
-    worker_timeout: float = _option(600.0, RATE, influences=False)
+    worker_timeout: float = _option(600.0, WAIT, influences=False)
     """Seconds to wait at the start for the other workers of multiworker."""
     deterministic: bool = _option(True, FLAG)
     """Use only deterministic operations: the same seed gives the same numbers, bit for bit."""

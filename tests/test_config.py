@@ -156,6 +156,8 @@ def test_yaml_values_become_those_of_the_option(line, value):
         ("switcher_hidden", None),
         ("epochs", 0),
         ("epochs", "ten"),
+        ("worker_timeout", 0.0),
+        ("worker_timeout", 1e11),
         ("epochs", True),
         ("batch_size", 0),
         ("learning_rate", 0.0),
