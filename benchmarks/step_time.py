@@ -148,7 +148,7 @@ def per_step(times: list[tuple[int, float]], before: int) -> float:
     The last execution does not count: at its end, a switched model settles, once in a training.
     """
     first = next(one for one in times if one[0] >= before - 1)
-    (begun, start), (ended, end) = first, times[-2]
+    (begun, start), (ended, end) = first, times[-2:][0]
     if ended <= begun:
         raise SystemExit("Expected several executions in a block: take more --steps.")
     return (end - start) / (ended - begun)

@@ -35,8 +35,12 @@ def show_compaction(console: Console, compacted: "Compacted") -> None:
 def show_artifacts(console: Console, content: Mapping[str, Any]) -> None:
     """Show the files and, beside them, the one that the converter itself makes of the zeros."""
     # Without lines between the columns, it fits a terminal of 80.
-    table = Table(title="Files: model_....tflite", title_justify="left", padding=(0, 1, 0, 0))
-    table.box = box.SIMPLE_HEAD
+    table = Table(
+        title="Files: model_....tflite",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("file", no_wrap=True)
     entries = [*content["artifacts"], *content.get("peers", [])]
     measured = any(entry["latency_us"] for entry in entries)

@@ -443,8 +443,9 @@ class SwitchedModel(keras.Model):
         """Warn of callbacks that judge the network by its loss before it is sparse."""
         if self.target_sparsity is None or self.phase == SETTLE:
             return
+        judging = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.ModelCheckpoint)
         for callback in callbacks:
-            if getattr(callback, "monitor", "").endswith("sparsity"):
+            if not isinstance(callback, judging) or callback.monitor.endswith("sparsity"):
                 continue
             if isinstance(callback, keras.callbacks.ReduceLROnPlateau):
                 logger.warning(
@@ -452,7 +453,7 @@ class SwitchedModel(keras.Model):
                     "while connections go, the loss may well rise. Use a schedule instead, or take "
                     "it out and `fit` once more with it afterwards: a settled model stays sparse."
                 )
-            elif isinstance(callback, keras.callbacks.ModelCheckpoint) and callback.save_best_only:
+            elif callback.save_best_only:
                 logger.warning(
                     "ModelCheckpoint(save_best_only=True) may keep an epoch of before the "
                     "structure settles, whose network is dense or half sparse, in %s. Take it out, "

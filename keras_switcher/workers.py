@@ -38,8 +38,8 @@ from keras_switcher.runs import RunError
 
 logger = logging.getLogger(__name__)
 
-# In the environment of the launcher's workers: its process id, and those of its flags that are
-# needed to start them again.
+# In the environment of the launcher's workers: its process id, those of its flags that are needed
+# to start them again, and, with these, the GPUs of each worker.
 LAUNCHER = "KERAS_SWITCHER_LAUNCHER"
 LAUNCHER_FLAGS = "KERAS_SWITCHER_LAUNCHER_FLAGS"
 GPUS = "CUDA_VISIBLE_DEVICES"

@@ -175,3 +175,22 @@ def test_a_layer_that_two_models_inside_share_stays_one():
     assert len(switched.switched_layers()) == 3
     assert len(strip(switched).weights) == len(model.weights) == 6
     np.testing.assert_array_equal(strip(switched)(X), model(X))
+
+
+@REGISTER
+class Nameless(keras.layers.Layer):
+    """A layer whose configuration leaves its name out."""
+
+    def call(self, inputs):
+        return 2 * inputs
+
+    def get_config(self):
+        return {}
+
+
+def test_a_layer_whose_configuration_has_no_name_keeps_it():
+    inputs = keras.Input((INPUTS,))
+    model = keras.Model(inputs, keras.layers.Dense(CLASSES)(Nameless(name="mine")(inputs)))
+    names = [layer.name for layer in model.layers]
+    assert [layer.name for layer in switch(model).layers] == names
+    assert [layer.name for layer in strip(switch(model)).layers] == names

@@ -230,6 +230,12 @@ def test_a_rate_that_falls_on_a_plateau_is_warned_of_before_the_model_settles(ca
     assert fit(1) == []
 
 
+def test_a_callback_of_ones_own_may_monitor_nothing():
+    own = keras.callbacks.Callback()
+    own.monitor = None
+    compiled(network()).fit(epochs=1, callbacks=[own], **FIT)
+
+
 def test_best_checkpoint_may_follow_the_sparsity(tmp_path):
     path = tmp_path / "best.keras"
     checkpoint = keras.callbacks.ModelCheckpoint(

@@ -79,7 +79,7 @@ class Subclassed(keras.Model):
 
 def subclassed_inside():
     given = keras.Input((12,), name="x")
-    return keras.Model(given, Subclassed(name="my_network")(given))
+    return keras.Model(given, Subclassed()(given))
 
 
 def graph_of_a_subclassed():
