@@ -96,6 +96,11 @@ class Network:
     """Train only the dense layers and the layers after the first of them; the features below are
     computed once, without augmentation. Requires --init-from."""
 
+    @property
+    def name(self) -> str:
+        """What the network is called: by its --model, or by the file that it starts from."""
+        return self.model if self.init_from is None else os.path.basename(self.init_from)
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:

@@ -123,7 +123,7 @@ def _trained(
             whole_dense,
             whole_switched,
         )
-        from keras_switcher.report import write_report
+        from keras_switcher.report.page import FinishedRun, page
 
         # Workers are silent while TensorFlow's servers meet, so wait here for those that are slow
         # to load TensorFlow.
@@ -209,7 +209,8 @@ def _trained(
                     }
                     text = json.dumps(summary, indent=2) + "\n"
                     folder.write_text(SUMMARY_FILE, text)
-                    write_report(folder.path)
+                    run = FinishedRun(config, summary, rows, switched)
+                    folder.write_text(REPORT_FILE, page(run))
                     folder.finish()
                     return text.encode()
 
@@ -364,11 +365,9 @@ def _summary(
     parameters = stripped.count_params()
     off = sum(layer["connections"] - layer["on"] for layer in layers)
     phases = [row["phase"] for row in rows]
-    start = config.network.init_from
     return {
-        # The name in --model is not that of a network from a file.
-        "model": config.network.model if start is None else Path(start).name,
-        "init_from": start,
+        "model": config.network.name,
+        "init_from": config.network.init_from,
         "freeze_trunk": config.network.freeze_trunk,
         "dataset": config.data.dataset,
         "dataset_source": data.source,

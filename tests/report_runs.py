@@ -1,25 +1,27 @@
-"""Small run folders for the tests of the report, made without training, and a reader of pages."""
+"""Small runs for the tests of the report, made without training, and a reader of pages."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import yaml
 
 import keras_switcher
+from keras_switcher.config import from_values
 from keras_switcher.layers import switched_layers
 from keras_switcher.metrics import layer_table
+from keras_switcher.report.page import FinishedRun
 
+_COLUMNS = "epoch phase loss accuracy sparsity val_loss val_accuracy learning_rate seconds".split()
 HISTORY = [
-    "epoch,phase,loss,accuracy,sparsity,val_loss,val_accuracy,learning_rate,seconds",
-    "1,warmup,2.25,0.25,0.0,2.0,0.3,0.001,1.5",
-    "2,alternate,1.5,0.5,0.4,1.25,0.55,0.001,1.0",
-    "3,alternate,1.0,0.625,0.7,0.9,0.65,0.001,1.0",
-    "4,settle,0.75,0.75,0.75,0.8,0.7,0.0005,0.75",
+    dict(zip(_COLUMNS, values, strict=True))
+    for values in (
+        (1, "warmup", 2.25, 0.25, 0.0, 2.0, 0.3, 0.001, 1.5),
+        (2, "alternate", 1.5, 0.5, 0.4, 1.25, 0.55, 0.001, 1.0),
+        (3, "alternate", 1.0, 0.625, 0.7, 0.9, 0.65, 0.001, 1.0),
+        (4, "settle", 0.75, 0.75, 0.75, 0.8, 0.7, 0.0005, 0.75),
+    )
 ]
 
 
@@ -65,15 +67,13 @@ def sparse_model(kind: str = "functional", granularity: str = "connection") -> k
     return model
 
 
-def make_run(
-    folder: Path,
+def finished_run(
     model: keras.Model,
     summary: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
-    history: list[str] | None = None,
-) -> dict[str, Any]:
-    """Write the files of a finished run into a folder and return what its summary holds."""
-    folder.mkdir(exist_ok=True)
+    history: Sequence[Mapping[str, Any]] = HISTORY,
+) -> FinishedRun:
+    """Return a run whose summary, but for the values given, has those of a model."""
     layers = layer_table(model)
     connections = sum(row["connections"] for row in layers)
     off = connections - sum(row["on"] for row in layers)
@@ -102,11 +102,7 @@ def make_run(
         "layers": layers,
         **(summary or {}),
     }
-    (folder / "summary.json").write_text(json.dumps(content))
-    (folder / "config.yaml").write_text(yaml.safe_dump({"model": "tiny", **(config or {})}))
-    (folder / "history.csv").write_text("\n".join(history or HISTORY) + "\n")
-    model.save(folder / "model.keras")
-    return content
+    return FinishedRun(from_values(config or {}), content, history, model)
 
 
 class Page(HTMLParser):

@@ -3,20 +3,20 @@ import math
 
 import numpy as np
 import pytest
-from search_folders import make_trial
+from made_searches import make_trial
 
 from keras_switcher.tuning.importance import LEAST_TRIALS, importances
-from keras_switcher.tuning.reading import Parameter
+from keras_switcher.tuning.space import Range
 
 SPACE = {
-    "kind": Parameter("kind", ("unit", "connection")),
-    "unit_width": Parameter("unit_width", (16, 32, 64)),
-    "connection_width": Parameter("connection_width", (4, 8, 16)),
-    "rate": Parameter("rate", (), 1e-4, 1e-1, is_log=True),
-    "warmup": Parameter("warmup", (), 0.0, 1.0),
-    "settle": Parameter("settle", (), 0.0, 1.0),
-    "gate": Parameter("gate", ("step", "relu_tanh", "other")),
-    "granularity": Parameter("granularity", ("connection",)),
+    "kind": Range(("unit", "connection")),
+    "unit_width": Range((16, 32, 64)),
+    "connection_width": Range((4, 8, 16)),
+    "rate": Range((), 1e-4, 1e-1, "log"),
+    "warmup": Range((), 0.0, 1.0),
+    "settle": Range((), 0.0, 1.0),
+    "gate": Range(("step", "relu_tanh", "other")),
+    "granularity": Range(("connection",)),
 }
 
 
@@ -112,7 +112,7 @@ def test_the_budget_is_not_put_down_to_a_hyperparameter():
         for trial in search(60, lambda _, epochs: epochs, budgets=(1, 27))
         for slow in [0.03 if trial.epochs == 27 else 1.0]
     ]
-    space = {**SPACE, "rate": Parameter("rate", (), 1e-6, 1e-1, is_log=True)}
+    space = {**SPACE, "rate": Range((), 1e-6, 1e-1, "log")}
     assert not importances(trials, space).explains
 
 

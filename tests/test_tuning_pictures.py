@@ -2,17 +2,16 @@ import re
 
 import numpy as np
 import pytest
+from made_searches import draw, made_search, make_trial
 from report_runs import Page
-from search_folders import draw, make_search, make_trial
 
+from keras_switcher.tuning import report as report_page
 from keras_switcher.tuning.parallel import axis_ticks, objective_floor, shown_trials
-from keras_switcher.tuning.reading import Parameter
-from keras_switcher.tuning.report import write_report
+from keras_switcher.tuning.space import Range
 
 
-def report(folder, *args, **settings) -> str:
-    make_search(folder, *args, **settings)
-    return write_report(folder).read_text("utf-8")
+def report(*args, **values) -> str:
+    return report_page.page(made_search(*args, **values))
 
 
 def picture(text: str, name: str) -> str:
@@ -27,12 +26,12 @@ def line(svg: str, identity: str) -> np.ndarray:
     return np.array([[float(x) for x in p.split()] for p in re.findall(r"[ML] ([\d. -]+)", path)])
 
 
-def test_progress_marks_each_trial_by_how_it_ended(tmp_path):
+def test_progress_marks_each_trial_by_how_it_ended():
     random = np.random.default_rng(0)
     objectives = [0.90, None, 0.95, 0.93, -8.0, 0.96]
     trials = [make_trial(n, value, draw(random), 3) for n, value in enumerate(objectives)]
     trials[3] = make_trial(3, 0.93, draw(random), 9, "hopeless")
-    text = report(tmp_path, trials)
+    text = report(trials)
     svg = picture(text, "progress")
     found = re.findall(r'id="progress-(trial|hopeless|failed)-(\d+)"', svg)
     kinds = ["trial", "failed", "trial", "hopeless", "trial", "trial"]
@@ -68,19 +67,19 @@ def test_axis_of_objectives_shows_half_of_the_trials_at_least():
     assert floor(None, None) == 0.0
 
 
-def test_parallel_lines_meet_their_values_on_each_axis(tmp_path):
+def test_parallel_lines_meet_their_values_on_each_axis():
     space = {
-        "kind": {"values": ["unit", "connection"]},
-        "width": {"values": [16, 32, 64]},
-        "rate": {"min": 1e-4, "max": 1e-2, "sampling": "log", "kind": "float"},
-        "same": {"values": [1, 2]},
+        "kind": Range(("unit", "connection")),
+        "width": Range((16, 32, 64)),
+        "rate": Range((), 1e-4, 1e-2, "log"),
+        "same": Range((1, 2)),
     }
     rows = [("unit", 16, 1e-4), ("unit", 64, 1e-3), ("connection", None, 1e-2)]
     trials = [
         make_trial(n, 0.7 + 0.1 * n, dict(zip(space, (*row, 2), strict=True)))
         for n, row in enumerate(rows)
     ]
-    text = report(tmp_path, trials, space=space)
+    text = report(trials, space=space)
     svg = picture(text, "parallel")
     first, second, best = (line(svg, f"parallel-line-{n}")[:, 0] for n in ("0000", "0001", "best"))
     assert len(best) == 4  # kind, width, rate and the objective
@@ -104,27 +103,27 @@ def test_only_greatest_budgets_are_drawn_of_many_trials():
 
 
 def test_ticks_are_the_values_or_round_numbers_between():
-    log = axis_ticks(Parameter("rate", (), 1e-4, 1e-1, is_log=True))
+    log = axis_ticks(Range((), 1e-4, 1e-1, "log"))
     assert [text for _, text in log] == ["0.0001", "0.001", "0.01", "0.1"]
     assert [place for place, _ in log] == pytest.approx([0, 1 / 3, 2 / 3, 1])
-    linear = axis_ticks(Parameter("warmup", (), 0.0, 0.3))
+    linear = axis_ticks(Range((), 0.0, 0.3))
     assert [text for _, text in linear] == ["0", "0.1", "0.2", "0.3"]
-    assert axis_ticks(Parameter("gate", ("step", True))) == [(0, "step"), (1, "true")]
+    assert axis_ticks(Range(("step", True))) == [(0, "step"), (1, "true")]
 
 
-def test_importance_is_shown_where_trials_tell(tmp_path):
+def test_importance_is_shown_where_trials_tell():
     random = np.random.default_rng(1)
     drawn = [draw(random) for _ in range(40)]
     trials = [make_trial(n, v["warmup"] + 0.5, v) for n, v in enumerate(drawn)]
-    text = report(tmp_path, trials)
+    text = report(trials)
     page = Page(text)
     assert 'id="importance-bar-13"' in text and "On held-out trials it has R² =" in page.text
     (alt,) = [s["aria-label"] for s in page.all("svg") if "Importance" in s["aria-label"]]
     assert re.match(r"Importance of 14 hyperparameters, greatest first: warmup \d\.\d\d ±", alt)
 
 
-def test_importance_is_not_shown_where_trials_tell_nothing(tmp_path):
+def test_importance_is_not_shown_where_trials_tell_nothing():
     random = np.random.default_rng(2)
     trials = [make_trial(n, random.uniform(0.9, 0.95), draw(random)) for n in range(20)]
-    text = report(tmp_path, trials)
+    text = report(trials)
     assert "The trials do not explain the objective" in text and "importance-bar" not in text

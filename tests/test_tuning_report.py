@@ -1,24 +1,17 @@
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from made_searches import draw, hyperband_trials, made_search, make_trial
 from report_runs import Page
-from search_folders import best_json, draw, hyperband_trials, make_search, make_trial
 
-from keras_switcher.runs import WriteError
-from keras_switcher.tuning.reading import best_of
-from keras_switcher.tuning.report import write_report
-
-FILES = ("search.yaml", "trials.csv", "best.json")
+from keras_switcher.tuning import report as report_page
+from keras_switcher.tuning.results import best_of
+from keras_switcher.tuning.space import Range
 
 
-def report(folder: Path, *args, **settings) -> str:
-    make_search(folder, *args, **settings)
-    return write_report(folder).read_text("utf-8")
+def report(*args, **values) -> str:
+    return report_page.page(made_search(*args, **values))
 
 
 def cards(text: str) -> dict[str, tuple[str, str]]:
@@ -37,19 +30,11 @@ def trials():
 
 
 @pytest.fixture(scope="module")
-def folder(trials, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("search")
-    make_search(folder, trials, best_json(best_of(trials)))
-    write_report(folder)
-    return folder
+def text(trials):
+    return report(trials, 0.9731)
 
 
-@pytest.fixture(scope="module")
-def text(folder):
-    return (folder / "report.html").read_text("utf-8")
-
-
-def test_page_is_well_formed_and_loads_nothing(folder, text):
+def test_page_is_well_formed_and_loads_nothing(text):
     page = Page(text)
     assert page.open == []
     ids = [attributes["id"] for _, attributes, _ in page.elements if "id" in attributes]
@@ -63,7 +48,6 @@ def test_page_is_well_formed_and_loads_nothing(folder, text):
     assert not {"script", "link", "iframe", "object", "base", "form", "img"} & tags
     assert not [k for k, _ in values if k.startswith("on") or k in ("src", "srcset")]
     assert not re.findall(r"https?:|file:|@import|url\((?!#)", text)
-    assert str(folder) not in text
 
 
 def test_blind_readers_get_words_and_headers(text):
@@ -126,23 +110,22 @@ def test_table_has_all_trials_best_first(trials, text):
     assert {row[5] for row in rows if row[4] == "hopeless"} <= {"1 of 3", "1 of 9", "1 of 27"}
 
 
-def test_search_under_way_with_few_trials_says_what_is_missing(trials, tmp_path):
+def test_search_under_way_with_few_trials_says_what_is_missing(trials):
     three = [trial for trial in trials if trial.objective is not None][:3]
-    words = Page(report(tmp_path, three)).text
+    text = report(three)
+    words = Page(text).text
     assert "The search is not finished. 3 trials of 60 have ended" in words
     assert "Too few trials to tell. It takes 10" in words
     assert "being the folder of this search, once the search has written this file" in words
     assert "So far 3 have the most frequent budget, and 3 differ." in words
-    assert cards((tmp_path / "report.html").read_text())["Validation accuracy"][1] == (
-        f"of trial {best_of(three).name}"
-    )
+    assert cards(text)["Validation accuracy"][1] == f"of trial {best_of(three).name}"
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_search_without_an_objective_can_be_reported(tmp_path, count):
+def test_search_without_an_objective_can_be_reported(count):
     random = np.random.default_rng(0)
     trials = [make_trial(n, None, draw(random)) for n in range(count)]
-    text = report(tmp_path, trials, target_sparsity=None)
+    text = report(trials, target_sparsity=None)
     page = Page(text)
     assert page.open == [] and not page.all("svg")
     assert page.text.count("No trial has an objective yet.") == 2
@@ -150,18 +133,17 @@ def test_search_without_an_objective_can_be_reported(tmp_path, count):
     assert ("No trial has ended yet." in page.text) == (count == 0)
 
 
-def test_a_single_trial_can_be_reported(tmp_path):
-    text = report(tmp_path, [make_trial(0, 0.9, draw(np.random.default_rng(0)))])
+def test_a_single_trial_can_be_reported():
+    text = report([make_trial(0, 0.9, draw(np.random.default_rng(0)))])
     assert Page(text).open == []
     assert "There are no two trials yet whose hyperparameters differ." in text
 
 
-def test_hostile_names_stay_text(tmp_path):
+def test_hostile_names_stay_text():
     evil = "</code></svg></style>\"'><script>alert(1)</script>$\\x$"
     trials = [make_trial(n, 0.9 + 0.01 * n, {evil: f"{evil}{n}", "b": n}) for n in range(3)]
-    text = report(
-        tmp_path, trials, model=evil, dataset=evil, oracle=evil, space={evil: {"values": [evil]}}
-    )
+    space = {evil: Range(tuple(f"{evil}{n}" for n in range(3))), "b": Range((), 0, 2)}
+    text = report(trials, model=evil, dataset=evil, oracle=evil, space=space)
     page = Page(text)
     assert page.open == [] and not page.all("script")
     assert page.text.count("<script>alert(1)</script>") >= 8
@@ -178,47 +160,5 @@ def test_nothing_is_wider_than_a_phone(text):
     assert text.count("wide-picture") == text.count('class="scroll wide-picture"') + 1
 
 
-def test_same_files_give_the_same_report(folder, text, tmp_path):
-    for name in FILES:
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-    assert write_report(tmp_path).read_text("utf-8") == text
-
-
-def test_report_is_replaced_at_once_or_not_at_all(tmp_path, monkeypatch):
-    make_search(tmp_path, [make_trial(0, 0.9, {"a": 1})])
-    (tmp_path / "report.html").write_text("the report before")
-
-    def full(source, target):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        with pytest.raises(WriteError, match="The disk is full"):
-            write_report(tmp_path)
-    assert (tmp_path / "report.html").read_text() == "the report before"
-    assert write_report(tmp_path) == tmp_path / "report.html"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("report.html", "search.yaml", "trials.csv")
-    ]
-
-
-def test_neither_tensorflow_nor_keras_is_needed(tmp_path):
-    make_search(tmp_path, hyperband_trials(20)[:5])
-    code = """
-import importlib, os, pathlib, sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("tensorflow", "keras", "keras_tuner"):
-            raise ImportError(name)
-
-sys.meta_path.insert(0, Refuse())
-# As a command does before it imports a package that would load them all.
-for package in ("keras_switcher", "keras_switcher.tuning"):
-    os.environ["KERAS_SWITCHER_FLAGS_FIRST"] = "1"
-    importlib.import_module(package)
-from keras_switcher.tuning.report import write_report
-write_report(pathlib.Path(sys.argv[1]))
-"""
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
-    assert (tmp_path / "report.html").read_text().endswith("</html>\n")
+def test_same_results_give_the_same_report(trials, text):
+    assert report(trials, 0.9731) == text

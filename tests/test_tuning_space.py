@@ -171,3 +171,27 @@ def test_a_file_that_is_no_mapping_is_told(tmp_path, text):
         read_space(path)
     with pytest.raises(ConfigError, match="Can't read the search space"):
         read_space(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("searched", "listed"),
+    [
+        (Range(("step", "other", True)), ("step", "other", True)),
+        (Range((8, 2, 4.5)), (2, 4.5, 8)),
+        (Range((), 10, 16), (10, 11, 12, 13, 14, 15, 16)),
+        (Range((), 0, 8), ()),
+        (Range((), 1, 4, "log"), ()),
+        (Range((), 0.0, 2.0), ()),
+    ],
+)
+def test_few_values_are_listed(searched, listed):
+    assert searched.listed == listed
+
+
+def test_values_have_their_positions_between_the_ends():
+    assert [Range(("a", "b", "c")).position(value) for value in "abc"] == [0, 0.5, 1]
+    assert Range((8, 2, 4)).position(4) == 0.5
+    assert Range((), 0.0, 4.0).position(1) == 0.25
+    assert Range((), 1e-4, 1e-2, "log").position(1e-3) == pytest.approx(0.5)
+    assert Range(("a",)).position("a") == 0
+    assert Range((), 2.0, 2.0).position(2.0) == 0.5

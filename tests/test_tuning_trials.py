@@ -3,20 +3,19 @@ import json
 import keras_tuner
 import numpy as np
 import pytest
+from made_searches import made_search, make_trial
 
 from keras_switcher.config import from_values
 from keras_switcher.data import ImageData
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.tuning.plan import Terms
-from keras_switcher.tuning.reading import best_of
-from keras_switcher.tuning.space import Space
+from keras_switcher.tuning.results import best_of
+from keras_switcher.tuning.space import Range, Space
 from keras_switcher.tuning.trials import (
     Hopeless,
-    Row,
     StopHopeless,
     TrialModel,
     read_result,
-    to_csv,
 )
 
 
@@ -135,23 +134,25 @@ def test_a_signal_ends_a_trial_and_leaves_no_result(tmp_path):
     assert not (model.folder / "result.json").exists()
 
 
-def row(trial, objective, epochs=9, **result):
-    status = "FAILED" if objective is None else "COMPLETED"
-    return Row(trial, status, objective, objective, 0.95, {"epochs": epochs, **result}, {"a": 1})
-
-
 def test_the_best_is_among_the_longest_that_were_not_stopped():
-    rows = [
-        *(row("0", 0.99, epochs=3), row("1", 0.9), row("2", 0.95, stopped="hopeless")),
-        *(row("3", 0.92), row("4", 0.92), row("5", None)),
+    trials = [
+        make_trial(0, 0.99, {}, epochs=3),
+        make_trial(1, 0.9, {}),
+        make_trial(2, 0.95, {}, stopped="hopeless"),
+        make_trial(3, 0.92, {}),
+        make_trial(4, 0.92, {}),
+        make_trial(5, None, {}),
     ]
-    assert best_of(rows).trial == "3"
-    assert best_of(rows[:1]).trial == "0"
-    assert best_of([rows[2], rows[5]]) is None
+    assert best_of(trials) is trials[3]
+    assert best_of(trials[:1]) is trials[0]
+    assert best_of([trials[2], trials[5]]) is None
 
 
 def test_a_table_has_an_empty_cell_where_there_is_no_value():
-    header, first, second = to_csv([row("0", None), row("1", 0.5)], ["a", "b"]).splitlines()
+    space = {"a": Range((1, 2)), "b": Range((0.5, 1.0)), "fixed": Range((3,))}
+    trials = [make_trial(0, None, {"a": 1, "b": None}), make_trial(1, 0.5, {"a": 2, "b": 0.5})]
+    header, first, second = made_search(trials, space=space).to_csv().splitlines()
     assert header.endswith(",worker,hp:a,hp:b")
-    assert first.startswith("0,FAILED,,,,0.95,9,") and first.endswith(",1,")
-    assert second.startswith("1,COMPLETED,,0.5,0.5,0.95,9,")
+    assert first.startswith("0000,FAILED,,,,,9,1,180.0,,") and first.endswith(",1,")
+    assert second.startswith("0001,COMPLETED,,0.5,0.5,0.951,9,9,180.0,54321,")
+    assert second.endswith(",2,0.5")

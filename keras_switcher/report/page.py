@@ -1,5 +1,6 @@
 """The page of the report: its content, section by section."""
 
+import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -10,21 +11,38 @@ import numpy as np
 import tensorflow as tf
 
 import keras_switcher
+from keras_switcher.config import Config, to_yaml
 from keras_switcher.report.connections import Connections, connections_of
 from keras_switcher.report.curves import training_figures
 from keras_switcher.report.frame import cards, document, section
 from keras_switcher.report.masks import density_figure, pixel_figures, units_figure
-from keras_switcher.report.run_files import RunFiles
 from keras_switcher.report.tables import comparison_table, epoch_table, layer_table
 from keras_switcher.report.wording import counted, difference, percent
 from keras_switcher.runs import CONFIG_FILE
 
 
-def page(run: RunFiles) -> str:
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """What a run has come to.
+
+    Args:
+        config: Its configuration.
+        summary: The content of `summary.json`.
+        history: One row per epoch: `epoch`, `phase` and the figures that Keras logs.
+        model: The switched model.
+    """
+
+    config: Config
+    summary: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    model: keras.Model
+
+
+def page(run: FinishedRun) -> str:
     """Return the report of a run.
 
     Args:
-        run: What the run left in its folder.
+        run: The run.
 
     Returns:
         A whole HTML document, which loads nothing else; the same input gives the same text.
@@ -45,16 +63,16 @@ def page(run: RunFiles) -> str:
 {section("layers", "Switched layers", layers)}
 </div>
 {section("masks", "Masks", _masks(connections))}
-{section("again", "The same run again", _again(run.config_text))}""",
+{section("again", "The same run again", _again(run.config))}""",
     )
 
 
-def _lead(run: RunFiles) -> str:
-    summary, start = run.summary, run.config.get("init_from")
+def _lead(run: FinishedRun) -> str:
+    summary, start = run.summary, run.config.network.init_from
     origin = ""
     if start is not None:
         origin = f" Started from the trained weights of {start}"
-        if run.config.get("freeze_trunk"):
+        if run.config.network.freeze_trunk:
             origin += ", of which only the dense layers, and what follows them, went on learning"
         origin += "."
     return escape(
@@ -65,13 +83,13 @@ def _lead(run: RunFiles) -> str:
     )
 
 
-def _notice(run: RunFiles) -> str:
+def _notice(run: FinishedRun) -> str:
     """Return a notice if the run did not use the whole data set."""
-    source, limit = run.summary["dataset_source"], run.config.get("limit")
+    source, limit = run.summary["dataset_source"], run.config.data.limit
     reasons = [f"its images are {source}"] if "embedded" in source.lower() else []
     examples = run.summary["train_examples"] + run.summary["validation_examples"]
     # One above the number of examples limits nothing.
-    if limit is not None and not (isinstance(limit, int) and limit > examples):
+    if limit is not None and limit <= examples:
         reasons.append(f"it used only the first {limit} examples for training and for the test")
     if not reasons:
         return ""
@@ -119,7 +137,7 @@ def _headline(summary: Mapping[str, Any]) -> str:
     return cards(rows)
 
 
-def _training(run: RunFiles) -> str:
+def _training(run: FinishedRun) -> str:
     summary = run.summary
     figures = "\n".join(training_figures(run.history, summary["target_sparsity"]))
     return f"""<div class="curves">
@@ -168,7 +186,7 @@ def _units_text(layer: Connections) -> str:
     return text
 
 
-def _again(config_text: str) -> str:
+def _again(config: Config) -> str:
     versions = ", ".join(
         f"{name} {version}"
         for name, version in (
@@ -179,7 +197,7 @@ def _again(config_text: str) -> str:
             ("Python", platform.python_version()),
         )
     )
-    launched = "strategy: multiworker" in config_text
+    launched = config.execution.strategy == "multiworker"
     program = "-m keras_switcher.launch --workers N train.py" if launched else "train.py"
     return f"""<pre tabindex="0"><code>python {program} \\
   --config RUN/{CONFIG_FILE} \\
@@ -188,4 +206,4 @@ def _again(config_text: str) -> str:
 {", <code>N</code> the number of workers" if launched else ""}. Software \
 when this report was written: {escape(versions)}.</p>
 <details><summary>The whole configuration: {CONFIG_FILE}</summary>
-<pre tabindex="0"><code>{escape(config_text)}</code></pre></details>"""
+<pre tabindex="0"><code>{escape(to_yaml(config))}</code></pre></details>"""

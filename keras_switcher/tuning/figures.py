@@ -13,10 +13,10 @@ from keras_switcher.tuning.plots import (
     progress_alt,
     progress_picture,
 )
-from keras_switcher.tuning.reading import SearchFiles, Trial
+from keras_switcher.tuning.results import EndedTrial, Results
 
 
-def progress_figure(trials: Sequence[Trial]) -> str:
+def progress_figure(trials: Sequence[EndedTrial]) -> str:
     """Show the objective of each trial in order of ending, or say that there is none.
 
     Args:
@@ -31,7 +31,7 @@ def progress_figure(trials: Sequence[Trial]) -> str:
         for epochs in budgets
     ]
     below = sum(t.objective is not None and t.objective < objective_floor(trials) for t in trials)
-    if any(trial.is_hopeless for trial in trials):
+    if any(trial.stopped for trial in trials):
         keys.append("<span>◇ stopped early</span>")
     if any(trial.objective is None for trial in trials):
         keys.append("<span>× failed</span>")
@@ -49,7 +49,7 @@ def progress_figure(trials: Sequence[Trial]) -> str:
 {progress_picture(trials, progress_alt(trials))}</div></figure>{note}"""
 
 
-def parallel_figure(search: SearchFiles, best: Trial | None) -> str:
+def parallel_figure(search: Results, best: EndedTrial | None) -> str:
     """Show the hyperparameters of the trials, or say that there is nothing to compare.
 
     Args:
@@ -58,8 +58,8 @@ def parallel_figure(search: SearchFiles, best: Trial | None) -> str:
     """
     shown = shown_trials(search.trials)
     space = {
-        name: parameter
-        for name, parameter in search.space.items()
+        name: searched
+        for name, searched in search.space.items()
         if len({trial.values.get(name) for trial in shown}) > 1
     }
     if not space:

@@ -9,7 +9,8 @@ import numpy as np
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import GroupKFold
 
-from keras_switcher.tuning.reading import Parameter, Trial
+from keras_switcher.tuning.results import EndedTrial
+from keras_switcher.tuning.space import Range
 
 # With fewer trials at one budget, no importance is reported.
 LEAST_TRIALS = 10
@@ -85,7 +86,7 @@ class Importances:
 
 
 def importances(
-    trials: Sequence[Trial], space: Mapping[str, Parameter], seed: int = 0
+    trials: Sequence[EndedTrial], space: Mapping[str, Range], seed: int = 0
 ) -> Importances:
     """Find how much each hyperparameter matters for the objective.
 
@@ -110,8 +111,7 @@ def importances(
     Example:
 
     ```python
-    search = read_search(Path("runs/search"))
-    for importance in importances(search.trials, search.space).parameters:
+    for importance in importances(results.trials, results.space).parameters:
         print(importance.name, importance.mean)
     ```
     """
@@ -120,11 +120,11 @@ def importances(
     columns = {
         name: np.array(
             [
-                math.nan if (value := trial.values.get(name)) is None else parameter.position(value)
+                math.nan if (value := trial.values.get(name)) is None else searched.position(value)
                 for trial in scored
             ]
         )
-        for name, parameter in space.items()
+        for name, searched in space.items()
     }
     constant = tuple(n for n, column in columns.items() if len(set(column[_active(column)])) < 2)
     names = [name for name in columns if name not in constant]

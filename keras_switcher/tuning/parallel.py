@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from keras_switcher.report import svg
-from keras_switcher.tuning.reading import Parameter, Trial, Value
+from keras_switcher.tuning.results import EndedTrial
+from keras_switcher.tuning.space import Range, Value
 
 # Width of the figure in inches, and the share of it for names, left of their axes.
 _WIDTH = 4.6
@@ -20,7 +21,7 @@ _MOST_LINES, _LEAST_LINES = 100, 40
 _WIDEST_NAME = 16
 
 
-def objective_floor(trials: Sequence[Trial]) -> float:
+def objective_floor(trials: Sequence[EndedTrial]) -> float:
     """Return where the axis of objectives begins: at least half of the trials lie above.
 
     A trial that misses its target lies so far below that an axis for all trials would show the good
@@ -36,7 +37,7 @@ def objective_floor(trials: Sequence[Trial]) -> float:
     return max(min(objectives), middle - 3 * (best - middle))
 
 
-def shown_trials(trials: Sequence[Trial]) -> list[Trial]:
+def shown_trials(trials: Sequence[EndedTrial]) -> list[EndedTrial]:
     """Return the trials whose hyperparameters are drawn, poorest first.
 
     These are the trials with an objective; if there are many, only those with the greatest budgets.
@@ -54,7 +55,7 @@ def shown_trials(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def parallel_picture(
-    trials: Sequence[Trial], space: Mapping[str, Parameter], best: Trial | None, alt: str
+    trials: Sequence[EndedTrial], space: Mapping[str, Range], best: EndedTrial | None, alt: str
 ) -> str:
     """Draw each trial as a line from axis to axis: one for each hyperparameter, and the objective.
 
@@ -69,7 +70,7 @@ def parallel_picture(
     rows = [*space, "objective"]
     floor = objective_floor(trials)
     objectives = [max(t.objective or 0.0, floor) for t in trials]
-    scale = Parameter("objective", (), min(objectives), max(objectives))
+    scale = Range((), min(objectives), max(objectives))
     is_clipped = any((trial.objective or 0.0) < floor for trial in trials)
     height = 29 * len(rows) + 10
     with svg.style():
@@ -79,9 +80,9 @@ def parallel_picture(
         axes.set_xlim(-0.04, 1.03)
         axes.set_ylim(len(rows) - 1 + 21 / 29, -18 / 29)
         for row, name in enumerate(rows):
-            parameter = space.get(name, scale)
+            searched = space.get(name, scale)
             has_none = any(trial.values.get(name, "") is None for trial in trials)
-            _draw_axis(axes, row, parameter, has_none, is_clipped and name not in space)
+            _draw_axis(axes, row, name, searched, has_none, is_clipped and name not in space)
         ordered = [trial for trial in trials if trial is not best]
         if best is not None and best in trials:
             ordered.append(best)
@@ -104,27 +105,29 @@ def parallel_picture(
         return svg.inline_svg(figure, "parallel", alt)
 
 
-def _place(parameter: Parameter, value: Value | None, share: float) -> float:
+def _place(searched: Range, value: Value | None, share: float) -> float:
     """Return where a line meets an axis; lines of one value lie side by side, by their rank."""
     beside = 0.03 * (share - 0.5)
     if value is None:
         return _NONE + beside
-    place = _FIRST + (_LAST - _FIRST) * parameter.position(value)
-    return place + beside if parameter.values else place
+    place = _FIRST + (_LAST - _FIRST) * searched.position(value)
+    return place + beside if searched.listed else place
 
 
-def _draw_axis(axes: Any, row: int, parameter: Parameter, has_none: bool, is_clipped: bool) -> None:
+def _draw_axis(
+    axes: Any, row: int, name: str, searched: Range, has_none: bool, is_clipped: bool
+) -> None:
     axes.plot([_FIRST - 0.02, _LAST + 0.02], [row, row], color=svg.GRID, linewidth=1, zorder=1)
     axes.text(
         -0.04 - 1.07 * _NAMES / (0.99 - _NAMES),
         row,
-        broken(parameter.name),
+        broken(name),
         fontsize=9.2,
         verticalalignment="center",
         parse_math=False,
         zorder=3,
     )
-    ticks = [(_FIRST + (_LAST - _FIRST) * at, text) for at, text in axis_ticks(parameter)]
+    ticks = [(_FIRST + (_LAST - _FIRST) * at, text) for at, text in axis_ticks(searched)]
     if is_clipped:
         ticks[0] = (ticks[0][0], f"≤ {ticks[0][1]}")
     for place, text in [*([(_NONE, "none")] if has_none else []), *ticks]:
@@ -154,21 +157,22 @@ def broken(name: str) -> str:
     return f"{name[: at + 1]}\n{name[at + 1 :]}"
 
 
-def axis_ticks(parameter: Parameter) -> list[tuple[float, str]]:
+def axis_ticks(searched: Range) -> list[tuple[float, str]]:
     """Return where on its axis, from 0 to 1, a hyperparameter's ticks are, and their texts.
 
     Args:
-        parameter: The hyperparameter. If it has more than six values, only some have a text.
+        searched: The range of a hypersearched. If it has more than six values, only some have a
+            text.
     """
-    if parameter.values:
-        step = math.ceil(len(parameter.values) / 6)
+    if listed := searched.listed:
+        step = math.ceil(len(listed) / 6)
         return [
-            (parameter.position(value), _written(value) if index % step == 0 else "")
-            for index, value in enumerate(parameter.values)
+            (searched.position(value), _written(value) if index % step == 0 else "")
+            for index, value in enumerate(listed)
         ]
-    low, high = parameter.minimum, parameter.maximum
+    low, high = searched.minimum, searched.maximum
     between: list[float] = []
-    if parameter.is_log:
+    if searched.is_log:
         powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
         between = [10.0**power for power in powers]
     else:
@@ -176,9 +180,9 @@ def axis_ticks(parameter: Parameter) -> list[tuple[float, str]]:
             float(tick) for tick in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
         ]
     # The text of a tick beside an end would overlap that of the end.
-    inner = [value for value in between if 0.17 < parameter.position(value) < 0.83]
+    inner = [value for value in between if 0.17 < searched.position(value) < 0.83]
     ends = dict.fromkeys([low, *inner, high])
-    return [(parameter.position(value), _written(value)) for value in ends]
+    return [(searched.position(value), _written(value)) for value in ends]
 
 
 def _written(value: Value) -> str:

@@ -12,13 +12,13 @@ from keras_switcher.report import svg
 from keras_switcher.report.wording import counted
 from keras_switcher.tuning.importance import Importances
 from keras_switcher.tuning.parallel import broken, objective_floor
-from keras_switcher.tuning.reading import Trial, best_of
+from keras_switcher.tuning.results import EndedTrial, best_of
 
 # Width of the figures in inches; an inch has 72 points, Matplotlib's unit of font sizes.
 _WIDTH = 4.6
 
 
-def progress_picture(trials: Sequence[Trial], alt: str) -> str:
+def progress_picture(trials: Sequence[EndedTrial], alt: str) -> str:
     """Draw the objective of each trial in order of ending, and the best so far as a step line.
 
     Args:
@@ -57,11 +57,11 @@ def progress_picture(trials: Sequence[Trial], alt: str) -> str:
         return svg.inline_svg(figure, "progress", alt)
 
 
-def progress_alt(trials: Sequence[Trial]) -> str:
+def progress_alt(trials: Sequence[EndedTrial]) -> str:
     """Say in words what `progress_picture` shows."""
     best = best_of(trials)
     failed = sum(trial.objective is None for trial in trials)
-    hopeless = sum(trial.is_hopeless for trial in trials)
+    hopeless = sum(bool(trial.stopped) for trial in trials)
     reached = "no trial was run to its end"
     if best is not None:
         place = trials.index(best) + 1
@@ -83,7 +83,7 @@ def budget_strength(epochs: int, budgets: Sequence[int]) -> float:
 
 
 def _draw_trial(
-    axes: Any, number: int, trial: Trial, budgets: Sequence[int], floor: float, bottom: float
+    axes: Any, number: int, trial: EndedTrial, budgets: Sequence[int], floor: float, bottom: float
 ) -> None:
     opacity = budget_strength(trial.epochs, budgets)
     size = 3.5 + 3.5 * opacity
@@ -94,16 +94,16 @@ def _draw_trial(
         )
         return
     is_below = trial.objective < floor
-    marker = "v" if is_below else "D" if trial.is_hopeless else "o"
-    colour = svg.INK if trial.is_hopeless else svg.FIRST
+    marker = "v" if is_below else "D" if trial.stopped else "o"
+    colour = svg.INK if trial.stopped else svg.FIRST
     axes.plot(
         [number],
         [bottom if is_below else trial.objective],
         marker=marker,
-        markerfacecolor="none" if trial.is_hopeless else (colour, opacity),
+        markerfacecolor="none" if trial.stopped else (colour, opacity),
         markeredgecolor=colour,
         markeredgewidth=0.9,
-        gid=f"{'hopeless' if trial.is_hopeless else 'trial'}-{number}",
+        gid=f"{'hopeless' if trial.stopped else 'trial'}-{number}",
         markersize=0.8 * size if marker == "D" else size,
         **look,
     )

@@ -3,11 +3,9 @@
 import importlib.resources
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 from keras_switcher.report.frame import cards, document, section, table
 from keras_switcher.report.wording import counted, difference, duration, percent, percent_or_dash
-from keras_switcher.runs import write_text
 from keras_switcher.tuning.figures import (
     importance_figure,
     parallel_figure,
@@ -15,62 +13,23 @@ from keras_switcher.tuning.figures import (
 )
 from keras_switcher.tuning.importance import importances
 from keras_switcher.tuning.plan import BEST_CONFIG_FILE
-from keras_switcher.tuning.reading import (
-    Parameter,
-    SearchFiles,
-    Trial,
-    Value,
-    best_of,
-    read_search,
-)
-
-REPORT_FILE = "report.html"
+from keras_switcher.tuning.results import EndedTrial, Results
+from keras_switcher.tuning.space import Range, Value
 
 # A longer table of trials is folded.
 _SHORT = 20
 
 
-def write_report(folder: Path) -> Path:
-    """Write the report of a search, which may be under way, into its folder.
-
-    Reads `search.yaml`, `trials.csv` and, when the search is over, `best.json`, and writes
-    `report.html`, which needs no other file and no network. An existing report is replaced, at once
-    or not at all. The same files give the same report.
-
-    Args:
-        folder: The search's folder.
-
-    Returns:
-        The path of the report.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If one is damaged.
-        WriteError: If the report can't be written.
-
-    Example:
-
-    ```python
-    write_report(Path("runs/search"))
-    ```
-    """
-    folder = Path(folder)
-    text = page(read_search(folder))
-    write_text(folder / REPORT_FILE, text)
-    return folder / REPORT_FILE
-
-
-def page(search: SearchFiles) -> str:
+def page(search: Results) -> str:
     """Return the report of a search as a whole HTML document, which loads nothing else.
 
     Args:
-        search: What the search left in its folder.
+        search: What the search has come to; the same results give the same report.
     """
-    settings = search.settings
-    best = _best_trial(search)
+    config, best = search.plan.config, search.best
     matters = importance_figure(importances(search.trials, search.space))
     return document(
-        heading=f"{settings['model']} on {settings['dataset']}: search",
+        heading=f"{config.network.name} on {config.data.dataset}: search",
         kind="search report",
         lead=_lead(search),
         notice=_notice(search),
@@ -86,25 +45,18 @@ def page(search: SearchFiles) -> str:
     )
 
 
-def _best_trial(search: SearchFiles) -> Trial | None:
-    if search.best is None:
-        return best_of(search.trials)
-    named = [trial for trial in search.trials if trial.name == str(search.best["trial"])]
-    return best_of(named) or best_of(search.trials)
-
-
-def _lead(search: SearchFiles) -> str:
-    settings = search.settings
-    target = settings["target_sparsity"]
+def _lead(search: Results) -> str:
+    plan = search.plan
+    target = plan.config.switching.target_sparsity
     return escape(
         f"{'No target of the sparsity' if target is None else f'Target sparsity {percent(target)}'}"
-        f". Oracle {settings['oracle']}, {counted(len(search.space), 'hyperparameter')}, at most "
-        f"{counted(settings['max_epochs'], 'epoch')} a trial, seed {settings['seed']}."
+        f". Oracle {plan.oracle}, {counted(len(search.space), 'hyperparameter')}, at most "
+        f"{counted(plan.max_epochs, 'epoch')} a trial, seed {plan.config.optimisation.seed}."
     )
 
 
-def _notice(search: SearchFiles) -> str:
-    if search.best is not None:
+def _notice(search: Results) -> str:
+    if search.test_accuracy is not None:
         return ""
     return (
         '<p class="notice" role="note"><strong>The search is not finished.</strong> '
@@ -112,20 +64,20 @@ def _notice(search: SearchFiles) -> str:
     )
 
 
-def _ended(search: SearchFiles) -> str:
-    planned, ended = search.settings["trials"], len(search.trials)
+def _ended(search: Results) -> str:
+    ended = len(search.trials)
     verb = "has" if ended == 1 else "have"
-    return escape(f"{counted(ended, 'trial')} of {planned} {verb} ended")
+    return escape(f"{counted(ended, 'trial')} of {search.plan.trials} {verb} ended")
 
 
-def _headline(search: SearchFiles, best: Trial | None) -> str:
-    trials, found = search.trials, search.best or {}
-    target, test = search.settings["target_sparsity"], found.get("test_accuracy")
+def _headline(search: Results, best: EndedTrial | None) -> str:
+    trials, test = search.trials, search.test_accuracy
+    target = search.plan.config.switching.target_sparsity
     accuracy = None if best is None else best.val_accuracy
     sparsity = None if best is None else best.sparsity
     aside = "no trial has an objective yet" if best is None else f"of trial {best.name}"
     failed = sum(trial.objective is None for trial in trials)
-    hopeless = sum(trial.is_hopeless for trial in trials)
+    stopped = sum(bool(trial.stopped) for trial in trials)
     workers = len({trial.worker for trial in trials})
     return cards(
         [
@@ -148,8 +100,8 @@ def _headline(search: SearchFiles, best: Trial | None) -> str:
             (
                 "Trials",
                 f"{len(trials) - failed:,}",
-                f"completed, {hopeless:,} of them stopped early; {failed:,} failed; "
-                f"{search.settings['trials']:,} planned",
+                f"completed, {stopped:,} of them stopped early; {failed:,} failed; "
+                f"{search.plan.trials:,} planned",
             ),
             (
                 "Time",
@@ -160,20 +112,19 @@ def _headline(search: SearchFiles, best: Trial | None) -> str:
     )
 
 
-def _best(search: SearchFiles, best: Trial | None) -> str:
+def _best(search: Results, best: EndedTrial | None) -> str:
     if best is None:
         return "<p>No trial has an objective yet.</p>"
-    values = (search.best or {}).get("values", best.values)
     body = "\n".join(
         f'<tr><th scope="row">{_breakable(name)}</th><td>{_breakable(_written(value))}</td>'
-        f"<td>{_breakable(_range(search.space.get(name)))}</td></tr>"
-        for name, value in values.items()
+        f"<td>{_breakable(_range(search.space[name]))}</td></tr>"
+        for name, value in best.active_values.items()
     )
     head = (
         '<tr><th scope="col">Hyperparameter</th><th scope="col">Value</th>'
         '<th scope="col">Searched</th></tr>'
     )
-    when = "" if search.best else ", once the search has written this file"
+    when = "" if search.test_accuracy is not None else ", once the search has written this file"
     objective = "" if best.objective is None else f"its objective is {best.objective:.4f}, "
     return f"""<p>Trial {escape(best.name)}: {objective}after {counted(best.epochs, "epoch")}.</p>
 <div class="card left">{table("Values of the best trial", head, body)}</div>
@@ -186,13 +137,11 @@ def _breakable(name: str) -> str:
     return escape(name).replace("_", "_<wbr>")
 
 
-def _range(parameter: Parameter | None) -> str:
-    if parameter is None:
-        return "–"
-    if parameter.values:
-        return ", ".join(map(_written, parameter.values))
-    scale = ", logarithmic" if parameter.is_log else ""
-    return f"{_written(parameter.minimum)} to {_written(parameter.maximum)}{scale}"
+def _range(searched: Range) -> str:
+    if listed := searched.listed:
+        return ", ".join(map(_written, listed))
+    scale = ", logarithmic" if searched.is_log else ""
+    return f"{_written(searched.minimum)} to {_written(searched.maximum)}{scale}"
 
 
 def _written(value: Value | None) -> str:
@@ -203,7 +152,7 @@ def _written(value: Value | None) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _all_trials(search: SearchFiles) -> str:
+def _all_trials(search: Results) -> str:
     names = list(search.space)
     head = "".join(
         f'<th scope="col">{escape(name)}</th>'
@@ -213,7 +162,7 @@ def _all_trials(search: SearchFiles) -> str:
         )
     )
     ranked = sorted(
-        search.trials, key=lambda t: (t.objective is None, t.is_hopeless, -(t.objective or 0.0))
+        search.trials, key=lambda t: (t.objective is None, bool(t.stopped), -(t.objective or 0.0))
     )
     body = "\n".join(
         f'<tr><th scope="row">{escape(trial.name)}</th>'
@@ -229,7 +178,7 @@ and those that failed last</summary>
 {table("All trials", f"<tr>{head}</tr>", body)}</details>"""
 
 
-def _cells(trial: Trial, names: Sequence[str]) -> list[str]:
+def _cells(trial: EndedTrial, names: Sequence[str]) -> list[str]:
     end = "failed" if trial.objective is None else trial.stopped or "completed"
     ran = trial.epochs if trial.epochs_run is None else trial.epochs_run
     return [

@@ -26,7 +26,7 @@ from keras_switcher.display import say
 from keras_switcher.fitting import data_digest, execution, origin_of
 from keras_switcher.programs import train_command
 from keras_switcher.report.wording import counted
-from keras_switcher.runs import RunError, locked, write_json, write_text
+from keras_switcher.runs import REPORT_FILE, RunError, locked, write_json, write_text
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.training import load_data
 from keras_switcher.tuning import oracles
@@ -34,10 +34,10 @@ from keras_switcher.tuning.folder import check_data
 from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import connections
 from keras_switcher.tuning.plan import BEST_CONFIG_FILE, BEST_FILE, TRIALS, TRIALS_FILE, Plan
-from keras_switcher.tuning.reading import best_of
+from keras_switcher.tuning.results import EndedTrial, Results
 from keras_switcher.tuning.spread import Place
 from keras_switcher.tuning.stopping import PatientOracle
-from keras_switcher.tuning.trials import RESULT_FILE, Row, TrialModel, read_result, to_csv
+from keras_switcher.tuning.trials import RESULT_FILE, TrialModel, ended_trial, read_result
 
 _CHECKPOINT = "checkpoint.weights.h5"
 
@@ -210,7 +210,7 @@ class Search:
                     tuner.search()
         except Interrupted:
             self._update(oracle)
-            self._report()
+            self._report(self._results(oracle))
             raise
         except RuntimeError as error:
             if "bind" not in str(error):
@@ -222,7 +222,7 @@ class Search:
         if oracle.error is not None:
             raise RunError(f"The search can't go on: {oracle.error}") from oracle.error
         if oracle.gave_up:
-            self._report()
+            self._report(self._results(oracle))
             failed = [t for t in oracle.ended_trials if t.status == TrialStatus.FAILED]
             last = read_result(self._trial_folder(failed[-1].trial_id) / RESULT_FILE)
             raise TooManyFailures(
@@ -232,11 +232,11 @@ class Search:
         with self.stop.deferred():
             return self._finish(tuner, oracle, data)
 
-    def _report(self) -> None:
+    def _report(self, results: Results) -> None:
         # The modules that draw it take seconds to load, and workers do without them.
-        from keras_switcher.tuning.report import write_report
+        from keras_switcher.tuning.report import page
 
-        write_report(self.folder)
+        write_text(self.folder / REPORT_FILE, page(results))
 
     def _is_over(self, oracle: Any) -> bool:
         return len(oracle.ended_trials) >= self.plan.trials and not oracle.ongoing_trials
@@ -253,8 +253,12 @@ class Search:
         elif (state / "oracle.json").exists():
             write_text(state / f"{self.place.name}.json", "{}")
 
-    def _rows(self, oracle: Any) -> list[Row]:
-        return [Row.of(trial, self._trial_folder(trial.trial_id)) for trial in oracle.ended_trials]
+    def _results(self, oracle: Any, test_accuracy: float | None = None) -> Results:
+        trials = [
+            ended_trial(trial, self._trial_folder(trial.trial_id), self.plan.space.searched)
+            for trial in oracle.ended_trials
+        ]
+        return Results(self.plan, trials, test_accuracy)
 
     def _trial_folder(self, number: str) -> Path:
         return self.folder / TRIALS / f"trial_{number}"
@@ -262,41 +266,40 @@ class Search:
     def _update(self, oracle: Any) -> None:
         """Write the results of the trials so far, and show the new ones."""
         with self._lock:
-            rows = self._rows(oracle)
-            best = best_of(rows)
-            names = [name for name, range_ in self.plan.space.ranges.items() if not range_.is_fixed]
-            write_text(self.folder / TRIALS_FILE, to_csv(rows, names))
+            results = self._results(oracle)
+            best = results.best
+            write_text(self.folder / TRIALS_FILE, results.to_csv())
             if best is not None:
                 self._write_config(oracle, best)
-            for row in rows[self._shown :]:
-                self._show(row, best, len(rows))
-            self._shown = len(rows)
-            for row in rows:
-                if best is None or row.trial != best.trial:
+            for trial in results.trials[self._shown :]:
+                self._show(trial, best, len(results.trials))
+            self._shown = len(results.trials)
+            for trial in results.trials:
+                if trial is not best:
                     # The weights of every trial would fill a disk.
-                    (self._trial_folder(row.trial) / _CHECKPOINT).unlink(missing_ok=True)
+                    (self._trial_folder(trial.name) / _CHECKPOINT).unlink(missing_ok=True)
 
-    def _write_config(self, oracle: Any, best: Row) -> None:
-        chosen = self.plan.space.choose(oracle.trials[best.trial].hyperparameters.copy())
+    def _write_config(self, oracle: Any, best: EndedTrial) -> None:
+        chosen = self.plan.space.choose(oracle.trials[best.name].hyperparameters.copy())
         write_text(self.folder / BEST_CONFIG_FILE, to_yaml(with_options(self.plan.config, chosen)))
 
-    def _show(self, row: Row, best: Row | None, number: int) -> None:
+    def _show(self, trial: EndedTrial, best: EndedTrial | None, number: int) -> None:
         width = len(str(self.plan.trials))
-        parts = [f"{number:>{width}}/{self.plan.trials}", f"trial {row.trial}"]
-        if row.objective is None:
+        parts = [f"{number:>{width}}/{self.plan.trials}", f"trial {trial.name}"]
+        if trial.objective is None:
             parts.append("failed")
         else:
             parts += [
-                counted(row.epochs, "epoch"),
-                f"validation {100 * (row.val_accuracy or 0):.2f} %",
-                f"sparsity {100 * (row.sparsity or 0):.2f} %",
-                f"objective {row.objective:.4f}",
-                f"{row.result.get('seconds', 0):.1f} s",
+                counted(trial.epochs, "epoch"),
+                f"validation {100 * (trial.val_accuracy or 0):.2f} %",
+                f"sparsity {100 * (trial.sparsity or 0):.2f} %",
+                f"objective {trial.objective:.4f}",
+                f"{trial.seconds or 0:.1f} s",
             ]
-        if row.result.get("stopped"):
-            parts.append(row.result["stopped"])
+        if trial.stopped:
+            parts.append(trial.stopped)
         if best is not None:
-            parts.append(f"best {best.objective:.4f} (trial {best.trial})")
+            parts.append(f"best {best.objective:.4f} (trial {best.name})")
         say(self.console, "  ".join(parts))
 
     def _finish(self, tuner: SwitcherTuner, oracle: Any, data: ImageData) -> dict[str, Any]:
@@ -308,31 +311,31 @@ class Search:
                 f"Nothing new is left to try after {self._shown} of {self.plan.trials} trials: the "
                 "search space has no more.",
             )
-        best = best_of(self._rows(oracle))
+        best = self._results(oracle).best
         if best is None:
             raise TooManyFailures("No trial has come to its end: there is no best one.")
-        trial = oracle.trials[best.trial]
+        trial = oracle.trials[best.name]
         written = self.folder / BEST_FILE
         facts = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
-        if facts.get("trial") != best.trial:
+        if facts.get("trial") != best.name:
             model = tuner.load_model(trial)
             test = evaluation_batches(
                 data.x_test, data.y_test, self.plan.config.optimisation.batch_size
             )
             accuracy = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
             facts = {
-                "trial": best.trial,
+                "trial": best.name,
                 "objective": best.objective,
                 "val_accuracy": best.val_accuracy,
                 "sparsity": best.sparsity,
                 "test_accuracy": accuracy,
                 "connections": connections(model),
-                "switcher_parameters": best.result["switcher_parameters"],
+                "switcher_parameters": best.switcher_parameters,
                 "epochs": best.epochs,
-                "values": dict(best.values),
+                "values": best.active_values,
             }
             write_json(written, facts)
-        self._report()
+        self._report(self._results(oracle, facts["test_accuracy"]))
         return facts
 
 
@@ -348,7 +351,7 @@ def summary(facts: dict[str, Any], folder: Path) -> str:
         f"Best: trial {facts['trial']}, {counted(facts['epochs'], 'epoch')}, validation "
         f"{100 * facts['val_accuracy']:.2f} %, test {100 * facts['test_accuracy']:.2f} %, sparsity "
         f"{100 * facts['sparsity']:.2f} %.\n{values}\nTrain with it: {train_command()} --config "
-        f"{shlex.quote(str(folder / BEST_CONFIG_FILE))}\nReport: {folder / 'report.html'}"
+        f"{shlex.quote(str(folder / BEST_CONFIG_FILE))}\nReport: {folder / REPORT_FILE}"
     )
 
 

@@ -1,6 +1,7 @@
 """The search space: which options of the switching are searched, in which ranges."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -11,6 +12,10 @@ import yaml
 from keras_switcher.checks import ConfigError, is_integer, is_number, nearest
 from keras_switcher.config import check_values, from_values
 
+Value = str | int | float | bool
+
+# Up to this many integers in a row count as values to choose from.
+_FEW_INTEGERS = 8
 # Largest number of hidden layers of a switcher.
 _DEEPEST = 4
 _KINDS = ("unit", "connection")
@@ -67,6 +72,29 @@ class Range:
     def is_integer(self) -> bool:
         """Whether all values from the least to the greatest are integers."""
         return is_integer(self.minimum) and is_integer(self.maximum)
+
+    @property
+    def is_log(self) -> bool:
+        """Whether values between are drawn on a logarithmic scale."""
+        return self.sampling == "log"
+
+    @property
+    def listed(self) -> tuple[Value, ...]:
+        """All values, numbers in ascending order, if they are few enough to list, or none."""
+        if self.values:
+            return tuple(sorted(self.values)) if all(map(is_number, self.values)) else self.values
+        low, high = self.minimum, self.maximum
+        if self.is_integer and not self.is_log and high - low < _FEW_INTEGERS:
+            return tuple(range(int(low), int(high) + 1))
+        return ()
+
+    def position(self, value: Value) -> float:
+        """Return where a value lies, from 0 at the first or least to 1 at the last or greatest."""
+        if listed := self.listed:
+            return listed.index(value) / max(1, len(listed) - 1)
+        scale = math.log if self.is_log else float
+        low, high = scale(self.minimum), scale(self.maximum)
+        return (scale(float(value)) - low) / (high - low) if high > low else 0.5
 
     def declare(self, hyperparameters: Any, name: str) -> Any:
         """Declare it, and return its value.
@@ -176,6 +204,11 @@ class Space:
     """
 
     ranges: Mapping[str, Range]
+
+    @property
+    def searched(self) -> dict[str, Range]:
+        """The ranges of the hyperparameters that are not fixed."""
+        return {name: range_ for name, range_ in self.ranges.items() if not range_.is_fixed}
 
     @classmethod
     def from_yaml(cls, values: Mapping[str, Any] | None = None) -> "Space":

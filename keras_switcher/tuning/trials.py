@@ -1,21 +1,18 @@
 """One trial of a search by the command: its training, and what is kept of it."""
 
-import csv
-import dataclasses
-import io
 import json
 import logging
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
 import keras_tuner
-from keras_tuner.engine.trial import Trial
+from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_switcher import model as model_module
 from keras_switcher import schedule
@@ -30,15 +27,15 @@ from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import NAME, LogObjective, switcher_parameters
 from keras_switcher.tuning.plan import Terms
+from keras_switcher.tuning.results import EndedTrial
 from keras_switcher.tuning.space import Space
 from keras_switcher.workers import Workers
 
 logger = logging.getLogger(__name__)
 
 RESULT_FILE = "result.json"
-# Start of the names of the hyperparameters that Hyperband adds for itself.
-_OWN = "tuner/"
-_EPOCHS = f"{_OWN}epochs"
+# The name of the hyperparameter that Hyperband adds for the budget of a trial.
+_EPOCHS = "tuner/epochs"
 
 
 class Hopeless(Exception):
@@ -221,96 +218,35 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def values_of(trial: Trial) -> dict[str, Any]:
-    """Return the values of a trial's hyperparameters that are active."""
+def ended_trial(trial: Trial, folder: Path, names: Iterable[str]) -> EndedTrial:
+    """Return what is known of a trial that has ended.
+
+    Args:
+        trial: The trial.
+        folder: Where its files are.
+        names: The names of the hyperparameters that are searched.
+    """
+
+    def metric(name: str) -> float | None:
+        has_it = trial.status == TrialStatus.COMPLETED and trial.metrics.exists(name)
+        value = trial.metrics.get_last_value(name) if has_it else None
+        return None if value is None or not math.isfinite(value) else float(value)
+
+    result = read_result(folder / RESULT_FILE)
     hyperparameters = trial.hyperparameters
     hyperparameters.ensure_active_values()
-    return {
-        hp.name: hyperparameters.values[hp.name]
-        for hp in hyperparameters.space
-        if hp.name in hyperparameters.values
-        and hyperparameters.is_active(hp)
-        and not hp.name.startswith(_OWN)
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A trial that has ended.
-
-    Args:
-        trial: Its number, as text.
-        status: "COMPLETED" or "FAILED".
-        objective: Its objective; `None` if it failed.
-        val_accuracy: Validation accuracy of the best epoch.
-        sparsity: Sparsity at that epoch.
-        result: What was kept of its training.
-        values: The values of its hyperparameters.
-    """
-
-    trial: str
-    status: str
-    objective: float | None
-    val_accuracy: float | None
-    sparsity: float | None
-    result: Mapping[str, Any]
-    values: Mapping[str, Any]
-
-    @property
-    def epochs(self) -> int:
-        """The epochs that it was given."""
-        return int(self.result.get("epochs", 0))
-
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether it was stopped before its end."""
-        return bool(self.result.get("stopped"))
-
-    @classmethod
-    def of(cls, trial: Trial, folder: Path) -> "Row":
-        """Return the row of a trial.
-
-        Args:
-            trial: The trial.
-            folder: Where its files are.
-        """
-
-        def metric(name: str) -> float | None:
-            has_it = trial.status == "COMPLETED" and trial.metrics.exists(name)
-            value = trial.metrics.get_last_value(name) if has_it else None
-            return None if value is None or not math.isfinite(value) else float(value)
-
-        return cls(
-            trial.trial_id,
-            trial.status,
-            metric(NAME),
-            metric("val_accuracy"),
-            metric("sparsity"),
-            read_result(folder / RESULT_FILE),
-            values_of(trial),
-        )
-
-
-def to_csv(rows: list[Row], names: list[str]) -> str:
-    """Return trials as CSV, one row each, in order of ending.
-
-    Args:
-        rows: The trials.
-        names: The names of the hyperparameters.
-    """
-    text = io.StringIO()
-    kept = ("epochs", "epochs_run", "seconds", "switcher_parameters", "worker")
-    columns = ["trial", "status", "stopped", "objective", "val_accuracy", "sparsity", *kept]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, *(f"hp:{name}" for name in names)])
-    for row in rows:
-        found = (row.objective, row.val_accuracy, row.sparsity)
-        writer.writerow(
-            [
-                *(row.trial, row.status, row.result.get("stopped", "")),
-                *("" if value is None else value for value in found),
-                *(row.result.get(name, "") for name in kept),
-                *(row.values.get(name, "") for name in names),
-            ]
-        )
-    return text.getvalue()
+    active = {hp.name for hp in hyperparameters.space if hyperparameters.is_active(hp)}
+    return EndedTrial(
+        trial.trial_id,
+        trial.status,
+        result.get("stopped", ""),
+        metric(NAME),
+        metric("val_accuracy"),
+        metric("sparsity"),
+        int(result.get("epochs", 0)),
+        result.get("epochs_run"),
+        result.get("seconds"),
+        result.get("switcher_parameters"),
+        result.get("worker", ""),
+        {n: hyperparameters.values.get(n) if n in active else None for n in names},
+    )
