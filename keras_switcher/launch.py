@@ -18,11 +18,10 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
+from keras_switcher.children import Children
 from keras_switcher.cluster import TF_CONFIG, Cluster, to_tf_config
-from keras_switcher.signals import stopping
 from keras_switcher.workers import GPUS, GRACE, LAUNCHER, LAUNCHER_FLAGS, WorkerLost
 
 # Seconds that the others get to end by themselves when one has failed, and then after SIGTERM.
@@ -113,21 +112,13 @@ class Launch:
         self.output = output
         self.gpus = gpus
         self._workers: list[_Worker] = []
-        self._signal: int | None = None
+        self._children = Children()
 
     def run(self) -> int:
         """Run the workers to their end; return the exit status."""
-        before = {number: signal.signal(number, self._forward) for number in stopping()}
-        try:
+        with self._children.supervised():
             self._start()
             return self._wait()
-        finally:
-            for worker in self._workers:
-                if worker.process.poll() is None:
-                    worker.process.kill()
-                    worker.process.wait()
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _say(self, text: str) -> None:
         print(f"[launch] {text}", file=self.output, flush=True)
@@ -149,37 +140,26 @@ class Launch:
             own = {TF_CONFIG: to_tf_config(Cluster(addresses, index))}
             if self.gpus:
                 own[GPUS] = ",".join(self.gpus[index])
-            process = subprocess.Popen(
+            process = self._children.start(
                 self.command,
-                env={**environment, **own},
-                stdin=subprocess.DEVNULL,
+                {**environment, **own},
                 stdout=None if is_shown else subprocess.PIPE,
                 stderr=None if is_shown else subprocess.STDOUT,
                 text=True,
                 encoding="utf-8",
                 errors="replace",
-                # So Ctrl-C in a terminal reaches only the launcher, which forwards it once.
-                process_group=0,
             )
             worker = _Worker(index, process, collections.deque(maxlen=_LAST_LINES))
             if not is_shown:
                 worker.reader = threading.Thread(target=self._read, args=(worker,), daemon=True)
                 worker.reader.start()
             self._workers.append(worker)
-            if self._signal is not None:
-                # The signal came before this worker was started.
-                process.send_signal(self._signal)
 
     def _read(self, worker: _Worker) -> None:
         for line in worker.process.stdout or ():
             worker.last.append(line.rstrip("\n"))
             if self.show_all:
                 print(f"[{worker.index}] {line}", end="", file=self.output, flush=True)
-
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        self._signal = signal.SIGTERM if number == signal.SIGHUP else number
-        for worker in self._workers:
-            worker.process.send_signal(self._signal)
 
     def _wait(self) -> int:
         """Wait for all; once one has failed, make the others end. Return the exit status."""
@@ -209,7 +189,7 @@ class Launch:
         )
         status = failed[0].process.returncode
         status = status if status > 0 else 128 - status
-        if self._signal is None or status != 128 + self._signal:
+        if self._children.signal is None or status != 128 + self._children.signal:
             self._report(failed[0])
         return status
 

@@ -1,6 +1,5 @@
 """The cells of a comparison in processes of their own, several at a time."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -8,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from keras_switcher.children import Children
 from keras_switcher.compare.cell import CELL_FILE
 from keras_switcher.compare.plan import ERROR_FILE, LOG_FILE, RESULT_FILE, Cell, Plan, cell_folder
 from keras_switcher.compare.results import read_result
@@ -20,9 +19,8 @@ from keras_switcher.config import from_values, influences, to_values
 from keras_switcher.initial import file_digest
 from keras_switcher.launch import THREADS
 from keras_switcher.runs import CHECKPOINTS, RunFolder, write_json
-from keras_switcher.signals import Interrupted, stopping
+from keras_switcher.signals import Interrupted
 
-_TO_END = 30.0
 _OTHER_THREADS = ("TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 
 
@@ -58,7 +56,7 @@ class Pool:
         self.ended = ended
         self._running: dict[Cell, subprocess.Popen[bytes]] = {}
         self._failed: dict[Cell, str] = {}
-        self._signal: int | None = None
+        self._children = Children()
 
     def run(self) -> dict[Cell, str]:
         """Train all cells that have no result; return those that failed, and why.
@@ -76,16 +74,13 @@ class Pool:
                 folder.tidy()
             else:
                 waiting.append(cell)
-        with self._signals():
-            try:
-                while waiting or self._running:
-                    if self._signal is not None:
-                        raise Interrupted(self._signal)
-                    self._start_ready(waiting)
-                    self._collect()
-                    time.sleep(0.1)
-            finally:
-                self._end_all()
+        with self._children.supervised():
+            while waiting or self._running:
+                if self._children.signal is not None:
+                    raise Interrupted(self._children.signal)
+                self._start_ready(waiting)
+                self._collect()
+                time.sleep(0.1)
         return self._failed
 
     def _has_result(self, cell: Cell) -> bool:
@@ -135,7 +130,7 @@ class Pool:
             **dict.fromkeys((THREADS, *_OTHER_THREADS), str(self.threads)),
         }
         with open(folder / LOG_FILE, "ab") as log:
-            self._running[cell] = subprocess.Popen(
+            self._running[cell] = self._children.start(
                 [
                     sys.executable,
                     "-m",
@@ -143,12 +138,9 @@ class Pool:
                     str(folder),
                     str(os.getpid()),
                 ],
-                env=environment,
-                stdin=subprocess.DEVNULL,
+                environment,
                 stdout=log,
                 stderr=log,
-                # So Ctrl-C in a terminal reaches only this process, which passes it on.
-                process_group=0,
             )
 
     def _collect(self) -> None:
@@ -173,34 +165,6 @@ class Pool:
     def _fail(self, cell: Cell, reason: str) -> None:
         self._failed[cell] = reason
         self.ended(cell, reason)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        def note(number: int, frame: FrameType | None) -> None:
-            if self._signal is not None:
-                # A second signal ends them at once.
-                for process in list(self._running.values()):
-                    process.kill()
-            self._signal = signal.SIGTERM if number == signal.SIGHUP else number
-
-        before = {number: signal.signal(number, note) for number in stopping()}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _end_all(self) -> None:
-        """Stop the cells that still run, by force after a while."""
-        for process in self._running.values():
-            process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + _TO_END
-        for process in self._running.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _is_another(text: bytes, order: dict[str, Any]) -> bool:

@@ -14,10 +14,10 @@ from types import FrameType
 from typing import TextIO
 
 from keras_switcher.checks import ConfigError
+from keras_switcher.children import Children
 from keras_switcher.cluster import without_proxy
 from keras_switcher.launch import THREADS, cores, free_ports
 from keras_switcher.programs import same_command
-from keras_switcher.signals import stopping
 
 # The variables that Keras Tuner reads.
 _ID, _IP, _PORT = "KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
@@ -139,17 +139,12 @@ class Spread:
         self.output = output
         self._environment: dict[str, str] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._signal: int | None = None
+        self._children = Children()
 
     def run(self) -> int:
         """Run the processes to their end; return the exit status."""
-        before = {number: signal.signal(number, self._forward) for number in stopping()}
-        try:
+        with self._children.supervised():
             return self._run()
-        finally:
-            self._end_all()
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _run(self) -> int:
         self._environment = {
@@ -182,7 +177,7 @@ class Spread:
                 status = self._processes[name].poll()
                 if status == 0:
                     workers.remove(name)
-                elif status is not None and (status > 0 or self._signal is not None):
+                elif status is not None and (status > 0 or self._children.signal):
                     return self._stopped(f"Worker {name}", status)
                 elif status is not None:
                     how = signal.Signals(-status).name
@@ -201,28 +196,15 @@ class Spread:
         path = os.devnull if name == "chief" else self.folder / "logs" / f"{name}.log"
         with open(path, "ab") as file:
             log = None if name == "chief" else file
-            self._processes[name] = subprocess.Popen(
-                self.command,
-                env={**self._environment, _ID: name},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # So Ctrl-C in a terminal reaches only this process, which forwards it once.
-                process_group=0,
+            self._processes[name] = self._children.start(
+                self.command, {**self._environment, _ID: name}, stdout=log, stderr=log
             )
-        if self._signal is not None:
-            self._processes[name].send_signal(self._signal)
-
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        self._signal = signal.SIGTERM if number == signal.SIGHUP else number
-        for process in list(self._processes.values()):
-            process.send_signal(self._signal)
 
     def _stopped(self, who: str, status: int) -> int:
         """End the processes that still run; say which one failed, unless all were asked to stop."""
-        self._end_all()
-        if self._signal is not None:
-            return 128 + self._signal
+        self._children.end()
+        if self._children.signal is not None:
+            return 128 + self._children.signal
         self._say(f"{who} ended with status {status}; the others were ended.")
         if who.startswith("Worker "):
             name = who.removeprefix("Worker ")
@@ -238,22 +220,6 @@ class Spread:
     @staticmethod
     def _exit_status(status: int) -> int:
         return status if status >= 0 else 128 - status
-
-    def _end_all(self) -> None:
-        """End the processes that still run, by force after a while."""
-        running = [p for p in self._processes.values() if p.poll() is None]
-        if self._signal is None:
-            # Otherwise all have been asked already, and a chief that is asked twice writes no
-            # report.
-            for process in running:
-                process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + _TO_END
-        for process in running:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
     def _say(self, text: str) -> None:
         print(f"[tuning] {text}", file=self.output, flush=True)

@@ -1,0 +1,87 @@
+"""Processes that this one has started: they get its signals, and end when it ends."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from keras_switcher.signals import stopping
+
+_TO_END = 30.0
+
+
+class Children:
+    """Processes that this one has started.
+
+    The first signal that asks this process to stop is passed on to all of them, so that each ends
+    at a point from which it can be resumed; a second one kills them.
+    """
+
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen[Any]] = []
+        self._signal: int | None = None
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that was passed on, if there is one."""
+        return self._signal
+
+    @contextmanager
+    def supervised(self) -> Iterator[None]:
+        """Pass signals on as long as the block lasts, and end all processes with it."""
+        before = {number: signal.signal(number, self._pass_on) for number in stopping()}
+        try:
+            yield
+        finally:
+            self.end()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], **options: Any
+    ) -> subprocess.Popen[Any]:
+        """Start a process.
+
+        Args:
+            command: Its program and arguments.
+            environment: Its environment variables.
+            **options: More arguments of `subprocess.Popen`.
+        """
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            # So Ctrl-C in a terminal reaches only this process.
+            process_group=0,
+            **options,
+        )
+        self._processes.append(process)
+        if self._signal is not None:
+            # It came before this process was started.
+            process.send_signal(self._signal)
+        return process
+
+    def end(self) -> None:
+        """End the processes that still run, by force after a while."""
+        running = [process for process in self._processes if process.poll() is None]
+        if self._signal is None:
+            # Otherwise they have been asked, and a second signal would end them at once.
+            for process in running:
+                process.terminate()
+        deadline = time.monotonic() + _TO_END
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        is_first = self._signal is None
+        # A terminal that closes asks only this process to hang up.
+        self._signal = signal.SIGTERM if number == signal.SIGHUP else number
+        for process in list(self._processes):
+            process.send_signal(self._signal if is_first else signal.SIGKILL)
