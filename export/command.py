@@ -9,6 +9,7 @@ from rich.console import Console
 from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, shown_messages
 from keras_switcher.display import show_error
+from keras_switcher.programs import export_command
 from keras_switcher.runs import RunError
 from keras_switcher.signals import Interrupted, StopSignals
 
@@ -55,13 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export(flags: Sequence[str]) -> None:
+    program = export_command(__package__)
     options = tyro.cli(
         ExportOptions,
         args=flags,
-        prog="python -m export",
+        prog=program,
         description="Write a trained model as TFLite files without its switched-off connections, "
-        "and prove each. `python -m export serve RUN` runs them in a browser; `python -m export "
-        "benchmark FILE...` measures any TFLite files.",
+        f"and prove each. `{program} {_SERVE} RUN` runs them in a browser; `{program} "
+        f"{_BENCHMARK} FILE...` measures any TFLite files.",
     )
     load_tensorflow(options.verbose)
     from .exporting import export
@@ -73,7 +75,7 @@ def _benchmark(flags: Sequence[str]) -> None:
     options = tyro.cli(
         BenchmarkOptions,
         args=flags,
-        prog="python -m export benchmark",
+        prog=f"{export_command(__package__)} {_BENCHMARK}",
         description="Measure TFLite files, from anywhere: bytes, latency, memory.",
     )
     from .benchmark import benchmark
@@ -85,7 +87,7 @@ def _serve(flags: Sequence[str]) -> None:
     options = tyro.cli(
         ServeOptions,
         args=flags,
-        prog="python -m export serve",
+        prog=f"{export_command(__package__)} {_SERVE}",
         description="Run the exported files of a run in a browser, on a phone or on a desktop.",
     )
     from .serve import serve

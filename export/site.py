@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from keras_switcher import __version__
+from keras_switcher.programs import export_command
 
 from .errors import ExportError
 from .folder import EXPORT_FILE, PAGE_FILE
@@ -94,7 +96,7 @@ def site(run: Path, page: Path | None = None) -> dict[str, Asset]:
             known["problems"] = ["it was removed from the folder after the export"]
         files.append(known)
     if not any(file["file"] in assets for file in files):
-        raise ExportError(f"No file in {folder} can be shown: run `python -m export {run}` again.")
+        raise ExportError(f"No file in {folder} can be shown: run `{_export(run)}` again.")
     facts |= {"files": files, "batch": content.get("batch", 1), "keras_switcher": __version__}
     assets[FACTS_FILE] = Asset(json.dumps(facts).encode())
     return assets
@@ -121,13 +123,17 @@ def export_folder(run: Path) -> Path:
         )
     folder = run / "export" if (run / "export").is_dir() else run
     if not (folder / EXPORT_FILE).is_file():
-        raise ExportError(f"{run} was not exported yet: run `python -m export {run}` first.")
+        raise ExportError(f"{run} was not exported yet: run `{_export(run)}` first.")
     if not (folder / PAGE_FILE).is_file():
         raise ExportError(
             f"The export in {folder} is of an earlier version, without {PAGE_FILE}: run "
-            "`python -m export` again."
+            f"`{_export(run)}` again."
         )
     return folder
+
+
+def _export(run: Path) -> str:
+    return f"{export_command(__package__)} {shlex.quote(str(run))}"
 
 
 def _page(page: Path) -> Iterator[tuple[str, Asset]]:

@@ -20,6 +20,16 @@ def train_command() -> str:
     return f"{_python()} {_short(script)}"
 
 
+def export_command(package: str) -> str:
+    """Return the start of a command line that exports: `python -m export`, for example.
+
+    Args:
+        package: The name under which the package of the export is imported.
+    """
+    is_installed = Path(sys.argv[0]).stem.startswith("keras-switcher")
+    return "keras-switcher-export" if is_installed else f"python -m {package}"
+
+
 def resuming_command() -> str:
     """Return the start of a command line that goes on with a run of this process.
 

@@ -6,6 +6,8 @@ import sys
 import pytest
 from command import ROOT
 
+from keras_switcher.programs import export_command
+
 
 @pytest.mark.parametrize("place", ["own script", "train.py", "console"])
 def test_a_run_goes_on_by_the_script_that_began_it(place, tmp_path):
@@ -23,3 +25,15 @@ def test_a_run_goes_on_by_the_script_that_began_it(place, tmp_path):
     )
     said = done.stdout.split()[-1]
     assert said == ("mine.py" if place == "own script" else str(ROOT / "train.py"))
+
+
+@pytest.mark.parametrize(
+    ("started", "said"),
+    [
+        ("/bin/keras-switcher-export", "keras-switcher-export"),
+        ("/work/export/__main__.py", "python -m export"),
+    ],
+)
+def test_an_export_is_given_again_as_it_was_called(monkeypatch, started, said):
+    monkeypatch.setattr(sys, "argv", [started, "--help"])
+    assert export_command("export") == said
