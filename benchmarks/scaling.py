@@ -1,10 +1,11 @@
 """Measure how the cost of a training step grows with a layer's units and inputs, and the batch.
 
-One dense hidden layer is switched, and its switcher has a turn after every step. For each number of
-units, of inputs and of examples in a batch, with the other two as in LeNet-300-100's first layer,
-the switched model and the same model with plain `Dense` layers train in turn. The cost of the turn
-is the difference, which includes the mask of the task step and the sum of its gradients. A power
-law is fitted to it, and to the number of multiply-adds that the turn should take:
+One dense hidden layer is switched. For each number of units, of inputs and of examples in a batch,
+with the other two as in LeNet-300-100's first layer, three models train by turns: one whose
+switcher has a turn after every step; one whose switcher never has any; and one with plain `Dense`
+layers. The cost of the masks, of applying them and of summing up the gradients by the switches, is
+the difference of the latter two. The cost of a turn is that of the former two. A power law is
+fitted to the turn, and to the number of multiply-adds that it should take:
 
 - the switcher, inputs x hidden x inputs for each unit: 2 * inputs * hidden * units per pass. Two
   passes forward, and those backward to its weights and activations, take 7 times half of that.
@@ -39,10 +40,13 @@ from keras_switcher import Alternation, UnitSwitcher, switch
 from keras_switcher.runs import write_json
 
 INPUTS, UNITS, BATCH = 784, 300, 128
+KINDS = ("plain", "masks", "turns")
+# More steps than any measurement takes.
+_NEVER = 10**6
 
 
-def model(inputs: int, units: int, hidden: int, is_switched: bool) -> keras.Model:
-    """Return a compiled network with one dense hidden layer, switched or plain."""
+def model(inputs: int, units: int, hidden: int, kind: str) -> keras.Model:
+    """Return a compiled network with one dense hidden layer: a plain one, or one with switches."""
     keras.utils.set_random_seed(0)
     network = keras.Sequential(
         [
@@ -52,13 +56,14 @@ def model(inputs: int, units: int, hidden: int, is_switched: bool) -> keras.Mode
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    if not is_switched:
+    if kind == "plain":
         network.compile("adam", loss, jit_compile=False)
         return network
     switched = switch(
         network, layers="wide", switcher=UnitSwitcher(hidden=(hidden,) if hidden else ())
     )
-    course = Alternation(task_steps=1, warmup=0.0, settle=0.0)
+    task_steps = 1 if kind == "turns" else _NEVER
+    course = Alternation(task_steps=task_steps, warmup=0.0, settle=0.0)
     switched.compile("adam", loss, target_sparsity=0.95, alternation=course, jit_compile=False)
     return switched
 
@@ -81,24 +86,26 @@ def multiply_adds(inputs: int, units: int, hidden: int) -> float:
 def measure(
     args: argparse.Namespace, *, inputs: int = INPUTS, units: int = UNITS, batch: int = BATCH
 ) -> dict[str, Any]:
-    """Return the milliseconds of a plain step and of the switcher's turn."""
-    models = [model(inputs, units, args.hidden, is_switched) for is_switched in (False, True)]
+    """Return the milliseconds of a plain step, of the masks and of the switcher's turn."""
+    models = {kind: model(inputs, units, args.hidden, kind) for kind in KINDS}
     data = batches(inputs, batch, args.steps)
-    for each in models:
+    for each in models.values():
         block_seconds(each, data, args.steps)
-    seconds: list[list[float]] = [[], []]
+    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for turn in range(args.rounds):
-        for index in (0, 1) if turn % 2 == 0 else (1, 0):
-            seconds[index].append(block_seconds(models[index], data, args.steps))
-    plain, turn_seconds = (
-        statistics.median(seconds[0]),
-        statistics.median(b - a for a, b in zip(*seconds, strict=True)),
-    )
+        for kind in KINDS if turn % 2 == 0 else reversed(KINDS):
+            seconds[kind].append(block_seconds(models[kind], data, args.steps))
+
+    def more(kind: str, base: str) -> float:
+        return statistics.median(b - a for a, b in zip(seconds[base], seconds[kind], strict=True))
+
+    plain, turn_seconds = statistics.median(seconds["plain"]), more("turns", "masks")
     return {
         "inputs": inputs,
         "units": units,
         "batch": batch,
         "plain_ms": 1e3 * plain,
+        "masks_ms": 1e3 * more("masks", "plain"),
         "turn_ms": 1e3 * turn_seconds,
         "turn_of_plain": turn_seconds / plain,
         "turn_multiply_adds": multiply_adds(inputs, units, args.hidden),
@@ -119,7 +126,7 @@ def text(found: float | None) -> str:
 
 
 def grown(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Print how the turn grows over the values of a quantity; return it."""
+    """Print how the turn grows with a quantity; return it."""
     values = [row[name] for row in rows]
     found: dict[str, Any] = {
         "over": name,
@@ -131,8 +138,8 @@ def grown(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
     for row in rows:
         print(
             f"{row['inputs']} inputs, {row['units']} units, batch {row['batch']}: plain "
-            f"{row['plain_ms']:.2f} ms, turn {row['turn_ms']:.2f} ms, ratio "
-            f"{row['turn_of_plain']:.2f}"
+            f"{row['plain_ms']:.2f} ms, masks {row['masks_ms']:.2f} ms, turn "
+            f"{row['turn_ms']:.2f} ms, ratio {row['turn_of_plain']:.2f}"
         )
     print(
         f"  over {name}: a turn grows with exponent {text(found['exponent_of_turn'])}, its "

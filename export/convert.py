@@ -164,10 +164,18 @@ def class_count(model: keras.Model) -> int | None:
     """
     if is_classifier(model):
         return int(model.outputs[0].shape[1])
-    layer, _ = producer(model.outputs[0])
-    is_probability = getattr(layer, "activation", None) is keras.activations.sigmoid
     is_one = len(model.outputs) == 1 and tuple(model.outputs[0].shape[1:]) == (1,)
-    return 2 if is_one and is_probability else None
+    return 2 if is_one and score_kind(model) == "sigmoid" else None
+
+
+def score_kind(model: keras.Model) -> str:
+    """Return what the first output of a model is: of a "softmax", of a "sigmoid", or "logits"."""
+    layer, _ = producer(model.outputs[0])
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(layer, "activation", None)
+    kinds = {keras.activations.softmax: "softmax", keras.activations.sigmoid: "sigmoid"}
+    return kinds.get(activation, "logits")
 
 
 def in_float32(model: keras.Model) -> keras.Model:

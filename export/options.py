@@ -18,6 +18,7 @@ from keras_switcher.checks import (
     Check,
     ConfigError,
     one_of,
+    or_none,
 )
 
 from .storage import Thresholds
@@ -124,8 +125,8 @@ class ServeOptions(_Checked):
     host: str = "127.0.0.1"
     """Name or address to listen on; 0.0.0.0 is every address of this machine, for a phone in the
     same network."""
-    port: int = 0
-    """Port to listen on; 0 takes any that is free."""
+    port: int | None = None
+    """Port to listen on; 0 takes any that is free, none 8640 if that one is."""
     allowed_hosts: tuple[str, ...] = ()
     """Names under which browsers may ask for the page, such as that of a proxy with a certificate;
     addresses, localhost and this machine's own name always are allowed."""
@@ -135,7 +136,7 @@ class ServeOptions(_Checked):
     """Log every request, and show the traceback of an error."""
 
 
-_PORT = Check("an integer from 0 to 65535", lambda value: 0 <= value <= 65535)
+_PORT = or_none(Check("an integer from 0 to 65535", lambda value: 0 <= value <= 65535))
 _THREADS = Check(
     "numbers of threads, integers >= 1",
     lambda value: len(value) > 0 and all(COUNT.accepts(v) for v in value),

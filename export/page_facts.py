@@ -11,10 +11,14 @@ from keras_switcher.features import producer
 
 from .artifacts import labels
 from .compact.graph import Graph
-from .convert import fixed_shape
+from .convert import class_count, fixed_shape, score_kind
 from .source import Examples, Source
 
 _EXAMPLES = 10
+# Of this many test images, one is not all dark.
+_LOOKED_AT = 100
+# The shape of MNIST's images, as Keras loads them.
+_DIGIT = (28, 28)
 _EXAMPLE_BYTES = 200_000
 """Limit for all examples together: the page loads them before the first answer."""
 
@@ -44,11 +48,40 @@ def page_facts(source: Source) -> dict[str, Any]:
         "inputs": [
             {"name": one.name, "shape": list(fixed_shape(one))} for one in source.model.inputs
         ],
-        "labels": labels(source) or None,
+        "picture": picture_shape(source),
+        "labels": _labels(source),
+        "scores": score_kind(source.model),
         "live_inputs": live_inputs(source.model),
         "examples": example_images(source.examples),
         "takes_pixels": takes_pixels(source.examples),
     }
+
+
+def _labels(source: Source) -> list[str] | None:
+    """Return a name for each class, also for the two that a sigmoid tells apart."""
+    names = labels(source)
+    if not names and class_count(source.model) == 2:
+        names = list(source.examples.class_names)
+        names = names if len(names) == 2 else ["0", "1"]
+    return names or None
+
+
+def picture_shape(source: Source) -> list[int] | None:
+    """Return what pictures a model takes: rows, columns and channels; `None` if it takes none.
+
+    Args:
+        source: What is exported.
+    """
+    shapes = [fixed_shape(one) for one in source.model.inputs]
+    if len(shapes) != 1 or not takes_pixels(source.examples):
+        return None
+    (shape,) = shapes
+    if len(shape) == 3 and shape[2] in (1, 3):
+        return list(shape)
+    # Rows and columns may also be those of a sequence or a table.
+    if shape == _DIGIT or (len(shape) == 2 and _are_pictures(source.examples)):
+        return [*shape, 1]
+    return None
 
 
 def live_inputs(model: keras.Model) -> dict[str, Any] | None:
@@ -59,9 +92,9 @@ def live_inputs(model: keras.Model) -> dict[str, Any] | None:
 
     Returns:
         `None` if no dense layer has a zero in its kernel. Otherwise the layer's `name`, its numbers
-        of `units`, `inputs` and `live` inputs, and where the inputs lie: `kind` is `pixels` if they
-        are the model's own inputs, `features` if they come from places on a map, and `vector` if
-        they have no place. `shape` is (rows, columns, channels), or (1, inputs, 1) for a vector;
+        of `inputs` and `live` inputs, and where the inputs lie: `kind` is `pixels` if they are the
+        model's own inputs, `features` if they come from places on a map, and `vector` if they have
+        no place. `shape` is (rows, columns, channels), or (1, inputs, 1) for a vector;
         `connections` counts, row by row, the connections that are on at each place.
     """
     for call in Graph.of(model, 1, False).calls:
@@ -78,7 +111,6 @@ def live_inputs(model: keras.Model) -> dict[str, Any] | None:
     rows, columns, channels = shape
     return {
         "name": layer.name,
-        "units": kernel.shape[1],
         "inputs": len(on),
         "live": int(np.count_nonzero(on)),
         "kind": kind,
@@ -95,6 +127,8 @@ def _places(tensor: Any, count: int) -> tuple[str, tuple[int, int, int]]:
         return vector
     (flattened,) = call.input_tensors
     shape = tuple(flattened.shape[1:])
+    if len(shape) == 2:
+        shape = (*shape, 1)
     if len(shape) != 3 or math.prod(shape) != count:
         return vector
     if getattr(operation, "data_format", "channels_last") != "channels_last":
@@ -121,11 +155,22 @@ def takes_pixels(examples: Examples) -> bool:
     if not examples.are_real or len(examples.test) != 1:
         return True
     (images,) = examples.test.values()
-    return images.ndim != 4 or _are_pixels(images[:_EXAMPLES])
+    is_image = images.ndim == 4 or images.shape[1:] == _DIGIT
+    return not is_image or _are_pixels(images)
+
+
+def _are_pictures(examples: Examples) -> bool:
+    if not examples.are_real or len(examples.test) != 1:
+        return False
+    (images,) = examples.test.values()
+    is_picture = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3))
+    return is_picture and _are_pixels(images)
 
 
 def _are_pixels(images: np.ndarray) -> bool:
-    return bool(np.array_equal(images, images.clip(0, 255).round()) and images.max(initial=0) > 1)
+    """Return whether values are from 0 to 255, and use that range; resizing makes fractions."""
+    some = images[:_LOOKED_AT]
+    return bool(np.min(some, initial=0) >= 0 and 127 < np.max(some, initial=0) <= 255)
 
 
 def example_images(examples: Examples) -> list[dict[str, Any]]:
@@ -136,24 +181,19 @@ def example_images(examples: Examples) -> list[dict[str, Any]]:
 
     Returns:
         For each image, its `label` (a class number or `None`) and its `pixels` (bytes in base64).
-        Empty if the examples are not images of bytes, or are made up.
+        Empty if the examples are not images of pixels, or are made up.
     """
-    if not examples.are_real or len(examples.test) != 1:
-        return []
+    if not _are_pictures(examples):
+        return []  # of other values, a picture would show something else
     (images,) = examples.test.values()
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
-        return []
     count = min(_EXAMPLES, _EXAMPLE_BYTES // math.prod(images.shape[1:]), len(images))
     chosen = _of_many_classes(examples.labels, len(images))[:count]
-    pixels = images[chosen]
-    if not _are_pixels(pixels):
-        return []  # not pixel values: a picture of them would show something else
     return [
         {
             "label": None if examples.labels is None else int(examples.labels[index]),
-            "pixels": base64.b64encode(image.astype(np.uint8).tobytes()).decode(),
+            "pixels": base64.b64encode(image.round().astype(np.uint8).tobytes()).decode(),
         }
-        for index, image in zip(chosen, pixels, strict=True)
+        for index, image in zip(chosen, images[chosen], strict=True)
     ]
 
 

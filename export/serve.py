@@ -1,5 +1,6 @@
 """`serve`: the exported files of a run, running in a browser."""
 
+import functools
 import signal
 
 from rich.console import Console
@@ -8,9 +9,12 @@ from keras_switcher.display import say
 from keras_switcher.signals import Interrupted
 
 from .bundle import write_bundle
+from .errors import ExportError
 from .options import ServeOptions
 from .serving import PageServer
 from .site import site
+
+_PORT = 8640
 
 
 def serve(options: ServeOptions, console: Console) -> None:
@@ -30,16 +34,16 @@ def serve(options: ServeOptions, console: Console) -> None:
         write_bundle(assets, options.bundle)
         say(console, f"Page: {options.bundle} (static files, for any web host)")
         return
-    with PageServer(assets, options.host, options.port, options.allowed_hosts) as server:
+    with _server(options) as server:
         here, *elsewhere = server.addresses()
         say(console, f"Open {here}" + (" on this machine" if elsewhere else ""))
         for address in elsewhere:
             say(console, f"Open {address} on a phone in the same network")
-        if elsewhere:
+        if not server.is_local:
             say(
                 console,
-                "There, over plain http, a browser gives the page neither its camera view nor use "
-                "without a network; docs/browser.md has the way over https.",
+                "On other devices, over plain http, a browser gives the page neither its camera "
+                "view nor use without a network; docs/browser.md has the way over https.",
             )
         else:
             say(console, "For a phone in the same network: --host 0.0.0.0")
@@ -50,3 +54,23 @@ def serve(options: ServeOptions, console: Console) -> None:
             if interrupted.exit_status != 128 + signal.SIGINT:
                 raise
             say(console, "Ended.")
+
+
+def _server(options: ServeOptions) -> PageServer:
+    """Return a server on the port that was asked for, or on one of which browsers know the page.
+
+    What a browser keeps of a page belongs to the port, too: on another one each time, it would keep
+    one page after the other.
+    """
+
+    def on(port: int) -> PageServer:
+        return PageServer(
+            functools.partial(site, options.run), options.host, port, options.allowed_hosts
+        )
+
+    if options.port is not None:
+        return on(options.port)
+    try:
+        return on(_PORT)
+    except ExportError:
+        return on(0)

@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import socket
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -42,7 +42,8 @@ class PageServer(http.server.ThreadingHTTPServer):
     """A server of one site.
 
     Args:
-        assets: The files, by their paths below the address.
+        find: Returns the files, by their paths below the address. It is asked at each request, so
+            that after a new export, what is told of the files is told of the new ones.
         host: Name or address to listen on.
         port: Port to listen on; 0 for any that is free.
         allowed_hosts: Names under which browsers may ask for the page, besides addresses,
@@ -57,9 +58,13 @@ class PageServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, assets: Mapping[str, Asset], host: str, port: int, allowed_hosts: Iterable[str] = ()
+        self,
+        find: Callable[[], Mapping[str, Asset]],
+        host: str,
+        port: int,
+        allowed_hosts: Iterable[str] = (),
     ):
-        self.assets = assets
+        self.find = find
         self.host = host
         own = socket.gethostname().partition(".")[0]
         names = ("localhost", own, f"{own}.local", socket.gethostname(), host, *allowed_hosts)
@@ -92,6 +97,11 @@ class PageServer(http.server.ThreadingHTTPServer):
                 hosts.append(own)
         names = [f"[{host}]" if ":" in host else host for host in hosts]
         return [f"http://{name}:{self.server_port}/" for name in names]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it."""
+        return ipaddress.ip_address(self.socket.getsockname()[0]).is_loopback
 
     def answers_to(self, name: str) -> bool:
         """Return whether a browser that asks for the page under this name gets it."""
@@ -137,7 +147,12 @@ class _PageRequest(http.server.BaseHTTPRequestHandler):
             return
         name = urllib.parse.unquote(self.path.partition("?")[0].partition("#")[0])
         name = name.removeprefix("/") or START
-        asset = self.server.assets.get(name)
+        try:
+            asset = self.server.find().get(name)
+        except ExportError as error:
+            # An export may be under way there.
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain=str(error))
+            return
         if asset is None:
             self.send_error(HTTPStatus.NOT_FOUND, "Not a file of this page")
             return

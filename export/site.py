@@ -37,6 +37,7 @@ TYPES = {
 ENCODINGS = {"br": ".br", "gzip": ".gz"}
 
 _MODEL_FILE = re.compile(r"model_[a-z0-9_]+\.tflite")
+_NEEDED = ("picture", "scores")
 _KEPT = ("file", "kind", "precision", "purpose", "bytes", "accuracy", "problems")
 
 
@@ -80,6 +81,8 @@ def site(run: Path, page: Path | None = None) -> dict[str, Asset]:
     assets = {name: asset for name, asset in _page(PAGE if page is None else page)}
     folder = export_folder(run)
     content, facts = _json(folder / EXPORT_FILE), _json(folder / PAGE_FILE)
+    if missing := [f"`{name}` in {PAGE_FILE}" for name in _NEEDED if name not in facts]:
+        raise _of_an_earlier_version(run, " and ".join(missing))
     files = []
     for entry in content.get("artifacts", []):
         known = {name: entry.get(name) for name in _KEPT}
@@ -125,11 +128,15 @@ def export_folder(run: Path) -> Path:
     if not (folder / EXPORT_FILE).is_file():
         raise ExportError(f"{run} was not exported yet: run `{_export(run)}` first.")
     if not (folder / PAGE_FILE).is_file():
-        raise ExportError(
-            f"The export in {folder} is of an earlier version, without {PAGE_FILE}: run "
-            f"`{_export(run)}` again."
-        )
+        raise _of_an_earlier_version(run, PAGE_FILE)
     return folder
+
+
+def _of_an_earlier_version(run: Path, missing: str) -> ExportError:
+    return ExportError(
+        f"The export in {run} is of an earlier version, without {missing}: run `{_export(run)}` "
+        "again."
+    )
 
 
 def _export(run: Path) -> str:

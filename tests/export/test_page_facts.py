@@ -21,7 +21,6 @@ def test_the_live_pixels_are_those_with_a_connection():
     on = np.count_nonzero(kernel, axis=1)
     assert found == {
         "name": "dense1",
-        "units": kernel.shape[1],
         "inputs": 784,
         "live": int((on > 0).sum()),
         "kind": "pixels",
@@ -109,14 +108,73 @@ def test_images_of_other_values_than_pixels_are_told():
         return takes_pixels(Examples("made", {"image": values}, None, None, **options))
 
     assert told(images()) and told(np.zeros((5, 7))) and told(images() / 255, are_real=False)
+    assert told(0.97 * images()), "a resized picture has fractions"
     assert not told(images() / 255)
     assert not told((images() > 127).astype("float32"))
+    assert not told(images() // 16), "of 16 shades, such as scikit-learn's digits"
+    assert not told(images(shape=(28, 28)) / 255)
+    assert told(images(shape=(20, 4)) / 255), "a sequence"
 
 
-def test_only_a_classifier_has_labels():
+def test_fractions_of_resized_pictures_are_rounded():
+    pixels = images(2) * np.float32(0.97)
+    found = example_images(Examples("made", {"image": pixels}, None, None))
+    assert base64.b64decode(found[0]["pixels"]) == pixels[0].round().astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("shape", "values", "picture"),
+    [
+        ((8, 6, 3), None, [8, 6, 3]),
+        ((8, 6, 2), None, None),
+        ((28, 28), None, [28, 28, 1]),
+        ((28, 28), images(shape=(28, 28)) / 255, None),
+        ((8, 6), None, None),  # perhaps of a sequence
+        ((8, 6), images(shape=(8, 6)), [8, 6, 1]),
+        ((8, 6), images(shape=(8, 6)) / 255, None),
+        ((48,), None, None),
+    ],
+)
+def test_pictures_have_rows_columns_and_one_channel_or_three(shape, values, picture):
+    inputs = keras.Input(shape, name="image")
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
+    examples = made_examples(model)
+    if values is not None:
+        examples = Examples("made", {"image": values}, None, None)
+    facts = page_facts(Source("one", model, examples, {}))
+    assert facts["picture"] == picture
+    assert bool(facts["examples"]) == (values is not None and picture is not None)
+
+
+def test_inputs_of_rows_and_columns_have_their_places():
+    inputs = keras.Input((3, 2))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="only")(x))
+    with_zeros(model, "only", np.array([[1, 0], [0, 0], [1, 1], [0, 1], [1, 1], [0, 0]]))
+    found = live_inputs(model)
+    assert (found["kind"], found["shape"]) == ("pixels", [3, 2, 1])
+    assert found["connections"] == [1, 0, 2, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("head", "labels", "scores"),
+    [
+        ([keras.layers.Dense(3)], ["0", "1", "2"], "logits"),
+        ([keras.layers.Dense(3, activation="softmax")], ["0", "1", "2"], "softmax"),
+        ([keras.layers.Dense(3), keras.layers.Softmax()], ["0", "1", "2"], "softmax"),
+        ([keras.layers.Dense(3), keras.layers.Activation("sigmoid")], ["0", "1", "2"], "sigmoid"),
+        ([keras.layers.Dense(1, activation="sigmoid")], ["0", "1"], "sigmoid"),
+        ([keras.layers.Dense(1)], None, "logits"),
+    ],
+)
+def test_a_classifier_has_labels_and_scores_of_a_kind(head, labels, scores):
+    model = keras.Sequential([keras.Input((4,), name="x"), *head])
+    facts = page_facts(Source("one", model, made_examples(model), {}))
+    assert (facts["labels"], facts["scores"]) == (labels, scores)
+
+
+def test_an_input_is_told_with_its_shape():
     inputs = keras.Input((4,), name="x")
-    for units, expected in ((3, ["0", "1", "2"]), (1, None)):
-        model = keras.Model(inputs, keras.layers.Dense(units)(inputs))
-        facts = page_facts(Source("one", model, made_examples(model), {}))
-        assert facts["labels"] == expected
-        assert facts["inputs"] == [{"name": "x", "shape": [4]}]
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    facts = page_facts(Source("one", model, made_examples(model), {}))
+    assert facts["inputs"] == [{"name": "x", "shape": [4]}]

@@ -58,13 +58,14 @@ def run(tmp_path):
         {**entry, "file": "model_int8.tflite", "kind": "int8", "bytes": 3, "problems": ["wrong"]},
     ]
     (export / "export.json").write_text(json.dumps({"artifacts": entries, "batch": 1}))
-    (export / "page.json").write_text(json.dumps({"model": "lenet300"}))
+    facts = {"model": "lenet300", "picture": [28, 28, 1], "scores": "logits"}
+    (export / "page.json").write_text(json.dumps(facts))
     return folder
 
 
 @contextmanager
-def serving(assets, **names):
-    with PageServer(assets, "127.0.0.1", 0, **names) as server:
+def serving(find, **names):
+    with PageServer(find, "127.0.0.1", 0, **names) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -150,7 +151,7 @@ def test_a_link_out_of_the_folder_is_refused(run, page):
     ],
 )
 def test_nothing_else_is_served(run, page, path):
-    with serving(site(run, page)) as server:
+    with serving(lambda: site(run, page)) as server:
         response, content = get(server, path)
         assert response.status == 404
         assert SECRET not in content
@@ -158,7 +159,7 @@ def test_nothing_else_is_served(run, page, path):
 
 def test_the_start_and_every_file_have_their_type_and_the_isolating_headers(run, page):
     assets = site(run, page)
-    with serving(assets) as server:
+    with serving(lambda: assets) as server:
         for path in ["/", "/?source=home", *[f"/{name}" for name in assets]]:
             response, content = get(server, path)
             assert response.status == 200
@@ -182,7 +183,7 @@ def test_the_start_and_every_file_have_their_type_and_the_isolating_headers(run,
     ],
 )
 def test_only_where_browsers_take_it_the_opener_is_isolated(run, page, headers, is_isolated):
-    with serving(site(run, page), allowed_hosts=["page.example.org"]) as server:
+    with serving(lambda: site(run, page), allowed_hosts=["page.example.org"]) as server:
         response, _ = get(server, "/", **headers)
         assert response.status == 200
         assert (response.getheader(ISOLATION[0]) == ISOLATION[1]) == is_isolated
@@ -201,7 +202,7 @@ def test_only_where_browsers_take_it_the_opener_is_isolated(run, page, headers, 
     ],
 )
 def test_compressed_files_go_to_those_who_take_them(run, page, accepted, encoding):
-    with serving(site(run, page)) as server:
+    with serving(lambda: site(run, page)) as server:
         response, content = get(server, "/assets/index-abc.js", Accept_Encoding=accepted)
         assert response.getheader("Content-Encoding") == encoding
         assert response.getheader("Vary") == "Accept-Encoding"
@@ -210,7 +211,7 @@ def test_compressed_files_go_to_those_who_take_them(run, page, accepted, encodin
 
 
 def test_what_a_browser_has_is_not_sent_again(run, page):
-    with serving(site(run, page)) as server:
+    with serving(lambda: site(run, page)) as server:
         first, _ = get(server, "/model_sparse.tflite")
         assert first.getheader("Cache-Control") == "no-cache"
         tag = first.getheader("ETag")
@@ -224,12 +225,13 @@ def test_what_a_browser_has_is_not_sent_again(run, page):
 
 
 def test_other_methods_and_files_that_went_are_answered(run, page):
-    with serving(site(run, page)) as server:
+    with serving(lambda: site(run, page)) as server:
         head, content = get(server, "/model_sparse.tflite", "HEAD")
         assert (head.status, head.getheader("Content-Length"), content) == (200, "6", b"")
         assert get(server, "/", "POST")[0].status == 501
         (run / "export" / "model_sparse.tflite").unlink()
-        assert get(server, "/model_sparse.tflite")[0].status == 404
+        response, content = get(server, "/model_sparse.tflite")
+        assert (response.status, b"can be shown: run" in content) == (503, True)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +253,7 @@ def test_other_methods_and_files_that_went_are_answered(run, page):
     ],
 )
 def test_only_own_names_are_answered_to(run, page, host, is_answered):
-    with serving(site(run, page), allowed_hosts=["page.example.org"]) as server:
+    with serving(lambda: site(run, page), allowed_hosts=["page.example.org"]) as server:
         response, content = get(server, "/model_sparse.tflite", Host=host)
     assert (response.status, content == b"sparse") == ((200, True) if is_answered else (421, False))
     assert (b"--allowed-hosts" in content) != is_answered
@@ -259,7 +261,7 @@ def test_only_own_names_are_answered_to(run, page, host, is_answered):
 
 def test_what_comes_with_a_request_is_not_the_next_one(run, page):
     hidden = b"GET /model_sparse.tflite HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    with serving(site(run, page)) as server:
+    with serving(lambda: site(run, page)) as server:
         with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
             length = f"Content-Length: {len(hidden)}\r\n\r\n".encode()
             connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + length + hidden)
@@ -271,19 +273,69 @@ def test_what_comes_with_a_request_is_not_the_next_one(run, page):
 
 def test_a_taken_port_is_an_error_that_says_so(run, page):
     assets = site(run, page)
-    with PageServer(assets, "127.0.0.1", 0) as server:
+    with PageServer(lambda: assets, "127.0.0.1", 0) as server:
         with pytest.raises(ExportError, match=rf"Port {server.server_port} of 127\.0\.0\.1 is in"):
-            PageServer(assets, "127.0.0.1", server.server_port)
+            PageServer(lambda: assets, "127.0.0.1", server.server_port)
     with pytest.raises(ExportError, match=r"Received: 203\.0\.113\.1"):
-        PageServer(assets, "203.0.113.1", 0)
+        PageServer(lambda: assets, "203.0.113.1", 0)
 
 
 def test_the_address_for_a_phone_is_that_in_the_network(run, page):
-    with PageServer(site(run, page), "0.0.0.0", 0) as server:
+    with PageServer(lambda: site(run, page), "0.0.0.0", 0) as server:
         here, *elsewhere = server.addresses()
         assert here == f"http://127.0.0.1:{server.server_port}/"
         assert all(f":{server.server_port}/" in address for address in elsewhere)
         assert not any("0.0.0.0" in address for address in elsewhere)
+
+
+def test_after_a_new_export_its_own_figures_are_served(run, page):
+    export = run / "export"
+    with serving(lambda: site(run, page)) as server:
+        content = json.loads((export / "export.json").read_text())
+        content["artifacts"][0] |= {"accuracy": 0.8}
+        (export / "export.json").write_text(json.dumps(content))
+        (export / "model_sparse.tflite").write_bytes(b"another")
+        (file, _) = json.loads(get(server, "/facts.json")[1])["files"]
+        assert (file["accuracy"], file["bytes"]) == (0.8, 7)
+        # As it may be in the middle of an export.
+        (export / "export.json").unlink()
+        response, content = get(server, "/facts.json")
+        assert (response.status, b"was not exported yet" in content) == (503, True)
+
+
+def addresses(monkeypatch, capsys, run, *flags):
+    """Return the ports of `serve` and what it says."""
+    ports = []
+
+    def stop(server, **options):
+        ports.append(server.server_port)
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(PageServer, "serve_forever", stop)
+    status, written = call(capsys, run, *flags)
+    assert status == 0
+    return ports[0], written
+
+
+def test_a_page_has_the_same_address_each_time_if_it_can(run, page, monkeypatch, capsys):
+    monkeypatch.setattr("export.site.PAGE", page)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr("export.serve._PORT", port)
+    assert addresses(monkeypatch, capsys, run)[0] == port
+    with socket.create_server(("127.0.0.1", port)):
+        assert addresses(monkeypatch, capsys, run)[0] != port
+
+
+@pytest.mark.parametrize(("host", "is_local"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_who_can_reach_the_page_is_told(run, page, monkeypatch, capsys, host, is_local):
+    monkeypatch.setattr("export.site.PAGE", page)
+    # Even if this machine does not know of an address of its own.
+    monkeypatch.setattr("export.serving._address_in_network", lambda family: None)
+    _, written = addresses(monkeypatch, capsys, run, "--host", host, "--port", "0")
+    assert ("For a phone in the same network: --host 0.0.0.0" in written) == is_local
+    assert ("over plain http" in written) != is_local
 
 
 def test_a_bundle_is_the_site_and_replaces_only_a_bundle(run, page, tmp_path):
@@ -366,6 +418,9 @@ def test_what_can_not_be_served_is_told_with_what_to_do(run, page, tmp_path, mon
     assert (status, "does not exist" in written) == (1, True)
     status, written = call(capsys, run, "--port", "65536")
     assert (status, "--port" in written) == (2, True)
+    (run / "export" / "page.json").write_text('{"model": "lenet300", "scores": "logits"}')
+    status, written = call(capsys, run)
+    assert (status, "without `picture` in page.json: run" in written) == (1, True)
     (run / "export" / "page.json").unlink()
     status, written = call(capsys, run)
     assert (status, "earlier version" in written) == (1, True)
@@ -410,7 +465,7 @@ def test_a_signal_that_comes_while_a_connection_is_taken_ends_the_server(run, pa
     def interrupted(*arguments):
         raise Interrupted(signal.SIGINT)
 
-    with PageServer(site(run, page), "127.0.0.1", 0) as server:
+    with PageServer(lambda: site(run, page), "127.0.0.1", 0) as server:
         monkeypatch.setattr(server, "process_request", interrupted)
         with socket.create_connection(("127.0.0.1", server.server_port)):
             with pytest.raises(Interrupted):

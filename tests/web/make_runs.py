@@ -101,6 +101,50 @@ def colours(folder: Path) -> None:
     _reference(folder / "export", x_test[:IMAGES])
 
 
+def shares(folder: Path) -> None:
+    """A softmax for digits as Keras loads them, without channels; int8 rounds its shares."""
+    keras.utils.set_random_seed(0)
+    images = data.load("mnist5k")
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28), name="image"),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dense(32, "relu", name="first"),
+            keras.layers.Dense(10, "softmax", name="shares"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x_train = images.x_train[..., 0]
+    model.fit(x_train, images.y_train, epochs=3, verbose=0)
+    arrays = {"x_test": images.x_test[:IMAGES, ..., 0], "y_test": images.y_test[:IMAGES]}
+    _export_file(folder, model, "--quantize", "int8", **arrays, x_train=x_train[:500])
+    _reference(folder / "export", arrays["x_test"])
+
+
+def wide(folder: Path) -> None:
+    """One sigmoid for wide pictures: is the upper half the brighter one?"""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 2, 400)
+    bright = 80 * np.stack([1 - classes, classes], axis=1)[:, [1] * 8 + [0] * 8]
+    pictures = rng.integers(0, 176, (400, 16, 48, 3)) + bright[:, :, None, None]
+    model = keras.Sequential(
+        [
+            keras.Input((16, 48, 3), name="picture"),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.AveragePooling2D((8, 48)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(8, "relu", name="first"),
+            keras.layers.Dense(1, "sigmoid", name="upper"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.03), "binary_crossentropy")
+    model.fit(pictures.astype("float32"), classes, epochs=20, verbose=0)
+    _export_file(folder, model, x_test=pictures.astype(np.uint8), y_test=classes)
+    _reference(folder / "export", pictures[:IMAGES])
+
+
 def vectors(folder: Path) -> None:
     """A model that takes no picture."""
     keras.utils.set_random_seed(0)
@@ -193,6 +237,8 @@ def main(out: Path) -> None:
     halves(out / "halves")
     blocks(out / "blocks")
     colours(out / "colours")
+    shares(out / "shares")
+    wide(out / "wide")
     vectors(out / "vectors")
     indices(out / "indices")
     refused(out / "refused", out / "digits" / "export", out / "halves" / "export")

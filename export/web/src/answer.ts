@@ -1,9 +1,12 @@
 /** The probabilities as bars, and the answer in words. */
+import type { Facts } from './facts';
 
 const MOST = 10; // bars; if there are more classes, the most probable ones
 
 export class Answer {
   private readonly rows: { item: HTMLElement; name: HTMLElement; bar: HTMLElement; share: HTMLElement }[];
+  /** What is to be spoken next, and the timer until then. */
+  private unspoken = '';
   private timer = 0;
 
   constructor(
@@ -34,8 +37,8 @@ export class Answer {
 
   /** Shows probabilities; null before there is an input. */
   show(probabilities: Float32Array | null): void {
-    window.clearTimeout(this.timer);
     if (probabilities === null) {
+      this.unspoken = '';
       this.best.textContent = '–';
       this.bestShare.textContent = '';
       for (const row of this.rows) this.fill(row, 0, false);
@@ -51,9 +54,16 @@ export class Answer {
     });
     this.best.textContent = this.labels[winner]!;
     this.bestShare.textContent = percent(probabilities[winner]!);
-    // Not at every movement of the pen: a screen reader would never finish.
-    const [name, share] = [this.labels[winner]!, percent(probabilities[winner]!)];
-    this.timer = window.setTimeout(() => (this.spoken.textContent = `${name}, ${share}`), 700);
+    this.speakSoon(`${this.labels[winner]!}, ${percent(probabilities[winner]!)}`);
+  }
+
+  /** Not at every movement of the pen, or picture of the camera: a reader would never finish. */
+  private speakSoon(text: string): void {
+    this.unspoken = text;
+    this.timer ||= window.setTimeout(() => {
+      this.timer = 0;
+      if (this.unspoken !== '') this.spoken.textContent = this.unspoken;
+    }, 700);
   }
 
   private fill(row: (typeof this.rows)[number], share: number, isBest: boolean): void {
@@ -67,10 +77,11 @@ function percent(share: number): string {
   return `${(100 * share).toFixed(share >= 0.9995 || share < 0.0005 ? 0 : 1)} %`;
 }
 
-/** Turns scores into probabilities; outputs that already are probabilities stay as they are. */
-export function probabilities(outputs: Float32Array): Float32Array {
-  const sum = outputs.reduce((a, b) => a + b, 0);
-  if (outputs.every((value) => value >= 0 && value <= 1) && Math.abs(sum - 1) < 1e-3) return outputs;
+/** Turns the scores of a model into a probability for each of its classes. */
+export function probabilities(outputs: Float32Array, scores: Facts['scores']): Float32Array {
+  if (scores === 'softmax') return outputs;
+  // One unit with a sigmoid gives the probability of the second of two classes.
+  if (scores === 'sigmoid') return outputs.length > 1 ? outputs : Float32Array.of(1 - outputs[0]!, outputs[0]!);
   const largest = outputs.reduce((a, b) => Math.max(a, b), -Infinity);
   const powers = outputs.map((value) => Math.exp(value - largest));
   const total = powers.reduce((a, b) => a + b, 0);

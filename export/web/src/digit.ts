@@ -10,7 +10,7 @@ export interface Point {
   y: number;
 }
 
-const SIDE = 28;
+export const SIDE = 28;
 const BOX = 20;
 const PEN = 2.2; // pixels wide, about as in MNIST
 const FINE = 10; // the strokes are painted this many times as large, then averaged

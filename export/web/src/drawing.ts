@@ -1,6 +1,7 @@
 /** The area to draw in: with finger, pen or mouse, or with the keys. */
-import { digit } from './digit';
+import { digit, SIDE } from './digit';
 import type { Point } from './digit';
+import { pictureOf } from './picture';
 import { toImage } from './pixels';
 import type { Plane } from './pixels';
 
@@ -20,6 +21,8 @@ export class Drawing {
   private readonly pen: Point;
   private penIsDown = false;
   private hasKeys = false;
+  /** Counts what was asked for: a picture that comes late is not shown any more. */
+  private asked = 0;
 
   constructor(
     private readonly area: HTMLCanvasElement,
@@ -37,8 +40,10 @@ export class Drawing {
     );
     area.addEventListener('pointerdown', (event) => this.begin(event));
     area.addEventListener('pointermove', (event) => this.go(event));
-    for (const end of ['pointerup', 'pointercancel']) {
-      area.addEventListener(end, () => (this.drawing = false));
+    for (const end of ['pointerup', 'pointercancel'] as const) {
+      area.addEventListener(end, (event) => {
+        if (event.isPrimary) this.drawing = false;
+      });
     }
     area.addEventListener('keydown', (event) => this.key(event));
     area.addEventListener('blur', () => this.putKeysAway());
@@ -55,6 +60,7 @@ export class Drawing {
   }
 
   clear(): void {
+    this.asked++;
     this.drawing = false;
     this.strokes = [];
     this.example = null;
@@ -68,11 +74,20 @@ export class Drawing {
     this.changed();
   }
 
+  /** Shows the middle of a picture in a file. */
+  async open(file: File): Promise<void> {
+    const turn = ++this.asked;
+    const { read } = await pictureOf(file, [SIDE, SIDE, 1]);
+    if (turn !== this.asked) return;
+    this.show(read);
+    this.say(`Picture ${file.name}`);
+  }
+
   private begin(event: PointerEvent): void {
     if (event.button !== 0 || !event.isPrimary) return;
     event.preventDefault();
     this.area.focus({ preventScroll: true });
-    this.hasKeys = false;
+    this.penIsDown = this.hasKeys = false;
     this.area.setPointerCapture(event.pointerId);
     this.drawing = true;
     this.startStroke(this.place(event));
@@ -89,22 +104,32 @@ export class Drawing {
   private place(event: PointerEvent): Point {
     const box = this.area.getBoundingClientRect();
     const scale = this.area.width / box.width;
-    return { x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale };
+    return {
+      x: this.inside((event.clientX - box.left) * scale),
+      y: this.inside((event.clientY - box.top) * scale),
+    };
+  }
+
+  /** What is drawn past the edge of the area, where nobody sees it, is drawn along the edge. */
+  private inside(at: number, margin = 0): number {
+    return Math.min(Math.max(at, margin), this.area.width - margin);
   }
 
   private startStroke(point: Point): void {
+    this.asked++;
     this.example = null;
     this.strokes.push([point]);
     this.changed();
   }
 
   private key(event: KeyboardEvent): void {
+    // These are the browser's, such as Alt+Left to go back.
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
     const move = MOVES[event.key];
     if (move !== undefined) {
       const step = this.area.width / STEPS;
-      const inside = (at: number): number => Math.min(Math.max(at, step), this.area.width - step);
-      this.pen.x = inside(this.pen.x + move[0] * step);
-      this.pen.y = inside(this.pen.y + move[1] * step);
+      this.pen.x = this.inside(this.pen.x + move[0] * step, step);
+      this.pen.y = this.inside(this.pen.y + move[1] * step, step);
       if (this.penIsDown) this.strokes.at(-1)!.push({ ...this.pen });
     } else if (event.key === ' ') {
       this.penIsDown = !this.penIsDown;

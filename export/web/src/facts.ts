@@ -12,7 +12,6 @@ export interface ModelFile {
 
 export interface LiveInputs {
   name: string;
-  units: number;
   inputs: number;
   live: number;
   kind: 'pixels' | 'features' | 'vector';
@@ -31,11 +30,15 @@ export interface Facts {
   fc_sparsity: number | null;
   batch: number;
   inputs: { name: string; shape: number[] }[];
+  /** Of the pictures that the model takes; null if it takes none. */
+  picture: [rows: number, columns: number, channels: number] | null;
   labels: string[] | null;
+  /** What the outputs are: probabilities of a softmax or of sigmoids, or neither. */
+  scores: 'softmax' | 'sigmoid' | 'logits';
   live_inputs: LiveInputs | null;
   examples: Example[];
   /** False if the model's own examples are images whose values are not those of pixels, 0 to 255. */
-  takes_pixels?: boolean;
+  takes_pixels: boolean;
   files: ModelFile[];
   keras_switcher: string;
 }
@@ -46,15 +49,6 @@ export async function loadFacts(): Promise<Facts> {
     throw new Error(`The server answered ${response.status} when asked for facts.json.`);
   }
   return (await response.json()) as Facts;
-}
-
-/** Rows, columns and channels of the pictures that the model takes; null if it takes none. */
-export function pictureShape(facts: Facts): [number, number, number] | null {
-  const [first, ...others] = facts.inputs;
-  if (first === undefined || others.length > 0 || first.shape.length !== 3) return null;
-  if (facts.takes_pixels === false) return null;
-  const [rows, columns, channels] = first.shape as [number, number, number];
-  return channels === 1 || channels === 3 ? [rows, columns, channels] : null;
 }
 
 /** The values of an example, in the order in which the model takes them. */

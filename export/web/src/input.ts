@@ -1,7 +1,7 @@
 /** What goes into the network: a drawing or a picture, depending on what the model takes. */
 import { Drawing } from './drawing';
 import { button, element, notice, say } from './elements';
-import { exampleValues, pictureShape } from './facts';
+import { exampleValues } from './facts';
 import type { Facts } from './facts';
 import { describeLive, paintLive } from './live';
 import { NoPicture, Picture } from './picture';
@@ -17,7 +17,7 @@ export class Input {
     private readonly facts: Facts,
     private readonly onChange: () => void,
   ) {
-    this.shape = pictureShape(facts);
+    this.shape = facts.picture;
     this.shown = this.made();
     this.showLive();
   }
@@ -51,7 +51,7 @@ export class Input {
       hint.textContent =
         'This model takes ' +
         this.facts.inputs.map((one) => `${one.name} of shape (${one.shape.join(', ')})`).join(' and ') +
-        (this.facts.takes_pixels === false
+        (!this.facts.takes_pixels
           ? ' with values other than pixels of 0 to 255. To draw for it or show it pictures, put the ' +
             'scaling into the model, such as a Rescaling(1 / 255) layer, and export it again.'
           : ', which can be neither drawn nor photographed.') +
@@ -61,33 +61,46 @@ export class Input {
       element('input').hidden = true;
       return null;
     }
-    let input: Drawing | Picture;
-    if (shape.join() === '28,28,1') {
+    const input =
+      shape.join() === '28,28,1'
+        ? this.drawing(area)
+        : new Picture(area, element<HTMLVideoElement>('video'), shape, this.onChange);
+    if (input instanceof Picture) {
+      title.textContent = 'Show a picture';
+      hint.textContent = 'A picture can be dropped on the dark area, too.';
+      // The picture keeps its proportions.
+      const [rows, columns] = shape;
+      const { style } = element('stage');
+      style.aspectRatio = `${columns} / ${rows}`;
+      style.maxWidth = `${(62 * columns) / rows}vh`;
+      area.width = Math.round((area.width * columns) / Math.max(rows, columns));
+      area.height = Math.round((area.height * rows) / Math.max(rows, columns));
+    } else {
       title.textContent = 'Draw a digit';
       hint.textContent =
         'Draw with a finger, a mouse, or the keys: arrows move the pen, space puts it down or lifts ' +
-        'it, delete clears.';
-      input = new Drawing(area, this.onChange, say);
-      button('Clear', () => input.clear());
-    } else {
-      title.textContent = 'Show a picture';
-      hint.textContent = 'A picture can be dropped on the dark area, too.';
-      const picture = new Picture(area, element<HTMLVideoElement>('video'), shape, this.onChange);
-      this.addPictureControls(picture);
-      input = picture;
+        'it, delete clears. A picture can be dropped on the dark area, too; it is read as it is, and ' +
+        'MNIST’s digits are bright on black.';
     }
+    this.addPictureControls(input);
     if (this.facts.examples.length > 0) button('Example', () => this.nextExample());
     const seen = element<HTMLCanvasElement>('seen');
     [seen.height, seen.width] = shape;
     element('seen-part').hidden = false;
     element('seen-text').textContent =
       input instanceof Drawing
-        ? 'Your drawing, scaled and centred as MNIST’s digits are.'
+        ? 'Your drawing, scaled and centred as MNIST’s digits are; a picture, at 28x28 pixels.'
         : `The middle of the picture, at ${shape[0]}x${shape[1]} pixels.`;
     return input;
   }
 
-  private addPictureControls(picture: Picture): void {
+  private drawing(area: HTMLCanvasElement): Drawing {
+    const drawing = new Drawing(area, this.onChange, say);
+    button('Clear', () => drawing.clear());
+    return drawing;
+  }
+
+  private addPictureControls(input: Drawing | Picture): void {
     const chooser = document.createElement('input');
     chooser.type = 'file';
     chooser.accept = 'image/*';
@@ -96,7 +109,7 @@ export class Input {
     chooser.setAttribute('aria-label', 'Picture file');
     element('controls').append(chooser);
     const open = async (file: File | undefined): Promise<void> => {
-      if (file) await this.tried(() => picture.open(file));
+      if (file) await this.tried(() => input.open(file));
     };
     chooser.addEventListener('change', async () => {
       await open(chooser.files?.[0]);
@@ -110,13 +123,13 @@ export class Input {
       void open(event.dataTransfer?.files[0]);
     });
     // Browsers offer no camera to a page that comes from elsewhere without https.
-    if (!navigator.mediaDevices) return;
+    if (!(input instanceof Picture) || !navigator.mediaDevices) return;
     const camera = button('Camera', () => {
-      if (picture.hasCamera) picture.stop();
-      else void this.tried(() => picture.startCamera());
+      if (input.hasCamera) input.stop();
+      else void this.tried(() => input.startCamera());
     });
-    picture.onCamera = () => {
-      camera.textContent = picture.hasCamera ? 'Hold this picture' : 'Camera';
+    input.onCamera = () => {
+      camera.textContent = input.hasCamera ? 'Hold this picture' : 'Camera';
     };
   }
 

@@ -39,15 +39,18 @@ function grid(live: LiveInputs): [number, number] {
 
 /** Says what the picture shows. */
 export function describeLive(live: LiveInputs, overPicture: boolean): string {
-  const count = `${live.live.toLocaleString('en')} of ${live.inputs.toLocaleString('en')}`;
+  const share = (part: number, whole: number): string =>
+    `${part.toLocaleString('en')} of ${whole.toLocaleString('en')}`;
+  const count = share(live.live, live.inputs);
+  const places = share(live.connections.filter((count) => count > 0).length, live.connections.length);
   const [rows, columns, channels] = live.shape;
   const [sign, degree] = overPicture ? ['Bright', 'the brighter'] : ['Green', 'the stronger'];
   const none = overPicture ? 'Nearly black: where no connection is left.' : 'Dark: no connection left.';
   switch (live.kind) {
     case 'pixels':
       return (
-        `${sign}: the pixels that layer ${live.name} still reads, ${count}; ${degree}, the more of ` +
-        `its units read them. ${none}`
+        `${sign}: the pixels that layer ${live.name} still reads, ${places}; ${degree}, the more ` +
+        `connections are on. ${none}`
       );
     case 'features':
       return (

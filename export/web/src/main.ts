@@ -6,17 +6,19 @@ import type { Facts, ModelFile } from './facts';
 import { Files, sized } from './files';
 import { Input } from './input';
 import { keepOffline } from './offline';
+import { Queue } from './queue';
 import { Refused, Runner, Unreachable } from './runtime';
 
 const RUNS = 100;
-const AT_ONCE = 20e6; // bytes of all files, up to which they are measured without being asked for
+const AT_ONCE = 20e6; // bytes of all files, up to which they are fetched without being asked for
 
 class Page {
-  readonly files: Files;
+  private readonly files: Files;
   private readonly answer: Answer | null;
   private readonly input: Input;
+  /** The files that are in the runtime now. */
   private readonly loaded = new Set<string>();
-  private last: Promise<unknown> = Promise.resolve();
+  private readonly tasks = new Queue();
   private chosen: ModelFile | null = null;
   private changed = false;
   private running: Promise<void> | null = null;
@@ -51,15 +53,31 @@ class Page {
     if (first !== undefined) await this.choose(first);
     performance.mark('ready');
     document.documentElement.dataset.state = 'ready';
-    const bytes = this.files.usable.reduce((sum, file) => sum + file.bytes, 0);
-    element<HTMLButtonElement>('measure').disabled = false;
+    const { batch } = this.facts;
     element('measure-hint').textContent =
-      `Load: from the bytes to the first answer. A run: the median of up to ${RUNS} on this device.`;
-    if (bytes <= AT_ONCE) await this.measureAll();
-    else if (this.chosen) await this.measure(this.chosen);
-    if (bytes > AT_ONCE) {
-      element('measure').textContent = `Measure every file (${sized(bytes)})`;
+      `Load: from the bytes to the first answer. A run${batch > 1 ? `, of ${batch} inputs` : ''}: the ` +
+      `median of up to ${RUNS} on this device.`;
+    if (this.areFew) await this.measureAll();
+    else {
+      if (this.chosen) await this.measure(this.chosen);
+      element('measure').textContent = `Measure every file (${sized(this.bytes)})`;
     }
+    element<HTMLButtonElement>('measure').disabled = false;
+  }
+
+  /** The files to keep for use without a network: all, or the chosen one if they are many bytes. */
+  get kept(): string[] {
+    const files = this.areFew ? this.files.usable : [this.chosen];
+    return files.flatMap((file) => (file ? [file.file] : []));
+  }
+
+  /** Whether all files may be fetched without being asked for. */
+  get areFew(): boolean {
+    return this.bytes <= AT_ONCE;
+  }
+
+  private get bytes(): number {
+    return this.files.usable.reduce((sum, file) => sum + file.bytes, 0);
   }
 
   private describe(): void {
@@ -89,9 +107,10 @@ class Page {
       this.input.showSeen();
       const file = this.chosen;
       try {
-        const outputs = await this.inTurn(() => this.outputsOf(file));
+        // One after the other, so that none finds its file unloaded.
+        const outputs = await this.tasks.add(() => this.outputsOf(file));
         if (file !== this.chosen) continue;
-        this.answer?.show(this.input.isEmpty ? null : probabilities(this.firstOf(outputs)));
+        this.answer?.show(this.input.isEmpty ? null : probabilities(this.firstOf(outputs), this.facts.scores));
       } catch (error) {
         this.refused(file, error);
       }
@@ -102,13 +121,6 @@ class Page {
     await this.ensureLoaded(file);
     await this.unload((other) => other !== file.file);
     return this.runner.ask<'run'>({ kind: 'run', file: file.file, input: this.input.values() });
-  }
-
-  /** Runs tasks with the runtime one after the other, so that none finds its file unloaded. */
-  private inTurn<T>(task: () => Promise<T>): Promise<T> {
-    const result = this.last.then(task);
-    this.last = result.catch(() => undefined);
-    return result;
   }
 
   private firstOf(outputs: Float32Array): Float32Array {
@@ -138,7 +150,7 @@ class Page {
       this.update();
     } else {
       this.answer?.show(null);
-      notice('None of the files runs here; the table says why.');
+      notice('None of the files answers; the table says why.');
     }
   }
 
@@ -173,7 +185,7 @@ class Page {
 
   private async measure(file: ModelFile): Promise<void> {
     try {
-      const measured = await this.inTurn(async () => {
+      const measured = await this.tasks.add(async () => {
         // Loaded again, as the first file that a browser loads also pays for what it compiles then;
         // but not unloaded as long as it can't be fetched.
         const bytes = await downloaded(file);
@@ -199,17 +211,22 @@ async function downloaded(file: ModelFile): Promise<Uint8Array<ArrayBuffer>> {
     throw new Unreachable('The server does not answer. Choose the file again once it does.');
   }
   if (!response.ok) throw new Unreachable(`The server answered ${response.status}.`);
-  return new Uint8Array(await response.arrayBuffer());
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  if (bytes.length !== file.bytes) {
+    throw new Unreachable('It is another file than when this page was opened. Reload the page.');
+  }
+  return bytes;
 }
 
-function aboutList(lines: string[]): void {
-  element('about-list').replaceChildren(
-    ...lines.map((line) => {
-      const item = document.createElement('li');
-      item.textContent = line;
-      return item;
-    }),
-  );
+/** Shows lines about the page; returns the item of each. */
+function aboutList(lines: string[]): HTMLElement[] {
+  const items = lines.map((line) => {
+    const item = document.createElement('li');
+    item.textContent = line;
+    return item;
+  });
+  element('about-list').replaceChildren(...items);
+  return items;
 }
 
 async function main(): Promise<void> {
@@ -220,17 +237,17 @@ async function main(): Promise<void> {
   const page = new Page(facts, runner);
   const runtime = await starting;
   await page.open();
-  const offline = await keepOffline([...runtime.urls, ...page.files.usable.map(({ file }) => file)]);
-  aboutList([
+  const [offline] = aboutList([
+    'Being kept for use without a network …',
     `LiteRT.js ${__LITERT_VERSION__} (build: ${runtime.build}), ready after ${Math.round(runtime.milliseconds)} ms; ` +
       'one thread of the processor.',
     'No picture leaves this device.',
     crossOriginIsolated
       ? 'The page is isolated from other origins: the clock steps finely.'
       : 'The page is not isolated from other origins, so the clock is coarse: a run is many calls, timed together.',
-    offline,
     `Exported by keras_switcher ${facts.keras_switcher}.`,
   ]);
+  offline!.textContent = await keepOffline([...runtime.urls, ...page.kept], page.areFew);
   document.documentElement.dataset.state = 'complete';
 }
 

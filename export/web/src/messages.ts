@@ -28,8 +28,6 @@ export interface Measured {
   medianMicroseconds: number;
   /** Number of timed runs: fewer than were asked for if they would have taken too long. */
   runs: number;
-  /** Number of calls that were timed together, as the clock may be coarser than a call. */
-  callsTogether: number;
 }
 
 export interface Answers {

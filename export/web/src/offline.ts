@@ -1,7 +1,12 @@
 /** Keeps the page for use without a network, where the browser allows it. */
 
-/** Returns what to tell the user about it. */
-export async function keepOffline(others: string[]): Promise<string> {
+/**
+ * Keeps the page with all that it has loaded, and returns what to tell the user about it.
+ *
+ * @param others What is to be kept, too: the runtime's build, and files of the run.
+ * @param areAll Whether these are all files of the run.
+ */
+export async function keepOffline(others: string[], areAll: boolean): Promise<string> {
   if (!isSecureContext || !('serviceWorker' in navigator)) {
     return 'Not kept for use without a network: for that, a browser wants https, or localhost.';
   }
@@ -12,12 +17,18 @@ export async function keepOffline(others: string[]): Promise<string> {
     const next = registration.installing ?? registration.waiting;
     if (next) await activated(next);
     const { active } = await navigator.serviceWorker.ready;
-    // What this page loaded, and what it was given: the runtime's build, every file of the run.
-    const used = performance.getEntriesByType('resource').map((entry) => entry.name);
-    const urls = [location.href, './', ...used, ...others].map((url) => new URL(url, location.href).href);
+    const used = performance
+      .getEntriesByType('resource')
+      .map((entry) => entry.name)
+      .filter((url) => areAll || !url.endsWith('.tflite'));
+    const urls = [location.href, './', ...used, ...others].map(
+      (url) => new URL(url, location.href).href.split('#')[0]!,
+    );
     const own = urls.filter((url) => url.startsWith(new URL('./', location.href).href));
     await kept(active!, [...new Set(own)]);
-    return 'Kept for use without a network; it can be installed.';
+    return areAll
+      ? 'Kept for use without a network; it can be installed.'
+      : 'Kept for use without a network, with the chosen file alone; it can be installed.';
   } catch (error) {
     return `Not kept for use without a network: ${error instanceof Error ? error.message : error}`;
   }

@@ -4,8 +4,54 @@ import type { Plane } from './pixels';
 
 const LARGEST = 1024; // pixels per side that are used; a photograph has many more
 
+type Shape = [rows: number, columns: number, channels: number];
+
 /** A picture that can't be shown; the message is for people. */
 export class NoPicture extends Error {}
+
+/** The part of a picture that the network gets, as a person and as the network sees it. */
+interface Cropped {
+  seen: HTMLCanvasElement;
+  read: Plane;
+}
+
+/** Returns the middle of the picture in a file. */
+export async function pictureOf(file: File, shape: Shape): Promise<Cropped> {
+  let bitmap: ImageBitmap;
+  try {
+    bitmap = await createImageBitmap(file);
+  } catch {
+    throw new NoPicture(
+      `Expected a picture that this browser can show, such as PNG or JPEG. Received: ${file.name}, ` +
+        `${file.type || 'of unknown type'}`,
+    );
+  }
+  try {
+    return cropped(bitmap, bitmap.width, bitmap.height, shape);
+  } finally {
+    bitmap.close();
+  }
+}
+
+/** Returns the largest part in the middle that has the model's proportions. */
+function cropped(source: CanvasImageSource, width: number, height: number, shape: Shape): Cropped {
+  const [rows, columns, channels] = shape;
+  const scale = Math.min(width / columns, height / rows);
+  const [across, down] = [columns * scale, rows * scale];
+  const seen = document.createElement('canvas');
+  const shrink = Math.min(1, LARGEST / Math.max(across, down));
+  seen.width = Math.max(1, Math.round(across * shrink));
+  seen.height = Math.max(1, Math.round(down * shrink));
+  const context = seen.getContext('2d', { willReadFrequently: true })!;
+  // Where a picture is transparent, as on a page of paper.
+  context.fillStyle = '#fff';
+  context.fillRect(0, 0, seen.width, seen.height);
+  context.imageSmoothingQuality = 'high';
+  const [left, top] = [(width - across) / 2, (height - down) / 2];
+  context.drawImage(source, left, top, across, down, 0, 0, seen.width, seen.height);
+  const image = context.getImageData(0, 0, seen.width, seen.height);
+  return { seen, read: scaled(fromImage(image, channels), rows, columns) };
+}
 
 export class Picture {
   private shown: Plane | null = null;
@@ -19,7 +65,7 @@ export class Picture {
   constructor(
     private readonly area: HTMLCanvasElement,
     private readonly video: HTMLVideoElement,
-    private readonly shape: [rows: number, columns: number, channels: number],
+    private readonly shape: Shape,
     private readonly onChange: () => void,
   ) {
     area.setAttribute('role', 'img');
@@ -71,18 +117,9 @@ export class Picture {
   async open(file: File): Promise<void> {
     this.stop();
     const turn = this.asked;
-    let bitmap: ImageBitmap;
-    try {
-      bitmap = await createImageBitmap(file);
-    } catch {
-      throw new NoPicture(
-        `Expected a picture that this browser can show, such as PNG or JPEG. Received: ${file.name}, ` +
-          `${file.type || 'of unknown type'}`,
-      );
-    }
-    if (turn === this.asked) this.take(bitmap, bitmap.width, bitmap.height);
-    bitmap.close();
+    const picture = await pictureOf(file, this.shape);
     if (turn !== this.asked) return;
+    this.take(picture);
     this.area.setAttribute('aria-label', `Picture ${file.name}`);
     this.onChange();
   }
@@ -119,8 +156,11 @@ export class Picture {
     this.area.setAttribute('aria-label', 'What the camera sees');
     const look = (): void => {
       if (this.stream === null) return;
-      this.take(this.video, this.video.videoWidth, this.video.videoHeight);
-      this.onChange();
+      const { videoWidth, videoHeight } = this.video;
+      if (videoWidth > 0 && videoHeight > 0) {
+        this.take(cropped(this.video, videoWidth, videoHeight, this.shape));
+        this.onChange();
+      }
       this.timer = window.setTimeout(look, 150);
     };
     look();
@@ -136,25 +176,11 @@ export class Picture {
     this.onCamera();
   }
 
-  private take(source: CanvasImageSource, width: number, height: number): void {
-    if (width === 0 || height === 0) return;
-    const [rows, columns, channels] = this.shape;
-    // The largest part in the middle that has the model's proportions.
-    const scale = Math.min(width / columns, height / rows);
-    const [across, down] = [columns * scale, rows * scale];
-    const canvas = document.createElement('canvas');
-    const shrink = Math.min(1, LARGEST / Math.max(across, down));
-    canvas.width = Math.max(1, Math.round(across * shrink));
-    canvas.height = Math.max(1, Math.round(down * shrink));
-    const context = canvas.getContext('2d', { willReadFrequently: true })!;
-    context.imageSmoothingQuality = 'high';
-    const [left, top] = [(width - across) / 2, (height - down) / 2];
-    context.drawImage(source, left, top, across, down, 0, 0, canvas.width, canvas.height);
-    const shown = this.area.getContext('2d')!;
-    shown.imageSmoothingEnabled = true;
-    shown.drawImage(canvas, 0, 0, this.area.width, this.area.height);
-    const image = context.getImageData(0, 0, canvas.width, canvas.height);
-    this.shown = scaled(fromImage(image, channels), rows, columns);
+  private take({ seen, read }: Cropped): void {
+    this.shown = read;
+    const context = this.area.getContext('2d')!;
+    context.imageSmoothingEnabled = true;
+    context.drawImage(seen, 0, 0, this.area.width, this.area.height);
   }
 }
 

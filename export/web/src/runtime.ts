@@ -1,5 +1,6 @@
 /** The page's side of the worker: starts it, asks it one thing at a time, replaces a broken one. */
 import type { Answers, Reply, Request, Runtime } from './messages';
+import { Queue } from './queue';
 
 /** A file that the runtime refused, crashed on, or did not finish in time. */
 export class Refused extends Error {}
@@ -7,20 +8,19 @@ export class Refused extends Error {}
 /** A file that could not be fetched this time. */
 export class Unreachable extends Error {}
 
+/** How long a task may take; the start may take as long as the network needs for the runtime. */
 const SECONDS = 60;
 
 export class Runner {
   private worker: Worker | null = null;
-  private last: Promise<unknown> = Promise.resolve();
+  private readonly tasks = new Queue();
   private numbers = 0;
-  private starting: Promise<Runtime> | null = null;
   /** Called when the worker was replaced: no file is loaded any more. */
   onReplaced: () => void = () => undefined;
 
-  /** Loads the runtime, if it is not there yet. */
+  /** Loads the runtime. */
   start(): Promise<Runtime> {
-    this.starting ??= this.queued(() => this.started());
-    return this.starting;
+    return this.tasks.add(() => this.started());
   }
 
   /** Asks for one thing, after all that was asked before. */
@@ -28,7 +28,7 @@ export class Runner {
     request: Extract<Request, { kind: Kind }>,
     transfer: Transferable[] = [],
   ): Promise<Answers[Kind]> {
-    return this.queued(async () => {
+    return this.tasks.add(async () => {
       if (this.worker === null) await this.started();
       try {
         return await this.answered(request, transfer);
@@ -40,19 +40,14 @@ export class Runner {
     });
   }
 
-  private queued<T>(task: () => Promise<T>): Promise<T> {
-    const result = this.last.then(task);
-    this.last = result.catch(() => undefined);
-    return result;
-  }
-
   private async started(): Promise<Runtime> {
     this.worker = new Worker(new URL('./worker/worker.ts', import.meta.url));
     try {
       return await this.answered({ kind: 'start' }, []);
     } catch (error) {
       this.end();
-      throw error;
+      // No file is to blame for it.
+      throw new Unreachable(error instanceof Error ? error.message : String(error));
     }
   }
 
@@ -69,10 +64,8 @@ export class Runner {
     const worker = this.worker!;
     const id = ++this.numbers;
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(
-        () => reject(new Refused(`The runtime did not finish within ${SECONDS} s.`)),
-        SECONDS * 1000,
-      );
+      const late = (): void => reject(new Refused(`The runtime did not finish within ${SECONDS} s.`));
+      const timer = request.kind === 'start' ? 0 : setTimeout(late, SECONDS * 1000);
       worker.onmessage = ({ data }: MessageEvent<Reply>) => {
         if (data.id !== id) return;
         clearTimeout(timer);

@@ -51,6 +51,57 @@ test('once opened, the page works without its server, all files of it', async ()
   await context.close();
 });
 
+test('a run that was hardly opened does not mix with the one that was kept before', async () => {
+  const first = await serve(path.join(RUNS, 'digits'));
+  const port = new URL(first.url).port;
+  const { page, context } = await tab(browser);
+  await page.goto(first.url);
+  await until(page, 'complete');
+  const { model } = await page.evaluate(async () => (await fetch('facts.json')).json());
+  await first.end();
+  // Another run at the same address, left as soon as it is there.
+  const second = await serve(path.join(RUNS, 'halves', 'export'), '--port', port);
+  await page.reload();
+  await page.waitForFunction((model) => document.getElementById('title')?.textContent !== model, model);
+  await page.goto('about:blank');
+  await second.end();
+  await page.goto(first.url);
+  await until(page, 'complete');
+  assert.equal(await page.locator('#title').textContent(), model);
+  assert.equal(await page.locator('#files .missing, #files .refused').count(), 0);
+  await draw(page, DIGITS[7]);
+  await answers(page, '7');
+  await context.close();
+});
+
+test('what else is served at the same address is neither kept nor replaced', async () => {
+  const server = await serve(path.join(RUNS, 'digits'));
+  const { page, context } = await tab(browser);
+  await page.goto(server.url);
+  await until(page, 'complete');
+  let text = 'before';
+  await context.route('**/assets/other.js', (route) => route.fulfill({ body: text }));
+  const read = () => page.evaluate(async () => (await fetch('assets/other.js')).text());
+  assert.equal(await read(), 'before');
+  text = 'after';
+  assert.equal(await read(), 'after');
+  await context.close();
+  await server.end();
+});
+
+test('a file that was exported anew is not shown with the figures of the old one', async () => {
+  const server = await serve(path.join(RUNS, 'digits'), '--allowed-hosts', 'phone.test');
+  const { page, context } = await tab(browser);
+  await page.goto(server.url.replace('127.0.0.1', 'phone.test'));
+  await until(page, 'complete');
+  await page.route('**/model_dense.tflite', (route) => route.fulfill({ body: 'another' }));
+  await page.getByRole('radio', { name: 'dense' }).click();
+  await page.getByText('another file than when this page was opened').waitFor();
+  assert.ok(await page.getByRole('radio', { name: 'sparse' }).isChecked());
+  await context.close();
+  await server.end();
+});
+
 test('a server that is gone before anything was kept is told in words', async () => {
   const server = await serve(path.join(RUNS, 'digits'));
   const { page, context } = await tab(browser);

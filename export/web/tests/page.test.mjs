@@ -116,6 +116,7 @@ test('the keys alone draw, choose and clear', async () => {
   await page.keyboard.press('Tab');
   await page.keyboard.press('Enter'); // Clear
   await answers(page, '–');
+  await page.keyboard.press('Tab'); // Choose a picture
   await page.keyboard.press('Tab');
   await page.keyboard.press('Enter'); // Example
   await page.waitForFunction(() => document.getElementById('answer')?.textContent !== '–');
@@ -140,6 +141,89 @@ test('a finger draws, and the page does not scroll under it', async () => {
   await session.send('Input.dispatchTouchEvent', { type: 'touchEnd', touchPoints: [] });
   await answers(page, '1');
   assert.equal(await page.evaluate(() => scrollY), 0);
+});
+
+test('what nobody sees is not read, and another finger does not end a stroke', async () => {
+  const { page } = opened;
+  await page.goto(server.url);
+  await until(page, 'complete');
+  const read = () =>
+    page.evaluate(() => {
+      const seen = /** @type {HTMLCanvasElement} */ (document.getElementById('seen'));
+      return [...(seen.getContext('2d')?.getImageData(0, 0, 28, 28).data ?? [])];
+    });
+  const drawn = async (/** @type {number[][][]} */ strokes) => {
+    await draw(page, strokes);
+    await page.waitForFunction(() => document.getElementById('answer')?.textContent !== '–');
+    return read();
+  };
+  // Past the edge, it goes on along the edge.
+  const inside = await drawn([[[14, 4], [14, 28]]]);
+  assert.deepEqual(await drawn([[[14, 4], [14, 45]]]), inside);
+  const whole = await drawn([[[4, 14], [24, 14]]]);
+  await page.getByRole('button', { name: 'Clear' }).click();
+  await page.evaluate(() => {
+    const area = /** @type {HTMLCanvasElement} */ (document.getElementById('area'));
+    area.setPointerCapture = () => undefined;
+    const { left, top, width } = area.getBoundingClientRect();
+    const send = (/** @type {string} */ type, /** @type {number} */ x, isPrimary = true) =>
+      area.dispatchEvent(
+        new PointerEvent(type, {
+          pointerId: isPrimary ? 1 : 2,
+          isPrimary,
+          clientX: left + (x * width) / 28,
+          clientY: top + width / 2,
+        }),
+      );
+    send('pointerdown', 4);
+    send('pointermove', 12);
+    send('pointerdown', 20, false);
+    send('pointerup', 20, false);
+    send('pointermove', 24);
+    send('pointerup', 24);
+  });
+  await page.waitForFunction(() => document.getElementById('answer')?.textContent !== '–');
+  assert.deepEqual(await read(), whole);
+});
+
+test('after a stroke of the mouse, the keys move the pen without drawing', async () => {
+  const { page } = opened;
+  await page.goto(server.url);
+  await until(page, 'complete');
+  const box = await page.locator('#area').boundingBox();
+  assert.ok(box);
+  await page.locator('#area').focus();
+  await page.keyboard.press('Delete');
+  await page.keyboard.press(' '); // the pen of the keys is down, on the stroke that follows
+  await page.mouse.move(box.x + box.width / 2, box.y + box.height * 0.15);
+  await page.mouse.down();
+  await page.mouse.move(box.x + box.width / 2, box.y + box.height * 0.85);
+  await page.mouse.up();
+  await answers(page, '1');
+  const share = await page.locator('#answer-share').textContent();
+  for (let step = 0; step < 6; step++) await page.keyboard.press('ArrowLeft');
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.equal(await page.locator('#answer').textContent(), '1');
+  assert.equal(await page.locator('#answer-share').textContent(), share);
+});
+
+test('a picture of a digit can be chosen, too', async () => {
+  const { page } = opened;
+  await page.goto(server.url);
+  await until(page, 'complete');
+  const bytes = await page.evaluate(async () => {
+    const canvas = new OffscreenCanvas(56, 56);
+    const context = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext('2d'));
+    context.fillRect(0, 0, 56, 56);
+    context.fillStyle = 'white';
+    context.fillRect(26, 10, 5, 36);
+    return [...new Uint8Array(await (await canvas.convertToBlob()).arrayBuffer())];
+  });
+  await page.getByRole('button', { name: 'Clear' }).click();
+  await page
+    .locator('#chooser')
+    .setInputFiles({ name: 'one.png', mimeType: 'image/png', buffer: Buffer.from(bytes) });
+  await answers(page, '1');
 });
 
 test('an example gives the probabilities that Python gives', async () => {

@@ -33,20 +33,46 @@ async function opened(options = PHONE) {
  * @param {number} width
  * @param {number} height
  */
-async function picture(page, colour, width, height) {
+async function picture(page, colour, width, height, type = 'image/jpeg') {
   const bytes = await page.evaluate(
-    async ([colour, width, height]) => {
+    async ([colour, width, height, type]) => {
       const canvas = new OffscreenCanvas(width, height);
       const context = canvas.getContext('2d');
       if (context === null) throw new Error('no context');
       context.fillStyle = colour;
       context.fillRect(0, 0, width, height);
-      const blob = await canvas.convertToBlob({ type: 'image/jpeg' });
+      const blob = await canvas.convertToBlob({ type });
       return [...new Uint8Array(await blob.arrayBuffer())];
     },
-    /** @type {const} */ ([colour, width, height]),
+    /** @type {const} */ ([colour, width, height, type]),
   );
-  return { name: 'picture.jpg', mimeType: 'image/jpeg', buffer: Buffer.from(bytes) };
+  return { name: 'picture', mimeType: type, buffer: Buffer.from(bytes) };
+}
+
+/** The pixels that the network reads, and a pixel in the middle of what is shown.
+ * @param {import('playwright-core').Page} page
+ */
+function pixels(page) {
+  return page.evaluate(() => {
+    const of = (/** @type {string} */ id) => /** @type {HTMLCanvasElement} */ (document.getElementById(id));
+    const [seen, area] = [of('seen'), of('area')];
+    const read = [...(seen.getContext('2d')?.getImageData(0, 0, seen.width, seen.height).data ?? [])];
+    const shown = [...(area.getContext('2d')?.getImageData(area.width / 2, area.height / 2, 1, 1).data ?? [])];
+    return { read, shown };
+  });
+}
+
+/** Waits until the network reads something else, and its answer is there.
+ * @param {import('playwright-core').Page} page
+ * @param {number[]} before
+ */
+async function untilAnother(page, before) {
+  await page.waitForFunction((before) => {
+    const seen = /** @type {HTMLCanvasElement} */ (document.getElementById('seen'));
+    const read = seen.getContext('2d')?.getImageData(0, 0, seen.width, seen.height).data ?? [];
+    return before.some((value, at) => value !== read[at]);
+  }, before);
+  await page.waitForFunction(() => document.getElementById('answer')?.textContent !== '–');
 }
 
 test('a picture from a file is classified, whatever its size', async () => {
@@ -58,6 +84,22 @@ test('a picture from a file is classified, whatever its size', async () => {
   ])) {
     await page.locator('#chooser').setInputFiles(await picture(page, colour, width, height));
     await answers(page, answer);
+  }
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
+test('where a picture is transparent, the network reads the white that is shown', async () => {
+  const { page, context, errors } = await opened();
+  await page.locator('#chooser').setInputFiles(await picture(page, 'rgb(180 60 60)', 40, 40));
+  await answers(page, '0');
+  const { read: red } = await pixels(page);
+  await page.locator('#chooser').setInputFiles(await picture(page, 'rgb(0 0 255 / 20%)', 40, 40, 'image/png'));
+  await untilAnother(page, red);
+  const { read, shown } = await pixels(page);
+  for (const pixel of [shown, read.slice(0, 4), read.slice(-4)]) {
+    const [r = 0, g = 0, b = 0] = pixel;
+    assert.ok(Math.abs(r - 204) <= 2 && Math.abs(g - 204) <= 2 && b >= 253, pixel.join());
   }
   assert.deepEqual(errors, []);
   await context.close();
@@ -87,10 +129,19 @@ test('a file that is no picture is refused in words, and the page goes on', asyn
 test('the camera answers as long as it is on, and its last picture stays', async () => {
   const { page, context, errors } = await opened();
   await context.grantPermissions(['camera']);
+  const { read: example } = await pixels(page);
   await page.getByRole('button', { name: 'Camera' }).click();
+  await untilAnother(page, example);
+  // The browser's stand-in for a camera shows something that moves.
+  await untilAnother(page, (await pixels(page)).read);
+  // Spoken while it goes on, though not with every picture.
+  await page.evaluate(() => (/** @type {any} */ (document.getElementById('spoken')).textContent = ''));
+  await page.waitForFunction(() => document.getElementById('spoken')?.textContent !== '');
   await page.getByRole('button', { name: 'Hold this picture' }).click();
-  await page.waitForFunction(() => document.getElementById('answer')?.textContent !== '–');
+  const { read: last } = await pixels(page);
   await page.getByRole('button', { name: 'Camera' }).waitFor();
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  assert.deepEqual((await pixels(page)).read, last);
   assert.equal(await page.locator('#area').getAttribute('aria-label'), 'What the camera sees');
   assert.deepEqual(errors, []);
   await context.close();
@@ -139,8 +190,9 @@ test('without leave to use the camera, the page says what to do', async () => {
   await context.clearPermissions();
   await page.getByRole('button', { name: 'Camera' }).click();
   await page.getByText('not allowed to use the camera').waitFor();
+  const { read } = await pixels(page);
   await page.getByRole('button', { name: 'Example' }).click();
-  await page.waitForFunction(() => document.getElementById('answer')?.textContent !== '–');
+  await untilAnother(page, read);
   assert.deepEqual(errors, []);
   await context.close();
 });

@@ -1,7 +1,8 @@
 /**
  * The service worker: answers from its cache when the network does not. Files with a hash in their
  * name never change and come from the cache first; everything else comes from the network first,
- * since another run may be served at the same address.
+ * since another run may be served at the same address. Only what the page asks for is kept, all of a
+ * run or nothing, as something else may be served at the same address, too.
  */
 export {};
 
@@ -25,15 +26,19 @@ self.addEventListener('activate', (event) => {
   event.waitUntil(clean());
 });
 
-/** The page says what it loaded before this worker was there. */
+/** The page says what it needs. */
 self.addEventListener('message', (event) => {
-  const keep = async (): Promise<string> => {
+  const keep = async (): Promise<void> => {
     const cache = await caches.open(CACHE);
-    for (const url of event.data as string[]) {
-      if (isFixed(url) && (await cache.match(url))) continue;
-      await cache.add(url);
+    const urls = event.data as string[];
+    for (const url of urls.filter(isFixed)) {
+      if (!(await cache.match(url))) await cache.add(url);
     }
-    return '';
+    const changing = urls.filter((url) => !isFixed(url));
+    await cache.addAll(changing.map((url) => new Request(url, { cache: 'no-cache' })));
+    for (const { url } of await cache.keys()) {
+      if (!urls.includes(url)) await cache.delete(url); // of an earlier run
+    }
   };
   const port = event.ports[0]!;
   event.waitUntil(
@@ -56,25 +61,18 @@ function isFixed(url: string): boolean {
 
 async function fromCacheFirst(request: Request): Promise<Response> {
   const cache = await caches.open(CACHE);
-  return (await cache.match(request.url)) ?? fetched(cache, request);
+  return (await cache.match(request.url)) ?? fetch(request);
 }
 
 async function fromNetworkFirst(request: Request): Promise<Response> {
-  const cache = await caches.open(CACHE);
   try {
-    return await fetched(cache, request);
+    return await fetch(request);
   } catch (error) {
+    const cache = await caches.open(CACHE);
     const urls = request.mode === 'navigate' ? [request.url, PREFIX] : [request.url];
     let kept: Response | undefined;
     for (const url of urls) kept ??= await cache.match(url, { ignoreSearch: true });
     if (kept === undefined) throw error;
     return kept;
   }
-}
-
-async function fetched(cache: Cache, request: Request): Promise<Response> {
-  const response = await fetch(request);
-  // What is too much for this device's storage works as long as there is a network.
-  if (response.ok) await cache.put(request.url, response.clone()).catch(() => undefined);
-  return response;
 }

@@ -110,7 +110,7 @@ async function measure(file: string, input: Float32Array, runs: number): Promise
     times.sort((a, b) => a - b);
     const middle = times.length / 2;
     const median = (times[Math.floor(middle - 0.5)]! + times[Math.floor(middle)]!) / 2;
-    return { medianMicroseconds: median, runs: times.length, callsTogether: together };
+    return { medianMicroseconds: median, runs: times.length };
   } finally {
     tensor.delete();
   }
