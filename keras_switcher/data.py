@@ -217,6 +217,8 @@ class TfdsImages:
 
     Example:
         ```python
+        from keras_switcher.data import DATASETS, TfdsImages
+
         DATASETS.register("fashion")(TfdsImages("fashion_mnist", "http://..."))
         ```
     """

@@ -18,7 +18,30 @@ from keras_switcher.registry import Registry
 Gate = Callable[[Any], Any]
 
 registry: Registry[Gate] = Registry("gate", "@keras_switcher.gates.register('name')")
-register = registry.register
+
+
+def register(name: str) -> Callable[[Gate], Gate]:
+    """Return a decorator that registers a gate and returns it unchanged.
+
+    Args:
+        name: The name for flags, saved files and `SwitchedDense(gate=...)`.
+
+    Raises:
+        ValueError: If the name is taken, or can't stand in a flag.
+
+    Example:
+
+    ```python
+    from keras_switcher import SwitchedDense, gates
+
+    @gates.register("hard_sigmoid")
+    def hard_sigmoid(logits):
+        return keras.ops.clip(logits, 0.0, 1.0)
+
+    layer = SwitchedDense(10, gate="hard_sigmoid")
+    ```
+    """
+    return registry.register(name)
 
 
 @register("step")

@@ -39,12 +39,26 @@ class Granularity:
             object.__setattr__(self, "size", int(self.size))
 
     def shape(self, kernel_shape: tuple[int, int]) -> tuple[int, int]:
-        """Return the shape of the switches, (groups, units), for a kernel (inputs, units)."""
+        """Return the shape of the switches of a kernel.
+
+        Args:
+            kernel_shape: The kernel's shape, (inputs, units).
+
+        Returns:
+            (groups, units).
+        """
         inputs, units = kernel_shape
         return (1 if self.size is None else -(-inputs // self.size), units)
 
     def sizes(self, kernel_shape: tuple[int, int]) -> np.ndarray:
-        """Return how many connections each switch controls, float32 of shape (groups, 1)."""
+        """Return how many connections each switch controls.
+
+        Args:
+            kernel_shape: The kernel's shape, (inputs, units).
+
+        Returns:
+            float32 of shape (groups, 1); the last group may be a smaller one.
+        """
         inputs, _ = kernel_shape
         groups, _ = self.shape(kernel_shape)
         size = inputs if self.size is None else self.size
@@ -53,9 +67,15 @@ class Granularity:
         return sizes
 
     def expand(self, switches: Any, kernel_shape: tuple[int, int]) -> Any:
-        """Spread switches (groups, units) over the connections they control, (inputs, units).
+        """Spread switches over the connections that they control.
 
-        For `unit`, the result keeps the shape (1, units), which broadcasts against the kernel.
+        Args:
+            switches: Tensor of shape (groups, units).
+            kernel_shape: The kernel's shape, (inputs, units).
+
+        Returns:
+            Tensor of shape (inputs, units); for `unit`, of (1, units), which broadcasts against
+            the kernel.
         """
         if self.size is None or self.size == 1:
             return switches
@@ -89,7 +109,13 @@ registry: Registry[Granularity] = Registry(
 
 
 def register(granularity: Granularity) -> Granularity:
-    """Register a granularity under its name, and return it.
+    """Register a granularity under its name.
+
+    Args:
+        granularity: The granularity.
+
+    Returns:
+        The same.
 
     Raises:
         ValueError: If the name is taken by another one, or can't stand in a flag.

@@ -48,8 +48,10 @@ class SwitchedModel(keras.Model):
 
     Build it like any `keras.Model`, from inputs and outputs or by subclassing, with `SwitchedDense`
     layers in it, or convert a model with `Dense` layers by `keras_switcher.switch`. `fit`,
-    `evaluate`, `predict`, `save` and all callbacks work as in Keras. The logs include `sparsity`,
-    which is also the last value that `evaluate` returns; with `return_dict=True` it has its name.
+    `evaluate`, `predict` and `save` work as in Keras, and so do callbacks; those that judge the
+    network by its loss have to wait until it is sparse, and `fit` warns of those that don't. The
+    logs include `sparsity`, which is also the last value that `evaluate` returns; with
+    `return_dict=True` it has its name.
 
     A task step updates the weights of the task network, with the switches fixed. A switcher step
     updates the weights of the switcher networks by the gradient of the same loss, with the task
@@ -168,8 +170,8 @@ class SwitchedModel(keras.Model):
         """Configure training.
 
         The alternation starts over. If the structure has settled at another target, it does so from
-        a dense network; if at this one, the model stays settled, so that it can be fine-tuned with
-        another optimiser.
+        a dense network; if at this one, or if no target is given, the model stays settled, so that
+        it can be fine-tuned with another optimiser.
 
         Args:
             optimizer: Optimiser of the task network's weights, as in `keras.Model.compile`, but
@@ -339,6 +341,12 @@ class SwitchedModel(keras.Model):
     ) -> None:
         """Save the model as `keras.Model.save` does, but not in the old HDF5 format.
 
+        Args:
+            filepath: As for `keras.Model.save`; it ends in `.keras`.
+            overwrite: As for `keras.Model.save`.
+            zipped: As for `keras.Model.save`.
+            **kwargs: As for `keras.Model.save`.
+
         Raises:
             ValueError: If the name ends in `.h5` or `.hdf5`: Keras keeps only the layers' weights
                 there, not the position in the course of training.
@@ -412,11 +420,15 @@ class SwitchedModel(keras.Model):
 
         Returns:
             The `History`, as in Keras.
+
+        Raises:
+            FloatingPointError: If weights of a switcher, or logits at the time to settle, are not
+                finite.
         """
         begun = self.phase, int(ops.convert_to_numpy(self.alternation_state.step))
         # A `CallbackList` is a callback too, so it needs no case of its own.
         callbacks = [PhaseSchedule(), *keras.tree.flatten(callbacks or [])]
-        self._warn_of_early_callbacks(callbacks)
+        self._warn_of_early_callbacks(callbacks, epochs)
         history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
         # After all callbacks, as EarlyStopping may have gone back to an epoch of another phase.
         first_phase, first_step = begun
@@ -439,13 +451,13 @@ class SwitchedModel(keras.Model):
             )
         return history
 
-    def _warn_of_early_callbacks(self, callbacks: list[Any]) -> None:
+    def _warn_of_early_callbacks(self, callbacks: list[Any], epochs: int) -> None:
         """Warn of callbacks that judge the network by its loss before it is sparse."""
         if self.target_sparsity is None or self.phase == SETTLE:
             return
-        judging = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.ModelCheckpoint)
+        sparse_from = round((1 - self.alternation.settle) * epochs)
         for callback in callbacks:
-            if not isinstance(callback, judging) or callback.monitor.endswith("sparsity"):
+            if str(getattr(callback, "monitor", None)).endswith("sparsity"):
                 continue
             if isinstance(callback, keras.callbacks.ReduceLROnPlateau):
                 logger.warning(
@@ -453,12 +465,22 @@ class SwitchedModel(keras.Model):
                     "while connections go, the loss may well rise. Use a schedule instead, or take "
                     "it out and `fit` once more with it afterwards: a settled model stays sparse."
                 )
-            elif callback.save_best_only:
+            elif isinstance(callback, keras.callbacks.ModelCheckpoint) and callback.save_best_only:
                 logger.warning(
                     "ModelCheckpoint(save_best_only=True) may keep an epoch of before the "
                     "structure settles, whose network is dense or half sparse, in %s. Take it out, "
                     "and `fit` once more with it afterwards: a settled model stays sparse.",
                     callback.filepath,
+                )
+            elif (
+                isinstance(callback, keras.callbacks.EarlyStopping)
+                and callback.start_from_epoch < sparse_from
+            ):
+                logger.warning(
+                    "EarlyStopping compares the sparse network with epochs of before the structure "
+                    "settles, in which it is dense or half sparse. Let it wait until then, by "
+                    "EarlyStopping(start_from_epoch=%d).",
+                    sparse_from,
                 )
 
     def make_train_function(self, force: bool = False) -> Any:

@@ -77,6 +77,9 @@ def switched_model(
         data: The data that it will learn from.
         start: The network that the run starts from.
         switcher: The switcher network, as for `switch`; `None` for the configured one.
+
+    Returns:
+        The compiled model.
     """
     return switched_as_configured(
         config, start.learned, switcher=switcher, **_compile_options(config, data, start)
@@ -144,7 +147,16 @@ def compiled_switched(
 
 
 def dense_model(config: Config, data: ImageData, start: Start) -> keras.Model:
-    """Compile the part that learns as it is, with plain dense layers."""
+    """Compile the part that learns as it is, with plain dense layers.
+
+    Args:
+        config: The configuration.
+        data: The data that it will learn from.
+        start: The network that the run starts from.
+
+    Returns:
+        The compiled part.
+    """
     return compiled_dense(config, data, start, start.learned)
 
 

@@ -15,12 +15,9 @@ import keras_switcher
 import keras_switcher.compare
 import keras_switcher.networks
 from export.compact import compact
-from export.csr import Storage
-from export.flatbuffer import read
-from export.sparsify import store
-from export.weights import weights
-from keras_switcher import granularity, switchers
+from keras_switcher import gates, granularity, switchers
 from keras_switcher.compare.method import registry as methods
+from keras_switcher.data import DATASETS
 from keras_switcher.tuning import SwitcherHyperModel, objective
 
 API = Path(__file__).parent.parent / "docs" / "api"
@@ -59,7 +56,7 @@ def test_there_are_examples():
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for registry in (switchers.registry, granularity.registry, methods):
+    for registry in (switchers.registry, gates.registry, granularity.registry, DATASETS, methods):
         monkeypatch.setattr(registry, "_items", dict(registry._items))
     x, y = small.separable(64, inputs=784)
     plain = keras.Sequential(
@@ -73,13 +70,10 @@ def test_an_example_runs(name, tmp_path, monkeypatch):
         **{"x": x, "y": y, "x_train": x, "y_train": y, "x_validation": x, "y_validation": y},
         **{"keras_tuner": keras_tuner, "objective": objective},
         **{"SwitcherHyperModel": SwitcherHyperModel, "build": keras_switcher.models.build},
-        **{"compact": compact, "store": store, "Storage": Storage, "weights": weights},
+        "compact": compact,
     }
     if name.startswith("SwitcherHyperModel"):
         plain.compile("adam", given["loss"], metrics=["accuracy"])
         given["build"] = lambda hp: plain
-    if name.startswith("store"):
-        plain.export("plain.tflite", format="litert", verbose=False)
-        given["model"] = read(Path("plain.tflite").read_bytes())
     code = EXAMPLES[name].replace("epochs=20", "epochs=1").replace("max_epochs=9", "max_epochs=1")
     exec(compile(code, name, "exec"), given)

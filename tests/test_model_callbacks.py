@@ -230,6 +230,19 @@ def test_a_rate_that_falls_on_a_plateau_is_warned_of_before_the_model_settles(ca
     assert fit(1) == []
 
 
+@pytest.mark.parametrize(("start", "warned"), [(0, True), (2, True), (3, False), (4, False)])
+def test_early_stopping_is_warned_of_if_it_does_not_wait_for_the_sparse_epochs(
+    start, warned, caplog
+):
+    model = compiled(network(), alternation=Alternation(task_steps=1, warmup=0.1, settle=0.4))
+    stopping = keras.callbacks.EarlyStopping("loss", patience=9, start_from_epoch=start)
+    caplog.clear()
+    model.fit(epochs=5, callbacks=[stopping], **FIT)
+    said = [record.getMessage() for record in caplog.records if "EarlyStopping" in record.msg]
+    assert len(said) == warned
+    assert all("EarlyStopping(start_from_epoch=3)" in text for text in said)
+
+
 def test_a_callback_of_ones_own_may_monitor_nothing():
     own = keras.callbacks.Callback()
     own.monitor = None

@@ -1,9 +1,14 @@
 """The code and the tables of docs/networks.md."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
 from keras_switcher import models
@@ -16,13 +21,40 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
+def files():
+    """Return the blocks that are files, by the name in their first line."""
+    named = [(re.match(r"# (\w+\.py)\b", code), code) for code in blocks("python")]
+    return {found[1]: code for found, code in named if found}
+
+
 def test_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     models.build("lenet300", (8, 8, 1), 3, width=0.1).save("mine.keras")
     found = {}
     for code in blocks("python"):
-        exec(code, found)
+        if code not in files().values():
+            exec(code, found)
     assert len(found["sparse"].switched_layers()) == 3
+
+
+def test_images_of_ones_own_can_be_trained_on(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 10
+    images = rng.integers(0, 256, (200, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    for name, code in files().items():
+        (tmp_path / name).write_text(code)
+    flags = "--dataset mine --model lenet300 --width 0.1 --epochs 3 --no-dense-baseline --run-dir r"
+    done = subprocess.run(
+        [sys.executable, "mine.py", *flags.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["dataset_source"] == "my images"
 
 
 @pytest.mark.parametrize(

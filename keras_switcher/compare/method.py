@@ -307,6 +307,12 @@ class Method:
 
         Args:
             work: The work to do.
+
+        Returns:
+            The accuracies, the connections of each layer, and what it took.
+
+        Raises:
+            RunError: If `model` does not return a compiled model.
         """
         model = self.model(work)
         if not isinstance(model, keras.Model) or not model.compiled:
