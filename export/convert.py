@@ -168,14 +168,33 @@ def class_count(model: keras.Model) -> int | None:
     return 2 if is_one and score_kind(model) == "sigmoid" else None
 
 
+# What leaves scores as they are.
+_AS_THEY_ARE = (
+    keras.layers.Dropout,
+    keras.layers.Flatten,
+    keras.layers.Identity,
+    keras.layers.Reshape,
+)
+
+
 def score_kind(model: keras.Model) -> str:
     """Return what the first output of a model is: of a "softmax", of a "sigmoid", or "logits"."""
-    layer, _ = producer(model.outputs[0])
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    activation = getattr(layer, "activation", None)
-    kinds = {keras.activations.softmax: "softmax", keras.activations.sigmoid: "sigmoid"}
-    return kinds.get(activation, "logits")
+    tensor = model.outputs[0]
+    while True:
+        operation, call = producer(tensor)
+        if len(inner := getattr(operation, "outputs", ())) == 1:
+            # A model inside this one.
+            (tensor,) = inner
+            continue
+        # A layer of this name, an operation of it, or the activation of a layer.
+        activation = getattr(operation, "activation", None)
+        name = getattr(activation, "__name__", type(operation).__name__).lower()
+        if name in ("softmax", "sigmoid"):
+            return name
+        is_linear = isinstance(operation, keras.layers.Activation) and name == "linear"
+        if not is_linear and not isinstance(operation, _AS_THEY_ARE):
+            return "logits"
+        tensor = call.input_tensors[0]
 
 
 def in_float32(model: keras.Model) -> keras.Model:

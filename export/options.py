@@ -126,7 +126,8 @@ class ServeOptions(_Checked):
     """Name or address to listen on; 0.0.0.0 is every address of this machine, for a phone in the
     same network."""
     port: int | None = None
-    """Port to listen on; 0 takes any that is free, none 8640 if that one is."""
+    """Port to listen on, or 0 for any that is free. Without it, 8640, or another if that one is
+    taken."""
     allowed_hosts: tuple[str, ...] = ()
     """Names under which browsers may ask for the page, such as that of a proxy with a certificate;
     addresses, localhost and this machine's own name always are allowed."""

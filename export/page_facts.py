@@ -127,14 +127,15 @@ def _places(tensor: Any, count: int) -> tuple[str, tuple[int, int, int]]:
         return vector
     (flattened,) = call.input_tensors
     shape = tuple(flattened.shape[1:])
-    if len(shape) == 2:
+    origin, _ = _behind_in_place(flattened)
+    is_input = isinstance(origin, keras.layers.InputLayer)
+    if is_input and len(shape) == 2:
         shape = (*shape, 1)
     if len(shape) != 3 or math.prod(shape) != count:
         return vector
     if getattr(operation, "data_format", "channels_last") != "channels_last":
         return vector
-    origin, _ = _behind_in_place(flattened)
-    return "pixels" if isinstance(origin, keras.layers.InputLayer) else "features", shape
+    return "pixels" if is_input else "features", shape
 
 
 def _behind_in_place(tensor: Any) -> tuple[Any, Any]:

@@ -149,9 +149,13 @@ class _PageRequest(http.server.BaseHTTPRequestHandler):
         name = name.removeprefix("/") or START
         try:
             asset = self.server.find().get(name)
-        except ExportError as error:
-            # An export may be under way there.
-            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain=str(error))
+        except (ExportError, OSError) as error:
+            # An export may be under way there. The reason has paths of this machine in it.
+            logger.warning("%s", error)
+            self.send_error(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                explain="The export is not complete. Reload once it is; the server says more.",
+            )
             return
         if asset is None:
             self.send_error(HTTPStatus.NOT_FOUND, "Not a file of this page")

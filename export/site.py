@@ -1,9 +1,11 @@
 """The files of the page for one run: which there are, what they are, and where they lie."""
 
 import dataclasses
+import functools
 import json
 import re
 import shlex
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,7 +95,9 @@ def site(run: Path, page: Path | None = None) -> dict[str, Asset]:
                 f"Expected files that an export wrote in {folder / EXPORT_FILE}. Received: {name!r}"
             )
         if path.is_file():
-            known["bytes"] = path.stat().st_size
+            found = path.stat()
+            known["bytes"] = found.st_size
+            known["crc32"] = _crc32(path, found.st_size, found.st_mtime_ns)
             assets[name] = Asset(path)
         elif not known["problems"]:
             known["problems"] = ["it was removed from the folder after the export"]
@@ -103,6 +107,18 @@ def site(run: Path, page: Path | None = None) -> dict[str, Asset]:
     facts |= {"files": files, "batch": content.get("batch", 1), "keras_switcher": __version__}
     assets[FACTS_FILE] = Asset(json.dumps(facts).encode())
     return assets
+
+
+@functools.lru_cache(maxsize=64)
+def _crc32(path: Path, size: int, modified: int) -> int:
+    """Return a number that tells the content of a file from another of the same size.
+
+    Args:
+        path: The file.
+        size: Its bytes.
+        modified: When it was written: a file that has changed is read again.
+    """
+    return zlib.crc32(path.read_bytes())
 
 
 def content_type(name: str) -> str:

@@ -39,12 +39,6 @@ def store(
 
     Raises:
         ExportError: If a weight can't be stored in that way; the message says why.
-
-    Example:
-
-    ```python
-    sparse = store(model, {weight.tensor: Storage.CSR for weight in weights(model)})
-    ```
     """
     if len(model.subgraphs) != 1:
         raise ExportError(

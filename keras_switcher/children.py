@@ -22,12 +22,12 @@ class Children:
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[Any]] = []
-        self._signal: int | None = None
+        self._signals: list[int] = []
 
     @property
     def signal(self) -> int | None:
         """The signal that was passed on, if there is one."""
-        return self._signal
+        return self._signals[0] if self._signals else None
 
     @contextmanager
     def supervised(self) -> Iterator[None]:
@@ -49,6 +49,9 @@ class Children:
             command: Its program and arguments.
             environment: Its environment variables.
             **options: More arguments of `subprocess.Popen`.
+
+        Returns:
+            The process.
         """
         process = subprocess.Popen(
             command,
@@ -59,15 +62,15 @@ class Children:
             **options,
         )
         self._processes.append(process)
-        if self._signal is not None:
-            # It came before this process was started.
-            process.send_signal(self._signal)
+        for number in self._signals[:2]:
+            # They came before this process was started.
+            process.send_signal(number)
         return process
 
     def end(self) -> None:
         """End the processes that still run, by force after a while."""
         running = [process for process in self._processes if process.poll() is None]
-        if self._signal is None:
+        if not self._signals:
             # Otherwise they have been asked, and a second signal would end them at once.
             for process in running:
                 process.terminate()
@@ -80,8 +83,8 @@ class Children:
                 process.wait()
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        is_first = self._signal is None
         # A terminal that closes asks only this process to hang up.
-        self._signal = signal.SIGTERM if number == signal.SIGHUP else number
+        number = signal.SIGTERM if number == signal.SIGHUP else number
+        self._signals.append(signal.SIGKILL if self._signals else number)
         for process in list(self._processes):
-            process.send_signal(self._signal if is_first else signal.SIGKILL)
+            process.send_signal(self._signals[-1])

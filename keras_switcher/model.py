@@ -428,7 +428,7 @@ class SwitchedModel(keras.Model):
         begun = self.phase, int(ops.convert_to_numpy(self.alternation_state.step))
         # A `CallbackList` is a callback too, so it needs no case of its own.
         callbacks = [PhaseSchedule(), *keras.tree.flatten(callbacks or [])]
-        self._warn_of_early_callbacks(callbacks, epochs)
+        self._warn_of_early_callbacks(callbacks, epochs, kwargs.get("initial_epoch", 0))
         history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
         # After all callbacks, as EarlyStopping may have gone back to an epoch of another phase.
         first_phase, first_step = begun
@@ -451,11 +451,13 @@ class SwitchedModel(keras.Model):
             )
         return history
 
-    def _warn_of_early_callbacks(self, callbacks: list[Any], epochs: int) -> None:
+    def _warn_of_early_callbacks(self, callbacks: list[Any], epochs: int, first: int) -> None:
         """Warn of callbacks that judge the network by its loss before it is sparse."""
         if self.target_sparsity is None or self.phase == SETTLE:
             return
-        sparse_from = round((1 - self.alternation.settle) * epochs)
+        # A plan of phases that is under way covers all epochs, a new one those that are left.
+        first = 0 if int(ops.convert_to_numpy(self.alternation_state.step)) else first
+        sparse_from = first + int((1 - self.alternation.settle) * (epochs - first) + 1e-9)
         for callback in callbacks:
             if str(getattr(callback, "monitor", None)).endswith("sparsity"):
                 continue
@@ -475,6 +477,7 @@ class SwitchedModel(keras.Model):
             elif (
                 isinstance(callback, keras.callbacks.EarlyStopping)
                 and callback.start_from_epoch < sparse_from
+                and (callback.patience < epochs or callback.restore_best_weights)
             ):
                 logger.warning(
                     "EarlyStopping compares the sparse network with epochs of before the structure "

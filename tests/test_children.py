@@ -86,6 +86,16 @@ def test_a_process_that_is_started_after_a_signal_gets_it(tmp_path):
         assert process.wait(timeout=30) == -signal.SIGTERM
 
 
+def test_a_process_that_is_started_after_two_signals_is_killed(start):
+    parent = Children()
+    with parent.supervised():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        process = parent.start([sys.executable, "-c", SCRIPT, os.devnull], os.environ)
+        assert process.wait(timeout=30) in (-signal.SIGINT, -signal.SIGKILL)
+    assert parent.signal == signal.SIGINT
+
+
 def test_all_end_with_the_block_even_those_that_do_not_want_to(start, monkeypatch):
     monkeypatch.setattr(children, "_TO_END", 1.0)
     before = signal.getsignal(signal.SIGINT)

@@ -30,7 +30,7 @@ from keras_switcher.compare.cell import (
 from keras_switcher.compare.command import _check_data, main
 from keras_switcher.compare.pool import Pool
 from keras_switcher.runs import RunError
-from keras_switcher.signals import StopSignals
+from keras_switcher.signals import Interrupted, StopSignals
 
 # A method of a user's own: quick, and it leaves a trace of each training.
 OWN = """
@@ -202,13 +202,31 @@ def test_a_cell_trains_on_the_data_of_the_comparison_or_not_at_all(tmp_path, mon
     _, plan = checked_plan(flags)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "keras_switcher.compare.pool.subprocess.Popen",
+            "keras_switcher.children.subprocess.Popen",
             lambda *a, **k: mock.Mock(poll=lambda: 1),
         )
         # As if these had been there when it began.
         Pool(plan, tmp_path / "out", "tfds mnist", 1, 1, lambda cell, reason: None).run()
     with pytest.raises(RunError, match="the data of the comparison: tfds mnist"):
         train_cell(tmp_path / "out" / "cells" / "dense-seed0", StopSignals(), Console(quiet=True))
+
+
+def test_a_network_that_ends_since_it_was_asked_to_has_not_failed(tmp_path, monkeypatch):
+    flags = [*SMALL, "--out", str(tmp_path / "out"), "--methods", "dense", "--seeds", "2"]
+    _, plan = checked_plan(flags)
+    monkeypatch.setattr(
+        "keras_switcher.children.subprocess.Popen", lambda *a, **k: mock.Mock(poll=lambda: 1)
+    )
+    told = []
+
+    def ended(cell, reason):
+        told.append(reason)
+        # While the results are written, and before the other one is looked at.
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        Pool(plan, tmp_path / "out", "made", 2, 1, ended).run()
+    assert told == ["It ended with status 1."]
 
 
 def test_a_method_without_a_target_can_not_need_the_results_of_one_with(tmp_path):
@@ -277,7 +295,7 @@ def test_a_cell_that_began_by_other_code_begins_anew(tmp_path, monkeypatch):
     own.write_text(OWN)
     flags = [*SMALL, "--out", str(tmp_path / "out"), "--methods", "dense", "--load", str(own)]
     monkeypatch.setattr(
-        "keras_switcher.compare.pool.subprocess.Popen", lambda *a, **k: mock.Mock(poll=lambda: 1)
+        "keras_switcher.children.subprocess.Popen", lambda *a, **k: mock.Mock(poll=lambda: 1)
     )
     cell = tmp_path / "out" / "cells" / "dense-seed0"
     checkpoints = cell / "checkpoints"

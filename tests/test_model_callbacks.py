@@ -230,17 +230,29 @@ def test_a_rate_that_falls_on_a_plateau_is_warned_of_before_the_model_settles(ca
     assert fit(1) == []
 
 
-@pytest.mark.parametrize(("start", "warned"), [(0, True), (2, True), (3, False), (4, False)])
-def test_early_stopping_is_warned_of_if_it_does_not_wait_for_the_sparse_epochs(
-    start, warned, caplog
+@pytest.mark.parametrize(
+    ("epochs", "first", "options", "said"),
+    [
+        (5, 0, {}, 3),
+        (5, 0, {"start_from_epoch": 2}, 3),
+        (5, 0, {"start_from_epoch": 3}, None),
+        (6, 0, {"start_from_epoch": 3}, None),  # it settles in this epoch, whose end is sparse
+        (8, 3, {"start_from_epoch": 5}, 6),  # the phases are those of the epochs that are left
+        (5, 0, {"patience": 5}, None),  # it can neither stop nor restore
+        (5, 0, {"patience": 5, "restore_best_weights": True}, 3),
+    ],
+)
+def test_early_stopping_that_does_not_wait_for_the_sparse_epochs_is_warned_of(
+    epochs, first, options, said, caplog
 ):
     model = compiled(network(), alternation=Alternation(task_steps=1, warmup=0.1, settle=0.4))
-    stopping = keras.callbacks.EarlyStopping("loss", patience=9, start_from_epoch=start)
+    stopping = keras.callbacks.EarlyStopping("loss", **{"patience": 4, **options})
     caplog.clear()
-    model.fit(epochs=5, callbacks=[stopping], **FIT)
-    said = [record.getMessage() for record in caplog.records if "EarlyStopping" in record.msg]
-    assert len(said) == warned
-    assert all("EarlyStopping(start_from_epoch=3)" in text for text in said)
+    model.fit(epochs=epochs, initial_epoch=first, callbacks=[stopping], **FIT)
+    told = [record.getMessage() for record in caplog.records if "EarlyStopping" in record.msg]
+    told = [text for text in told if "compares" in text]
+    assert len(told) == (said is not None)
+    assert all(f"EarlyStopping(start_from_epoch={said})" in text for text in told)
 
 
 def test_a_callback_of_ones_own_may_monitor_nothing():

@@ -81,6 +81,8 @@ class Pool:
                 self._start_ready(waiting)
                 self._collect()
                 time.sleep(0.1)
+        if self._children.signal is not None:
+            raise Interrupted(self._children.signal)
         return self._failed
 
     def _has_result(self, cell: Cell) -> bool:
@@ -151,7 +153,8 @@ class Pool:
             del self._running[cell]
             if status == 0 and self._has_result(cell):
                 self.ended(cell, None)
-            else:
+            elif self._children.signal is None:
+                # Otherwise it ended since it was asked to.
                 self._fail(cell, self._reason(cell, status))
 
     def _reason(self, cell: Cell, status: int) -> str:

@@ -58,8 +58,8 @@ def parallel_figure(search: Results, best: EndedTrial | None) -> str:
     """
     shown = shown_trials(search.trials)
     space = {
-        name: searched
-        for name, searched in search.space.items()
+        name: range_
+        for name, range_ in search.space.items()
         if len({trial.values.get(name) for trial in shown}) > 1
     }
     if not space:

@@ -120,11 +120,11 @@ def importances(
     columns = {
         name: np.array(
             [
-                math.nan if (value := trial.values.get(name)) is None else searched.position(value)
+                math.nan if (value := trial.values.get(name)) is None else range_.position(value)
                 for trial in scored
             ]
         )
-        for name, searched in space.items()
+        for name, range_ in space.items()
     }
     constant = tuple(n for n, column in columns.items() if len(set(column[_active(column)])) < 2)
     names = [name for name in columns if name not in constant]

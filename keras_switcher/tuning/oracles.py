@@ -40,7 +40,7 @@ class Durable(keras_tuner.Oracle):
 
     trials: dict[str, Trial]
     # Set after the oracle is made, as each kind of oracle takes other arguments.
-    ended: Callable[["Durable"], None] | None = None
+    ended: Callable[["Durable"], object] | None = None
     keeps_workers = False
     # The error that occurred in writing. If it were raised where it occurs, Keras Tuner's lock
     # would stay locked.

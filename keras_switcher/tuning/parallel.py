@@ -80,9 +80,9 @@ def parallel_picture(
         axes.set_xlim(-0.04, 1.03)
         axes.set_ylim(len(rows) - 1 + 21 / 29, -18 / 29)
         for row, name in enumerate(rows):
-            searched = space.get(name, scale)
+            range_ = space.get(name, scale)
             has_none = any(trial.values.get(name, "") is None for trial in trials)
-            _draw_axis(axes, row, name, searched, has_none, is_clipped and name not in space)
+            _draw_axis(axes, row, name, range_, has_none, is_clipped and name not in space)
         ordered = [trial for trial in trials if trial is not best]
         if best is not None and best in trials:
             ordered.append(best)
@@ -105,17 +105,17 @@ def parallel_picture(
         return svg.inline_svg(figure, "parallel", alt)
 
 
-def _place(searched: Range, value: Value | None, share: float) -> float:
+def _place(range_: Range, value: Value | None, share: float) -> float:
     """Return where a line meets an axis; lines of one value lie side by side, by their rank."""
     beside = 0.03 * (share - 0.5)
     if value is None:
         return _NONE + beside
-    place = _FIRST + (_LAST - _FIRST) * searched.position(value)
-    return place + beside if searched.listed else place
+    place = _FIRST + (_LAST - _FIRST) * range_.position(value)
+    return place + beside if range_.listed else place
 
 
 def _draw_axis(
-    axes: Any, row: int, name: str, searched: Range, has_none: bool, is_clipped: bool
+    axes: Any, row: int, name: str, range_: Range, has_none: bool, is_clipped: bool
 ) -> None:
     axes.plot([_FIRST - 0.02, _LAST + 0.02], [row, row], color=svg.GRID, linewidth=1, zorder=1)
     axes.text(
@@ -127,7 +127,7 @@ def _draw_axis(
         parse_math=False,
         zorder=3,
     )
-    ticks = [(_FIRST + (_LAST - _FIRST) * at, text) for at, text in axis_ticks(searched)]
+    ticks = [(_FIRST + (_LAST - _FIRST) * at, text) for at, text in axis_ticks(range_)]
     if is_clipped:
         ticks[0] = (ticks[0][0], f"≤ {ticks[0][1]}")
     for place, text in [*([(_NONE, "none")] if has_none else []), *ticks]:
@@ -157,22 +157,21 @@ def broken(name: str) -> str:
     return f"{name[: at + 1]}\n{name[at + 1 :]}"
 
 
-def axis_ticks(searched: Range) -> list[tuple[float, str]]:
+def axis_ticks(range_: Range) -> list[tuple[float, str]]:
     """Return where on its axis, from 0 to 1, a hyperparameter's ticks are, and their texts.
 
     Args:
-        searched: The range of a hypersearched. If it has more than six values, only some have a
-            text.
+        range_: That of the hyperparameter. If it has more than six values, only some have a text.
     """
-    if listed := searched.listed:
+    if listed := range_.listed:
         step = math.ceil(len(listed) / 6)
         return [
-            (searched.position(value), _written(value) if index % step == 0 else "")
+            (range_.position(value), _written(value) if index % step == 0 else "")
             for index, value in enumerate(listed)
         ]
-    low, high = searched.minimum, searched.maximum
+    low, high = range_.minimum, range_.maximum
     between: list[float] = []
-    if searched.is_log:
+    if range_.is_log:
         powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
         between = [10.0**power for power in powers]
     else:
@@ -180,9 +179,9 @@ def axis_ticks(searched: Range) -> list[tuple[float, str]]:
             float(tick) for tick in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
         ]
     # The text of a tick beside an end would overlap that of the end.
-    inner = [value for value in between if 0.17 < searched.position(value) < 0.83]
+    inner = [value for value in between if 0.17 < range_.position(value) < 0.83]
     ends = dict.fromkeys([low, *inner, high])
-    return [(searched.position(value), _written(value)) for value in ends]
+    return [(range_.position(value), _written(value)) for value in ends]
 
 
 def _written(value: Value) -> str:

@@ -1,6 +1,7 @@
 """A search from its start, or from where it was stopped, to the best configuration."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -209,8 +210,7 @@ class Search:
                 with self.place.serving() if chief else self.stop.deferred():
                     tuner.search()
         except Interrupted:
-            self._update(oracle)
-            self._report(self._results(oracle))
+            self._report(self._update(oracle))
             raise
         except RuntimeError as error:
             if "bind" not in str(error):
@@ -222,7 +222,7 @@ class Search:
         if oracle.error is not None:
             raise RunError(f"The search can't go on: {oracle.error}") from oracle.error
         if oracle.gave_up:
-            self._report(self._results(oracle))
+            self._report(self._update(oracle))
             failed = [t for t in oracle.ended_trials if t.status == TrialStatus.FAILED]
             last = read_result(self._trial_folder(failed[-1].trial_id) / RESULT_FILE)
             raise TooManyFailures(
@@ -253,18 +253,21 @@ class Search:
         elif (state / "oracle.json").exists():
             write_text(state / f"{self.place.name}.json", "{}")
 
-    def _results(self, oracle: Any, test_accuracy: float | None = None) -> Results:
+    def _results(self, oracle: Any) -> Results:
+        plan = self.plan
         trials = [
-            ended_trial(trial, self._trial_folder(trial.trial_id), self.plan.space.searched)
+            ended_trial(
+                trial, self._trial_folder(trial.trial_id), plan.space.searched, plan.max_epochs
+            )
             for trial in oracle.ended_trials
         ]
-        return Results(self.plan, trials, test_accuracy)
+        return Results(plan, trials)
 
     def _trial_folder(self, number: str) -> Path:
         return self.folder / TRIALS / f"trial_{number}"
 
-    def _update(self, oracle: Any) -> None:
-        """Write the results of the trials so far, and show the new ones."""
+    def _update(self, oracle: Any) -> Results:
+        """Write the results of the trials so far, show the new ones, and return all."""
         with self._lock:
             results = self._results(oracle)
             best = results.best
@@ -278,6 +281,7 @@ class Search:
                 if trial is not best:
                     # The weights of every trial would fill a disk.
                     (self._trial_folder(trial.name) / _CHECKPOINT).unlink(missing_ok=True)
+            return results
 
     def _write_config(self, oracle: Any, best: EndedTrial) -> None:
         chosen = self.plan.space.choose(oracle.trials[best.name].hyperparameters.copy())
@@ -304,14 +308,14 @@ class Search:
 
     def _finish(self, tuner: SwitcherTuner, oracle: Any, data: ImageData) -> dict[str, Any]:
         """Evaluate the best trial on the test examples, once, and write the results."""
-        self._update(oracle)
+        results = self._update(oracle)
         if self._shown < self.plan.trials:
             say(
                 self.console,
                 f"Nothing new is left to try after {self._shown} of {self.plan.trials} trials: the "
                 "search space has no more.",
             )
-        best = self._results(oracle).best
+        best = results.best
         if best is None:
             raise TooManyFailures("No trial has come to its end: there is no best one.")
         trial = oracle.trials[best.name]
@@ -335,7 +339,7 @@ class Search:
                 "values": best.active_values,
             }
             write_json(written, facts)
-        self._report(self._results(oracle, facts["test_accuracy"]))
+        self._report(dataclasses.replace(results, test_accuracy=facts["test_accuracy"]))
         return facts
 
 

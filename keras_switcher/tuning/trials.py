@@ -218,13 +218,14 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def ended_trial(trial: Trial, folder: Path, names: Iterable[str]) -> EndedTrial:
+def ended_trial(trial: Trial, folder: Path, names: Iterable[str], max_epochs: int) -> EndedTrial:
     """Return what is known of a trial that has ended.
 
     Args:
         trial: The trial.
         folder: Where its files are.
         names: The names of the hyperparameters that are searched.
+        max_epochs: Number of epochs of a trial if the oracle does not set it.
     """
 
     def metric(name: str) -> float | None:
@@ -243,7 +244,7 @@ def ended_trial(trial: Trial, folder: Path, names: Iterable[str]) -> EndedTrial:
         metric(NAME),
         metric("val_accuracy"),
         metric("sparsity"),
-        int(result.get("epochs", 0)),
+        int(hyperparameters.values.get(_EPOCHS, max_epochs)),
         result.get("epochs_run"),
         result.get("seconds"),
         result.get("switcher_parameters"),

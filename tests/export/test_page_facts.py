@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from small_run import sparse_lenet300
 
+from export.convert import score_kind
 from export.page_facts import example_images, live_inputs, page_facts, takes_pixels
 from export.source import Examples, Source, made_examples
 
@@ -156,13 +157,29 @@ def test_inputs_of_rows_and_columns_have_their_places():
     assert found["connections"] == [1, 0, 2, 1, 2, 0]
 
 
+THREE = ["0", "1", "2"]
+
+
+def nested(layer):
+    return keras.Sequential([keras.Input((4,)), layer])
+
+
 @pytest.mark.parametrize(
     ("head", "labels", "scores"),
     [
-        ([keras.layers.Dense(3)], ["0", "1", "2"], "logits"),
-        ([keras.layers.Dense(3, activation="softmax")], ["0", "1", "2"], "softmax"),
-        ([keras.layers.Dense(3), keras.layers.Softmax()], ["0", "1", "2"], "softmax"),
-        ([keras.layers.Dense(3), keras.layers.Activation("sigmoid")], ["0", "1", "2"], "sigmoid"),
+        ([keras.layers.Dense(3)], THREE, "logits"),
+        ([keras.layers.Dense(3, activation="softmax")], THREE, "softmax"),
+        ([keras.layers.Dense(3), keras.layers.Softmax()], THREE, "softmax"),
+        ([keras.layers.Dense(3), keras.layers.Activation("sigmoid")], THREE, "sigmoid"),
+        ([keras.layers.Dense(3), keras.layers.Activation("linear")], THREE, "logits"),
+        (
+            [keras.layers.Dense(3, activation="softmax"), keras.layers.Reshape((3,))],
+            THREE,
+            "softmax",
+        ),
+        ([keras.layers.Dense(4, activation="softmax"), keras.layers.Dense(3)], THREE, "logits"),
+        ([nested(keras.layers.Dense(3, activation="softmax"))], THREE, "softmax"),
+        ([nested(keras.layers.Dense(1, activation="sigmoid"))], ["0", "1"], "sigmoid"),
         ([keras.layers.Dense(1, activation="sigmoid")], ["0", "1"], "sigmoid"),
         ([keras.layers.Dense(1)], None, "logits"),
     ],
@@ -171,6 +188,22 @@ def test_a_classifier_has_labels_and_scores_of_a_kind(head, labels, scores):
     model = keras.Sequential([keras.Input((4,), name="x"), *head])
     facts = page_facts(Source("one", model, made_examples(model), {}))
     assert (facts["labels"], facts["scores"]) == (labels, scores)
+
+
+def test_an_operation_may_make_the_shares():
+    inputs = keras.Input((4,), name="x")
+    model = keras.Model(inputs, keras.ops.softmax(keras.layers.Dense(3)(inputs)))
+    assert score_kind(model) == "softmax"
+
+
+def test_filters_over_a_sequence_have_no_place():
+    inputs = keras.Input((28, 28), name="image")
+    x = keras.layers.Flatten()(keras.layers.Conv1D(4, 3)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="only")(x))
+    on = np.ones((104, 2))
+    on[:50] = 0
+    with_zeros(model, "only", on)
+    assert live_inputs(model)["kind"] == "vector"
 
 
 def test_an_input_is_told_with_its_shape():

@@ -6,6 +6,8 @@ export interface ModelFile {
   precision: string;
   purpose: string;
   bytes: number;
+  /** Of its content; a file that is not there has none. */
+  crc32?: number;
   accuracy: number | null;
   problems: string[];
 }

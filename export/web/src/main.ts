@@ -1,5 +1,6 @@
 /** The page: what is drawn or shown goes through the chosen file, whenever it changes. */
 import { Answer, probabilities } from './answer';
+import { crc32 } from './crc32';
 import { element, notice } from './elements';
 import { loadFacts } from './facts';
 import type { Facts, ModelFile } from './facts';
@@ -212,7 +213,7 @@ async function downloaded(file: ModelFile): Promise<Uint8Array<ArrayBuffer>> {
   }
   if (!response.ok) throw new Unreachable(`The server answered ${response.status}.`);
   const bytes = new Uint8Array(await response.arrayBuffer());
-  if (bytes.length !== file.bytes) {
+  if (crc32(bytes) !== file.crc32) {
     throw new Unreachable('It is another file than when this page was opened. Reload the page.');
   }
   return bytes;

@@ -66,7 +66,9 @@ async function fromCacheFirst(request: Request): Promise<Response> {
 
 async function fromNetworkFirst(request: Request): Promise<Response> {
   try {
-    return await fetch(request);
+    const response = await fetch(request);
+    if (response.status < 500) return response;
+    throw new Error(`The server answered ${response.status}.`);
   } catch (error) {
     const cache = await caches.open(CACHE);
     const urls = request.mode === 'navigate' ? [request.url, PREFIX] : [request.url];
