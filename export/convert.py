@@ -182,9 +182,11 @@ def score_kind(model: keras.Model) -> str:
     tensor = model.outputs[0]
     while True:
         operation, call = producer(tensor)
-        if len(inner := getattr(operation, "outputs", ())) == 1:
-            # A model inside this one.
-            (tensor,) = inner
+        if isinstance(operation, keras.Model):
+            inner = getattr(operation, "outputs", [])
+            if len(inner) != 1:
+                return "logits"
+            tensor = inner[0]
             continue
         # A layer of this name, an operation of it, or the activation of a layer.
         activation = getattr(operation, "activation", None)
