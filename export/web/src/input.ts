@@ -115,7 +115,7 @@ export class Input {
       await open(chooser.files?.[0]);
       chooser.value = ''; // so that the same file can be chosen again
     });
-    button('Choose a picture', () => chooser.click());
+    button('Picture', () => chooser.click()).title = 'Choose a picture file';
     const stage = element('stage');
     stage.addEventListener('dragover', (event) => event.preventDefault());
     stage.addEventListener('drop', (event) => {

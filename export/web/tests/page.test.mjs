@@ -116,7 +116,7 @@ test('the keys alone draw, choose and clear', async () => {
   await page.keyboard.press('Tab');
   await page.keyboard.press('Enter'); // Clear
   await answers(page, '–');
-  await page.keyboard.press('Tab'); // Choose a picture
+  await page.keyboard.press('Tab'); // Picture
   await page.keyboard.press('Tab');
   await page.keyboard.press('Enter'); // Example
   await page.waitForFunction(() => document.getElementById('answer')?.textContent !== '–');
