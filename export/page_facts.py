@@ -153,17 +153,25 @@ def takes_pixels(examples: Examples) -> bool:
     Args:
         examples: The examples that the export was verified with.
     """
-    if not examples.are_real or len(examples.test) != 1:
+    images = _real_inputs(examples)
+    if images is None:
         return True
-    (images,) = examples.test.values()
     is_image = images.ndim == 4 or images.shape[1:] == _DIGIT
     return not is_image or _are_pixels(images)
 
 
-def _are_pictures(examples: Examples) -> bool:
+def _real_inputs(examples: Examples) -> np.ndarray | None:
+    """Return the test inputs of a model with one input; `None` if they are made up."""
     if not examples.are_real or len(examples.test) != 1:
+        return None
+    (inputs,) = examples.test.values()
+    return inputs
+
+
+def _are_pictures(examples: Examples) -> bool:
+    images = _real_inputs(examples)
+    if images is None:
         return False
-    (images,) = examples.test.values()
     is_picture = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3))
     return is_picture and _are_pixels(images)
 

@@ -20,7 +20,7 @@ from keras_switcher.metrics import Sparsity
 from keras_switcher.nesting import inside_layers, serialized_switched
 from keras_switcher.objective import check_target, next_multiplier, next_offset
 from keras_switcher.rates import scale_rates
-from keras_switcher.schedule import PhaseSchedule
+from keras_switcher.schedule import PhaseSchedule, warn_of_early_callbacks
 from keras_switcher.settling import is_at_target, settled_logits
 from keras_switcher.switchers import PACKAGE
 from keras_switcher.weights import is_of_dense_layers, load_dense_weights
@@ -428,7 +428,10 @@ class SwitchedModel(keras.Model):
         begun = self.phase, int(ops.convert_to_numpy(self.alternation_state.step))
         # A `CallbackList` is a callback too, so it needs no case of its own.
         callbacks = [PhaseSchedule(), *keras.tree.flatten(callbacks or [])]
-        self._warn_of_early_callbacks(callbacks, epochs, kwargs.get("initial_epoch", 0))
+        if self.target_sparsity is not None and begun[0] != SETTLE:
+            # A plan of phases that is under way covers all epochs, a new one those that are left.
+            first = 0 if begun[1] else kwargs.get("initial_epoch", 0)
+            warn_of_early_callbacks(callbacks, epochs, self.alternation.settle, first)
         history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
         # After all callbacks, as EarlyStopping may have gone back to an epoch of another phase.
         first_phase, first_step = begun
@@ -450,41 +453,6 @@ class SwitchedModel(keras.Model):
                 self.target_sparsity,
             )
         return history
-
-    def _warn_of_early_callbacks(self, callbacks: list[Any], epochs: int, first: int) -> None:
-        """Warn of callbacks that judge the network by its loss before it is sparse."""
-        if self.target_sparsity is None or self.phase == SETTLE:
-            return
-        # A plan of phases that is under way covers all epochs, a new one those that are left.
-        first = 0 if int(ops.convert_to_numpy(self.alternation_state.step)) else first
-        sparse_from = first + int((1 - self.alternation.settle) * (epochs - first) + 1e-9)
-        for callback in callbacks:
-            if str(getattr(callback, "monitor", None)).endswith("sparsity"):
-                continue
-            if isinstance(callback, keras.callbacks.ReduceLROnPlateau):
-                logger.warning(
-                    "ReduceLROnPlateau lowers the learning rate before the structure settles: "
-                    "while connections go, the loss may well rise. Use a schedule instead, or take "
-                    "it out and `fit` once more with it afterwards: a settled model stays sparse."
-                )
-            elif isinstance(callback, keras.callbacks.ModelCheckpoint) and callback.save_best_only:
-                logger.warning(
-                    "ModelCheckpoint(save_best_only=True) may keep an epoch of before the "
-                    "structure settles, whose network is dense or half sparse, in %s. Take it out, "
-                    "and `fit` once more with it afterwards: a settled model stays sparse.",
-                    callback.filepath,
-                )
-            elif (
-                isinstance(callback, keras.callbacks.EarlyStopping)
-                and callback.start_from_epoch < sparse_from
-                and (callback.patience < epochs or callback.restore_best_weights)
-            ):
-                logger.warning(
-                    "EarlyStopping compares the sparse network with epochs of before the structure "
-                    "settles, in which it is dense or half sparse. Let it wait until then, by "
-                    "EarlyStopping(start_from_epoch=%d).",
-                    sparse_from,
-                )
 
     def make_train_function(self, force: bool = False) -> Any:
         """Return what `keras.Model.make_train_function` returns, after building both optimisers."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import yaml
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +74,20 @@ def newest_run(model: str = "*", dataset: str = "*", root: Path = RUNS) -> Path 
         dataset: Name of its data set; `*` for any.
         root: Where the runs are.
     """
-    configs = [
-        path
-        for path in root.glob(f"{model}-{dataset}-*/{CONFIG_FILE}")
-        if path.parent.name.rpartition("-")[2].isdecimal()
-    ]
+    wanted = {n: v for n, v in (("model", model), ("dataset", dataset)) if v != "*"}
     # A run writes its configuration whenever it is started or resumed.
-    return max(configs, key=lambda path: path.stat().st_mtime_ns).parent if configs else None
+    configs = sorted(root.glob(f"*/{CONFIG_FILE}"), key=lambda path: -path.stat().st_mtime_ns)
+    return next((path.parent for path in configs if wanted.items() <= _known(path).items()), None)
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """Return the model and the data set in a file of a run's configuration, if they can be read."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        values = None
+    values = values if isinstance(values, dict) else {}
+    return {name: values.get(name) for name in ("model", "dataset")}
 
 
 def new_run(model: str, dataset: str, root: Path = RUNS) -> Path:

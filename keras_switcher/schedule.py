@@ -1,6 +1,7 @@
-"""The callback that `SwitchedModel.fit` uses to move a model through its phases."""
+"""The phases of a training: the callback that moves a model through them, and warnings."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -123,3 +124,45 @@ class PhaseSchedule(keras.callbacks.Callback):
         if self._settle_step is not None and step >= self._settle_step:
             self._settle_step = None
             self.model.settle()
+
+
+def warn_of_early_callbacks(
+    callbacks: Sequence[Any], epochs: int, settle: float, first: int = 0
+) -> None:
+    """Warn of callbacks that judge a network by its loss before it is sparse.
+
+    Args:
+        callbacks: Those of a training.
+        epochs: The epoch at which it ends.
+        settle: The share of its epochs in the phase "settle".
+        first: The epoch at which its phases begin.
+    """
+    sparse_from = first + int((1 - settle) * (epochs - first) + 1e-9)
+    for callback in callbacks:
+        if str(getattr(callback, "monitor", None)).endswith("sparsity"):
+            continue
+        if isinstance(callback, keras.callbacks.ReduceLROnPlateau):
+            logger.warning(
+                "ReduceLROnPlateau lowers the learning rate before the structure settles: while "
+                "connections go, the loss may well rise. Use a schedule instead, or take it out "
+                "and `fit` once more with it afterwards: a settled model stays sparse."
+            )
+        elif isinstance(callback, keras.callbacks.ModelCheckpoint) and callback.save_best_only:
+            logger.warning(
+                "ModelCheckpoint(save_best_only=True) may keep an epoch of before the structure "
+                "settles, whose network is dense or half sparse, in %s. Take it out, and `fit` "
+                "once more with it afterwards: a settled model stays sparse.",
+                callback.filepath,
+            )
+        elif (
+            isinstance(callback, keras.callbacks.EarlyStopping)
+            and callback.start_from_epoch < sparse_from
+            # Otherwise it can neither stop nor go back.
+            and (callback.patience < epochs or callback.restore_best_weights)
+        ):
+            logger.warning(
+                "EarlyStopping compares the sparse network with epochs of before the structure "
+                "settles, in which it is dense or half sparse. Let it wait until then, by "
+                "EarlyStopping(start_from_epoch=%d).",
+                sparse_from,
+            )

@@ -191,7 +191,9 @@ def test_resume_without_a_folder_takes_the_newest_run(tmp_path):
         folder = save(runs / name, model=model, dataset=dataset, epochs=age + 2)
         os.utime(folder / "config.yaml", (1e9 - age, 1e9 - age))
     (runs / "lenet-mnist-99").mkdir()
-    save(runs / "lenet-mnist-mine")
+    (runs / "broken").mkdir()
+    (runs / "broken" / "config.yaml").write_text("a: [1")
+    os.utime(runs / "broken" / "config.yaml", (1e8, 1e8))
 
     def newest(*arguments):
         got = options("--resume", *arguments)
@@ -201,6 +203,10 @@ def test_resume_without_a_folder_takes_the_newest_run(tmp_path):
     assert newest("--model", "lenet") == ("lenet-mnist-10", "lenet", 3)
     assert newest("--dataset", "mnist5k") == ("lenet-mnist5k-1", "lenet", 5)
     assert newest("--model", "lenet", "--dataset", "mnist5k")[0] == "lenet-mnist5k-1"
+    # A folder of a name of one's own is a run, too.
+    save(runs / "mine", model="lenet", dataset="mnist", epochs=9)
+    assert newest() == newest("--model", "lenet") == ("mine", "lenet", 9)
+    assert newest("--dataset", "mnist5k")[0] == "lenet-mnist5k-1"
 
 
 def test_resume_without_any_run_starts_one():

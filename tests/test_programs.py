@@ -31,7 +31,7 @@ def test_a_run_goes_on_by_the_script_that_began_it(place, tmp_path):
     ("started", "said"),
     [
         ("/bin/keras-switcher-export", "keras-switcher-export"),
-        ("/work/export/__main__.py", "python -m export"),
+        ("checkout/export/__main__.py", "python -m export"),
     ],
 )
 def test_an_export_is_given_again_as_it_was_called(monkeypatch, started, said):
