@@ -23,8 +23,9 @@ from .weights import weights
 
 logger = logging.getLogger("keras_switcher.export")
 
-# Number of training examples from which the ranges of int8 activations are read.
-_CALIBRATION = 200
+# Number of training examples from which the ranges of int8 activations are read, and fewest that
+# are not warned of.
+_CALIBRATION, _FEW = 200, 100
 # Zeros come in blocks if at least this share of the weights in blocks with a non-zero is non-zero.
 _FILL = 0.75
 
@@ -69,6 +70,12 @@ def artifacts(source: Source, options: ExportOptions) -> tuple[list[Artifact], C
             f"activations from them, at least as many as --batch: {options.batch}. Give --examples "
             f"a file with x_train, or use --quantize dynamic. Received: {known or 'none'}"
         )
+    if options.quantize == "int8" and known < _FEW:
+        logger.warning(
+            "x_train has %d examples. Ranges of activations from so few may not hold for others; "
+            "give it %d or more, of all kinds.",
+            *(known, _FEW),
+        )
     compacted = compact(source.model)
     build = _Builder(source, options)
     made = [
@@ -78,8 +85,8 @@ def artifacts(source: Source, options: ExportOptions) -> tuple[list[Artifact], C
             "compact", compacted.model, "no sparse tensors: GPU and NPU delegates"
         ),
     ]
-    if options.quantize != "none":
-        made.append(build.int8())
+    if options.quantize != "none" and (quantized := build.int8()):
+        made.append(quantized)
     if options.float16:
         purpose = "no sparse tensors: GPU delegates, half the bytes"
         made.append(
@@ -122,10 +129,17 @@ class _Builder:
             stored = self._stored(self._converted(self._compacted(group, gather=False)))
         return self.made("sparse", Precision.FLOAT32, stored, "CPU, float32")
 
-    def int8(self) -> Artifact:
+    def int8(self) -> Artifact | None:
         precision = Precision(self.options.quantize)
         group = 16 if block_of(self.source.model) == 16 else 1
         read = self._converted(self._compacted(group), precision)
+        if not has_int8(read):
+            logger.warning(
+                "No model_int8.tflite: the converter left all weights in float32, as it does with "
+                "--quantize %s where a kernel has fewer than 1,024.",
+                self.options.quantize,
+            )
+            return None
         return self.made("int8", precision, self._stored(read), "CPU, small download")
 
     def _compacted(self, group: int, *, gather: bool = True) -> keras.Model:
@@ -158,6 +172,19 @@ class _Builder:
         return content
 
 
+def has_int8(model: Any) -> bool:
+    """Return whether a model holds numbers in int8.
+
+    Args:
+        model: A `ModelT`.
+    """
+    return any(
+        tensor.type == schema.TensorType.INT8
+        for graph in model.subgraphs
+        for tensor in graph.tensors
+    )
+
+
 def has_idle_gather(model: Any) -> bool:
     """Return whether a model has gathers, and only sparse layers read them.
 
@@ -185,10 +212,11 @@ def calibration(source: Source, batch: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield batches of training examples in the form that `convert` expects, if there are any."""
     train = source.examples.train or {}
     count = _count(train)
-    for start in range(0, min(count, max(_CALIBRATION, batch)) - batch + 1, batch):
-        yield as_given(
-            source.model, {name: values[start : start + batch] for name, values in train.items()}
-        )
+    # In the order of the file, the first ones may all be of one class.
+    rows = np.random.default_rng(0).permutation(count)[: max(_CALIBRATION, batch)]
+    for start in range(0, len(rows) - batch + 1, batch):
+        chosen = rows[start : start + batch]
+        yield as_given(source.model, {name: values[chosen] for name, values in train.items()})
 
 
 def _count(examples: Mapping[str, np.ndarray] | None) -> int:
@@ -208,7 +236,7 @@ def facts(source: Source) -> dict[str, Any]:
             }
             for tensor in source.model.inputs
         },
-        "outputs": output_names(source.model),
+        "outputs": sorted(output_names(source.model)),
         **({"labels": metadata.LABELS_FILE} if labels(source) else {}),
         **{name: source.summary[name] for name in kept if name in source.summary},
     }

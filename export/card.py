@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .artifacts import values_taken
-from .convert import is_classifier
+from .convert import is_classifier, output_names
 from .display import change, megabytes, microseconds, percent, threads
 from .metadata import LABELS_FILE
 from .source import Source
@@ -121,13 +121,15 @@ def _layers(content: Mapping[str, Any]) -> str:
 
 def _use(source: Source, content: Mapping[str, Any]) -> str:
     lines = []
-    for tensor in source.model.inputs:
+    # As the file's signature has them, from which some APIs number them.
+    for tensor in sorted(source.model.inputs, key=lambda tensor: tensor.name):
         shape = ", ".join(str(size) for size in (content["batch"], *tensor.shape[1:]))
         lines.append(
             f"- Input `{tensor.name}`: {tensor.dtype}, ({shape}), values "
             f"{values_taken(source, tensor.name)}."
         )
-    for name, tensor in zip(content["outputs"], source.model.outputs, strict=True):
+    named = zip(output_names(source.model), source.model.outputs, strict=True)
+    for name, tensor in sorted(named, key=lambda output: output[0]):
         shape = ", ".join(str(size) for size in (content["batch"], *tensor.shape[1:]))
         lines.append(f"- Output `{name}`: {tensor.dtype}, ({shape}).")
     if is_classifier(source.model):

@@ -3,6 +3,7 @@
 import enum
 import itertools
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -251,15 +252,22 @@ def _set_precision(converter: Any, precision: Precision, representative: Example
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
 
 
+# In the lines of the converter's messages that say what is wrong.
+_SIGNS = ("Ops:", "error:", "not supported")
+
+
 def _reason(error: Exception, log: Path) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # The reason comes after it.
     lines = [line for line in lines if "Exception encountered when calling" not in line] or lines
     lines += log.read_text(errors="replace").splitlines() if log.exists() else []
-    for line in lines:
-        if "Ops:" in line or "error:" in line or "not supported" in line:
-            return line[:300].rstrip(".") + "."
-    return f"{lines[0][:300].rstrip('.') if lines else type(error).__name__}."
+    telling = [line for line in lines if any(sign in line for sign in _SIGNS)]
+    if not lines:
+        return f"{type(error).__name__}."
+    line = re.sub(r"\x1b\[[0-9;]*m", "", (telling or lines)[0])
+    # Where in the graph it happened may take pages, before what happened.
+    line = re.sub(r"^.*error: |loc\(.*\): ", "", line)
+    return line[:300].rstrip(".") + "."
 
 
 @contextmanager

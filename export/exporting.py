@@ -234,7 +234,7 @@ def _content(
         "batch": options.batch,
         "threads": options.threads[0],
         "optimize": options.optimize,
-        "outputs": output_names(source.model),
+        "outputs": sorted(output_names(source.model)),
         "machine": machine(),
         "parameters": source.model.count_params(),
         "examples": {

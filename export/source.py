@@ -157,13 +157,28 @@ def _plain(model: keras.Model, path: Path) -> keras.Model:
             f"compacted. Received: a {type(model).__name__} in {path}. Its call makes such a "
             "graph: keras.Model(inputs, model.call(inputs)), with inputs = keras.Input(shape)"
         )
+    named = [tensor.name for tensor in model.inputs] + [layer.name for _, layer in walk(model)]
+    for name in named:
+        if not re.fullmatch(r"[A-Za-z0-9_.>-]+", name):
+            raise ExportError(
+                "Expected inputs and layers whose names consist of letters from a to z, digits and "
+                f"_.>-, as TFLite's converter takes no others. Received: '{name}' in {path}: build "
+                "the model with another name"
+            )
+    for _, layer in walk(model):
+        if mode := getattr(layer, "quantization_mode", None):
+            raise ExportError(
+                "Expected a model that is not quantised, as the export does that itself "
+                f"(--quantize). Received: layer '{layer.name}' in {path}, quantised to {mode}"
+            )
+    for tensor in model.outputs:
+        if len(tensor.shape) == 0:
+            raise ExportError(
+                "Expected outputs with a row for each example. Received: "
+                f"'{tensor.name}' in {path}, a single number for a whole batch"
+            )
     for tensor in model.inputs:
         fixed_shape(tensor)
-        if re.search(r"\s", tensor.name):
-            raise ExportError(
-                "Expected inputs whose names have no spaces, which TFLite's converter does not "
-                f"take. Received: '{tensor.name}' in {path}: build the model with another name"
-            )
         if tensor.dtype not in _TYPES:
             raise ExportError(
                 f"Expected inputs of the types {', '.join(_TYPES)}, which a phone's runtime takes. "

@@ -1,11 +1,14 @@
 """Models of one's own, of many kinds, by the whole command."""
 
 import json
+import math
+import re
 import zipfile
 
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 from export.artifacts import block_of
@@ -114,10 +117,19 @@ def test_every_file_of_it_is_proven(kind, tmp_path):
     model = kind()
     model.save(tmp_path / "mine.keras")
     content = export(ExportOptions(tmp_path / "mine.keras", measure=False))
-    assert [entry["problems"] for entry in content["artifacts"]] == [[]] * 4
+    assert [entry["problems"] for entry in content["artifacts"] if entry["problems"]] == []
+    kinds = {entry["kind"] for entry in content["artifacts"]}
+    large = any(math.prod(weight.shape) >= 1024 for weight in model.trainable_weights)
+    assert kinds == {"dense", "sparse", "compact", *(["int8"] if large else [])}
     card = (tmp_path / "mine-export" / "model_card.md").read_text()
     for tensor in model.inputs:
         assert f"Input `{tensor.name}`: {tensor.dtype}, (1, " in card
+    # As the file's signature counts them.
+    listed = re.findall(r"- (Input|Output) `([^`]+)`", card)
+    interpreter = Interpreter(str(tmp_path / "mine-export" / "model_compact.tflite"))
+    signature = interpreter.get_signature_list()["serving_default"]
+    assert [name for kind, name in listed if kind == "Input"] == signature["inputs"]
+    assert [name for kind, name in listed if kind == "Output"] == signature["outputs"]
     # Names of classes are a classifier's alone.
     shape = model.outputs[0].shape
     is_classifier = len(model.outputs) == 1 and len(shape) == 2 and shape[1] > 1
@@ -153,6 +165,38 @@ def test_what_fails_beside_the_files_takes_nothing_from_them(tmp_path, caplog, m
     assert saved["peers"] == []
 
 
+@pytest.mark.slow
+def test_ranges_are_read_from_all_of_the_training_examples(tmp_path, caplog):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,), name="x"), layers.Dense(64, "relu")])
+    model.add(layers.Dense(2, name="logits"))
+    small = np.random.default_rng(0).normal(size=(300, 8)).astype("float32")
+    labels = np.repeat([0, 1], 300)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    examples = np.concatenate([small, small + 40])
+    model.fit(examples, labels, epochs=20, verbose=0)
+    model.save(tmp_path / "mine.keras")
+    np.savez(tmp_path / "of.npz", x_test=examples[::5], y_test=labels[::5], x_train=examples)
+    of = tmp_path / "of.npz"
+    options = ExportOptions(tmp_path / "mine.keras", examples=of, quantize="int8", measure=False)
+    # The first 300 of them alone are of one class, which would cut the other off.
+    assert [entry["problems"] for entry in export(options)["artifacts"]] == [[]] * 4
+    assert "Ranges of activations" not in caplog.text
+
+    np.savez(of, x_test=small[:20], y_test=labels[:20], x_train=small[:20])
+    export(options)
+    assert "x_train has 20 examples" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_file_that_would_hold_no_int8_is_left_out(tmp_path, caplog):
+    a_number().save(tmp_path / "mine.keras")
+    content = export(ExportOptions(tmp_path / "mine.keras", measure=False))
+    assert [entry["kind"] for entry in content["artifacts"]] == ["dense", "sparse", "compact"]
+    assert "No model_int8.tflite" in caplog.text
+    assert not (tmp_path / "mine-export" / "model_int8.tflite").exists()
+
+
 def said_by(capsys, *flags):
     capsys.readouterr()
     assert main([str(flag) for flag in flags]) == 1
@@ -172,7 +216,22 @@ def test_inputs_and_examples_that_do_not_do_are_named(tmp_path, capsys, monkeypa
     given = keras.Input((6,), name="my image")
     keras.Model(given, layers.Dense(3)(given)).save(tmp_path / "spaces.keras")
     said = said_by(capsys, tmp_path / "spaces.keras")
-    assert "names have no spaces" in said and "Received: 'my image'" in said
+    assert "whose names consist of letters" in said and "Received: 'my image'" in said
+
+    given = keras.Input((6,), name="x")
+    keras.Model(given, layers.Dense(3, name="größe")(given)).save(tmp_path / "accents.keras")
+    assert "Received: 'größe'" in said_by(capsys, tmp_path / "accents.keras")
+
+    quantized = keras.Model(given, layers.Dense(3, name="last")(given))
+    quantized.quantize("int8")
+    quantized.save(tmp_path / "int8.keras")
+    said = said_by(capsys, tmp_path / "int8.keras")
+    assert "Expected a model that is not quantised" in said and "'last'" in said
+
+    whole = keras.Model(given, keras.ops.sum(layers.Dense(3)(given)))
+    whole.save(tmp_path / "whole.keras")
+    said = said_by(capsys, tmp_path / "whole.keras")
+    assert "Expected outputs with a row for each example" in said
 
     a_number().save(tmp_path / "mine.keras")
     np.savez(tmp_path / "few.npz", x_test=np.ones((9, 6)), x_train=np.ones((9, 6)))

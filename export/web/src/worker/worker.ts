@@ -137,6 +137,8 @@ function ofType(values: Float32Array, dtype: DType): TypedArray {
       return Int32Array.from(values);
     case 'uint8':
       return Uint8Array.from(values);
+    default:
+      throw new Error(`LiteRT.js has no inputs of the type ${String(dtype)}.`);
   }
 }
 
