@@ -110,7 +110,7 @@ def main() -> None:
             if key[0] == method and key[1] in (None, *sparsities)
         ]
         with tempfile.TemporaryDirectory() as folder:
-            write_picture(drawn, Path(folder))
+            write_picture(drawn, Path(folder), args.figure.removesuffix("_accuracy"))
             args.picture.write_bytes((Path(folder) / PICTURE_FILE).read_bytes())
 
 

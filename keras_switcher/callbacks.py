@@ -256,15 +256,15 @@ def restore(model: keras.Model, checkpoint: Checkpoint, facts: dict[str, Any]) -
                 f"Expected {name} {checkpoint.facts.get(name)!r}, as in the checkpoint. "
                 f"Received: {facts[name]!r}."
                 for name in different
-            )
-            + f" {advice}"
+            ),
+            advice,
         )
     targets = variables(model)
     shapes = [array.shape for array in checkpoint.arrays]
     if shapes != [tuple(variable.shape) for variable in targets]:
         raise CheckpointError(
-            "The checkpoint is of another network: its variables have other shapes. Choose "
-            "another --run-dir to start anew."
+            "The checkpoint is of another network: its variables have other shapes.",
+            "Choose another --run-dir to start anew.",
         )
     for variable, array in zip(targets, checkpoint.arrays, strict=True):
         variable.assign(array)

@@ -150,6 +150,8 @@ def fit(
     console: Console,
     workers: Workers,
     origin: dict[str, str],
+    *,
+    epochs_before: int = 0,
 ) -> list[dict[str, Any]]:
     """Train a network from its last checkpoint to the last epoch; return the history's rows.
 
@@ -164,6 +166,8 @@ def fit(
         console: Where to show the epochs.
         workers: The workers of the run.
         origin: What `origin_of` returned when the network was loaded.
+        epochs_before: The number of epochs of an earlier part of the training, after which the
+            batches go on.
     """
     options = config.optimisation
     digest = data_digest(data)
@@ -200,7 +204,11 @@ def fit(
         callbacks.insert(-2, keras.callbacks.TensorBoard(board, write_graph=False))
     with progress.shown(), stop.deferred(), resources(folder):
         arguments = fit_arguments(
-            config, data, initial_epoch=done, strategy=model.distribute_strategy
+            config,
+            data,
+            initial_epoch=done,
+            epochs_before=epochs_before,
+            strategy=model.distribute_strategy,
         )
         try:
             model.fit(**arguments, callbacks=callbacks)
@@ -215,6 +223,7 @@ def fit_arguments(
     *,
     epochs: int | None = None,
     initial_epoch: int = 0,
+    epochs_before: int = 0,
     strategy: tf.distribute.Strategy | None = None,
 ) -> dict[str, Any]:
     """Return the arguments of `fit`, but for the callbacks, of a training as configured.
@@ -224,6 +233,7 @@ def fit_arguments(
         data: What to learn from and to validate on.
         epochs: The number of epochs; the configured one by default.
         initial_epoch: The number of epochs that are trained already.
+        epochs_before: As for `fit`.
         strategy: The distribution strategy of the model.
     """
     options = config.optimisation
@@ -233,8 +243,8 @@ def fit_arguments(
         data.y_train,
         options.batch_size,
         seed=options.seed,
-        epochs=epochs,
-        initial_epoch=initial_epoch,
+        epochs=epochs_before + epochs,
+        initial_epoch=epochs_before + initial_epoch,
         # The features of a frozen trunk are computed once.
         augmentation="none" if config.network.freeze_trunk else config.data.augmentation,
     )

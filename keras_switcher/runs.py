@@ -43,7 +43,16 @@ class RunError(Exception):
 
 
 class CheckpointError(RunError):
-    """A checkpoint that can't be read, or belongs to another run."""
+    """A checkpoint that can't be read, or belongs to another run.
+
+    Args:
+        what: What is wrong with it.
+        advice: What to do in a run of train.py; empty if that is not known yet.
+    """
+
+    def __init__(self, what: str, advice: str = ""):
+        super().__init__(f"{what} {advice}".rstrip())
+        self.what = what
 
 
 class WriteError(RunError):
@@ -379,9 +388,9 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         def epoch(path: Path) -> str:
-            return path.stem.rpartition("-")[2]
+            return path.stem.removeprefix(f"{self.name}-")
 
-        # Copies that others have made have other names.
+        # Copies that others have made have other names, and so have those of a network `<name>-2`.
         found = [p for p in self.folder.glob(f"{self.name}-*.checkpoint") if epoch(p).isdecimal()]
         return sorted(found, key=lambda path: int(epoch(path)), reverse=True)
 
@@ -425,8 +434,9 @@ class Checkpoints:
             return checkpoint
         if problems:
             raise CheckpointError(
-                f"{' '.join(problems)} There is no other to go on from: remove the folder "
-                f"{self.folder.parent} and start anew, or choose another --run-dir."
+                f"{' '.join(problems)} There is no other to go on from.",
+                f"Remove the folder {self.folder.parent} and start anew, or choose another "
+                "--run-dir.",
             )
         return None
 

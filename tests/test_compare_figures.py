@@ -41,6 +41,11 @@ def test_two_seeds_that_happen_to_agree_are_not_clear():
     assert paired_difference([0.9, 0.8, 0.7], [0.8, 0.71, 0.6]).is_clear
 
 
+def test_seeds_that_differ_by_the_same_are_not_clear():
+    # On few examples, accuracies are coarse.
+    assert not paired_difference([0.75, 0.5, 0.25], [0.625, 0.375, 0.125]).is_clear
+
+
 def test_the_deviation_is_that_of_a_sample():
     assert Mean.of([1.0, 3.0]) == Mean(2.0, pytest.approx(2**0.5), 2)
     assert Mean.of([1.0]).deviation is None

@@ -9,13 +9,15 @@ from command import SMALL
 from compare_work import work
 
 import keras_switcher.compare.methods  # noqa: F401
+from keras_switcher import fitting
 from keras_switcher.checks import ConfigError
 from keras_switcher.compare.arguments import checked_plan
-from keras_switcher.compare.cell import load_methods
+from keras_switcher.compare.cell import _reason, load_methods
 from keras_switcher.compare.command import _check_data
 from keras_switcher.compare.method import Method, Trained, register, registry
+from keras_switcher.compare.plan import TRAINS_ANEW
 from keras_switcher.networks import compiled_dense, dense_model, new_start
-from keras_switcher.runs import RunError
+from keras_switcher.runs import CheckpointError, RunError
 
 ROW = {"name": "fc", "shape": [4, 5], "connections": 20, "on": 2}
 FIGURES = (0.5, 0.4, [ROW], 100, 82, 1.0)
@@ -54,14 +56,14 @@ class OnceAndAgain(Method):
 
 def test_a_method_that_trains_twice_goes_on_in_its_second_part(tmp_path):
     whole = OnceAndAgain()
-    task = work(tmp_path / "whole", "--epochs", "3")
+    task = work(tmp_path / "whole", "--epochs", "4")
     figures = whole.train(task)
-    assert task.epochs == 3
+    assert task.epochs == 4
     lines = [
         (tmp_path / "whole" / name).read_text().splitlines()
         for name in ("history.csv", "history-2.csv")
     ]
-    assert [len(rows) - 1 for rows in lines] == [1, 2]
+    assert [len(rows) - 1 for rows in lines] == [1, 3]
     # The second part begins where the method has left the model.
     moved = [
         np.abs(np.array(v) - before).max()
@@ -72,19 +74,40 @@ def test_a_method_that_trains_twice_goes_on_in_its_second_part(tmp_path):
     class Stop(Exception):
         pass
 
+    # Where the second part is further than the first has ever been.
     def stop():
-        if (tmp_path / "stopped" / "history-2.csv").exists():
+        history = tmp_path / "stopped" / "history-2.csv"
+        if history.exists() and len(history.read_text().splitlines()) == 3:
             raise Stop
 
-    task = work(tmp_path / "stopped", "--epochs", "3")
+    task = work(tmp_path / "stopped", "--epochs", "4")
     task.stop.check = stop
     with pytest.raises(Stop):
         OnceAndAgain().train(task)
     before = (tmp_path / "stopped" / "history-2.csv").read_text().splitlines()
-    again = OnceAndAgain().train(work(tmp_path / "stopped", "--epochs", "3"))
+    again = OnceAndAgain().train(work(tmp_path / "stopped", "--epochs", "4"))
     after = (tmp_path / "stopped" / "history-2.csv").read_text().splitlines()
-    assert (len(before), after[:2]) == (2, before)
+    assert (len(before), after[:3]) == (3, before)
     assert again.layers == figures.layers and again.test_accuracy == figures.test_accuracy
+
+
+def test_two_parts_see_the_batches_of_one(tmp_path, monkeypatch):
+    orders = []
+    original = fitting.training_batches
+
+    def recorded(*arguments, **options):
+        batches = original(*arguments, **options)
+        orders.append([labels.numpy().tolist() for _, labels in batches])
+        return batches
+
+    monkeypatch.setattr(fitting, "training_batches", recorded)
+    for name, parts in (("whole", (None,)), ("parts", (1, None))):
+        task = work(tmp_path / name, "--epochs", "3")
+        model = dense_model(task.config, task.data, task.start())
+        for epochs in parts:
+            task.fit(model, epochs)
+    whole, first, second = orders
+    assert first + second == whole
 
 
 def test_no_more_epochs_are_trained_than_all_methods_have_unless_it_is_said(tmp_path):
@@ -222,3 +245,10 @@ def test_a_check_that_fails_in_its_own_way_is_of_a_named_method(tmp_path):
     _, plan = checked_plan(flags)
     with pytest.raises(ConfigError, match="Can't compare picky. not this one"):
         _check_data(plan, tmp_path, True)
+
+
+def test_what_to_do_about_a_checkpoint_is_said_for_a_comparison(tmp_path):
+    error = CheckpointError("The checkpoint is damaged.", "Choose another --run-dir.")
+    assert str(error) == "The checkpoint is damaged. Choose another --run-dir."
+    expected = f"The checkpoint is damaged. Remove {tmp_path}, {TRAINS_ANEW}"
+    assert _reason(error, tmp_path) == expected

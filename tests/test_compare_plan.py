@@ -122,6 +122,8 @@ def test_the_configuration_of_a_search_is_a_variant(tmp_path):
     assert Variant.parse(str(variant)) == variant
     with pytest.raises(ConfigError, match="Can't read the config file"):
         Variant.parse(f"switcher:config={tmp_path / 'none.yaml'}")
+    with pytest.raises(ConfigError, match="Expected a file with an option that small-dense reads"):
+        Variant.parse(f"small-dense:config={path}", {"dropout"})
 
 
 @pytest.mark.parametrize(

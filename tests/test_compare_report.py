@@ -30,7 +30,7 @@ def result(method, target, seed, accuracy, layers=("fc1", "fc2")):
         "remaining_parameters": 300,
         "seconds": 61.0,
         "peak_mib": 500.0,
-        "epochs": 3,
+        "epochs": 30,
         "threads": "1",
         "dataset_source": "made images",
         "versions": "keras_switcher 0.1.0",
@@ -176,6 +176,20 @@ def test_the_page_says_that_networks_were_trained_on_several_processors(comparis
     assert "Of several" not in page(chosen, grouped([*found, here]))
     html = page(chosen, grouped([*found, here, there]))
     assert "Of several processors" in html and "by Make 7; by Make 8" in html
+
+
+def test_the_page_names_methods_of_other_lengths(comparison):
+    chosen, _, found, groups = comparison
+    assert "Not of equal length" not in page(chosen, groups)
+    longer = {**result("own", 0.9, 0, 0.98), "epochs": 45}
+    html = page(chosen, grouped([*found, longer]))
+    assert "Not of equal length" in html and "than 30: the own one 45." in html
+
+
+def test_results_from_before_a_fact_was_kept_have_a_page(comparison):
+    chosen, _, found, _ = comparison
+    older = [{n: v for n, v in each.items() if n != "processor"} for each in found]
+    assert "Of several processors" not in page(chosen, grouped(older))
 
 
 def test_two_methods_without_a_target_are_told_apart_in_the_picture():

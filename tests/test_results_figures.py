@@ -1,5 +1,6 @@
 """The figures of the pages of methods compared, worked out again from their CSV files."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -89,6 +90,28 @@ def shown_difference(difference, cell):
     )
     mean = f"**{mean}**" if difference.is_clear else mean
     return f"{mean} ({low} to {high})" if "(" in cell else mean
+
+
+def test_the_table_of_five_further_seeds_has_the_figures_of_both_csv_files():
+    text = (ROOT / DETAILS).read_text(encoding="utf-8")
+    (section,) = re.findall(r"^### Five further seeds\n(.*?)(?=^#|\Z)", text, re.M | re.S)
+    folder = ROOT / "docs" / "results" / "compare"
+    again, first = (groups_of(folder / f"{name}.csv") for name in ("lenet300-again", "lenet300"))
+    rows = [line.strip("|").split("|") for line in re.findall(r"^\|.*%.*\+?", section, re.M)][1:]
+    for label, mean, difference, both in ([cell.strip() for cell in row] for row in rows):
+        key = (method := method_of(label, "lenet300")), None if method == "dense" else 0.95
+        assert mean == shown_mean(again[key].mean(TEST), mean), label
+        if method == "switcher":
+            continue
+        of_this = again["switcher", 0.95].minus(again[key], TEST)
+        assert difference == shown_difference(of_this, difference), label
+        own, other = (
+            dataclasses.replace(again[k], results=first[k].results + again[k].results)
+            for k in (("switcher", 0.95), key)
+        )
+        assert len(own.results) == 10
+        assert both == shown_difference(own.minus(other, TEST), both), label
+    assert len(rows) == 5
 
 
 @pytest.mark.parametrize(("page", "heading", "place", "file", "figure"), TABLES)

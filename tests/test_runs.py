@@ -96,7 +96,7 @@ def test_only_damaged_checkpoints_are_an_error_that_says_what_to_do(tmp_path):
     assert "x-00001.checkpoint is not a checkpoint of keras_switcher" in message
     assert "Can't read the checkpoint" in message
     assert "Is a directory" in message
-    assert f"remove the folder {tmp_path / 'r'}" in message
+    assert f"Remove the folder {tmp_path / 'r'}" in message
     assert error.value.exit_status == 2
 
 

@@ -119,9 +119,10 @@ def _checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
             raise ConfigError(
                 f"Expected --{name} to be an integer >= 1. Received: {getattr(options, name)}"
             )
-    if options.first_seed < 0:
+    if not 0 <= options.first_seed <= 2**31 - options.seeds:
         raise ConfigError(
-            f"Expected --first-seed to be an integer >= 0. Received: {options.first_seed}"
+            "Expected --first-seed, and the --seeds from it on, to be integers in [0, 2**31). "
+            f"Received: {options.first_seed}"
         )
     for target in options.sparsity:
         if not 0 <= target < 1:

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, shown_messages
-from keras_switcher.compare.plan import DIVERGED, ERROR_FILE, RESULT_FILE
+from keras_switcher.compare.plan import DIVERGED, ERROR_FILE, RESULT_FILE, TRAINS_ANEW
 from keras_switcher.config import from_values, validate
 from keras_switcher.runs import (
     CHECKPOINTS,
@@ -261,7 +261,7 @@ def _reason(error: Exception, folder: Path) -> str:
             "smaller --batch-size or --width in another --out."
         )
     if isinstance(error, CheckpointError):
-        return f"{error} Here: remove {folder}, and the same command trains this network anew."
+        return f"{error.what} Remove {folder}, {TRAINS_ANEW}"
     if isinstance(error, (RunError, ConfigError)):
         return str(error)
     return f"{type(error).__name__}: {error}"

@@ -19,6 +19,7 @@ from keras_switcher.compare.plan import (
     LOG_FILE,
     PLAN_FILE,
     RESULT_FILE,
+    TRAINS_ANEW,
     Cell,
     Plan,
     Variant,
@@ -172,7 +173,9 @@ def _compare(flags: Sequence[str], console: Console) -> int:
         # A diverged training continues from its last sound epoch, and would diverge again, and what
         # needs it would fail again.
         may_help = not all(
-            reason.startswith(DIVERGED) or any(needed in failed for needed in plan.needed(cell))
+            reason.startswith(DIVERGED)
+            or reason.endswith(TRAINS_ANEW)
+            or any(needed in failed for needed in plan.needed(cell))
             for cell, reason in failed.items()
         )
         raise NetworksFailed(

@@ -58,8 +58,12 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval excludes 0, given at least three seeds: two may agree by chance."""
-        if self.low is None or self.high is None or self.count < 3:
+        """Whether the interval excludes 0.
+
+        It has to be of at least three seeds, and of some width: two may agree by chance, and more
+        on few examples.
+        """
+        if self.low is None or self.high is None or self.count < 3 or self.low == self.high:
             return False
         return self.low > 0 or self.high < 0
 

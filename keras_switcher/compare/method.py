@@ -116,6 +116,7 @@ class Work:
         if not is_integer(epochs) or epochs < 1:
             raise RunError(f"Expected an integer `epochs` >= 1. Received: epochs={epochs!r}")
         self._fits += 1
+        before = self._epochs
         self._epochs += int(epochs)
         number = "" if self._fits == 1 else f"-{self._fits}"
         optimisation = dataclasses.replace(self.config.optimisation, epochs=int(epochs))
@@ -131,6 +132,7 @@ class Work:
             self.console,
             Workers(),
             origin_of(self.config),
+            epochs_before=before,
         )
 
     def keep(self, learned: keras.Model) -> None:

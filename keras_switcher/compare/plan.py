@@ -28,7 +28,9 @@ MODEL_FILE = "model.keras"
 ERROR_FILE = "error.txt"
 LOG_FILE = "log.txt"
 # Start of the reason for a failure that training itself causes.
+# How the reasons begin or end after which it does not help to repeat the command at once.
 DIVERGED = "Training has diverged."
+TRAINS_ANEW = "and the same command trains this network anew."
 
 # Options that the comparison itself sets for each cell.
 _SET_BY_CELLS = ("seed", "target_sparsity", "dense_baseline")
@@ -81,7 +83,13 @@ class Variant:
             name = name.strip().replace("-", "_")
             if name == "config":
                 found = _switching_of(Path(value))
-                options.update({n: v for n, v in found.items() if reads is None or n in reads})
+                read = {n: v for n, v in found.items() if reads is None or n in reads}
+                if not read:
+                    raise ConfigError(
+                        f"Expected a file with an option that {method} reads. Received: {text}, "
+                        "whose options would change nothing"
+                    )
+                options.update(read)
                 continue
             # A YAML list would need the commas that separate the options.
             many = isinstance(to_values(Config()).get(name), tuple)

@@ -57,8 +57,8 @@ def page(plan: Plan, groups: Sequence[Group], *, with_test: bool = True) -> str:
     seeds = f"{counted(len(all_seeds), 'seed')} ({', '.join(map(str, all_seeds))})"
     lead = escape(
         f"{options.optimisation.epochs} epochs, batches of {options.optimisation.batch_size}, "
-        f"{options.optimisation.optimizer}, {seeds}, {_source(groups)}; the same network, initial "
-        "weights, data and order of batches for all."
+        f"{options.optimisation.optimizer}, {seeds}, {_source(groups)}; the same data and order of "
+        "batches for all, and the same network and initial weights unless a method has its own."
     )
     notice = ""
     if missing > 0:
@@ -68,13 +68,22 @@ def page(plan: Plan, groups: Sequence[Group], *, with_test: bool = True) -> str:
             "failed.</p>\n"
         )
     for fact, kind in (("versions", "versions"), ("processor", "processors")):
-        several = sorted({str(r[fact]) for g in groups for r in g.results})
+        # An older result may lack what was added since.
+        several = sorted({str(r[fact]) for g in groups for r in g.results if r.get(fact)})
         if len(several) > 1:
             # These may sum in another order, so the same seed may end with other digits.
             notice += (
                 f'<p class="notice" role="note"><strong>Of several {kind}.</strong> The networks '
                 f"were trained by {escape('; by '.join(several))}.</p>\n"
             )
+    usual = options.optimisation.epochs
+    longer = {g.title: epochs for g in groups if (epochs := g.results[0]["epochs"]) != usual}
+    if longer:
+        named = ", ".join(f"{title} {epochs}" for title, epochs in longer.items())
+        notice += (
+            '<p class="notice" role="note"><strong>Not of equal length.</strong> Other numbers of '
+            f"epochs than {usual}: {escape(named)}.</p>\n"
+        )
     first = str(plan.variants[0])
     reference = escape(next((g.title for g in groups if g.method == first), first))
     tested = f"""{section("accuracy", "Test accuracy", _accuracies(groups) + _named(groups))}
