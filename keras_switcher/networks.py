@@ -87,7 +87,12 @@ def switched_model(
 
 
 def switched_as_configured(
-    config: Config, network: keras.Model, *, switcher: Any = None, **compile_options: Any
+    config: Config,
+    network: keras.Model,
+    *,
+    switcher: Any = None,
+    layers: Any = None,
+    **compile_options: Any,
 ) -> SwitchedModel:
     """Copy a network, switch the dense layers of the copy, and compile it.
 
@@ -95,6 +100,7 @@ def switched_as_configured(
         config: The configuration: how to switch, to alternate, and to train the switchers.
         network: The network.
         switcher: The switcher network, as for `switch`; `None` for the configured one.
+        layers: The dense layers to switch, as for `switch`.
         **compile_options: Other arguments of `SwitchedModel.compile`: optimiser, loss, metrics.
     """
     options = config.switching
@@ -107,7 +113,13 @@ def switched_as_configured(
             if options.switcher_normalization == "none"
             else options.switcher_normalization,
         )
-    model = switch(network, switcher=switcher, gate=options.gate, granularity=options.granularity)
+    model = switch(
+        network,
+        layers=layers,
+        switcher=switcher,
+        gate=options.gate,
+        granularity=options.granularity,
+    )
     return _compiled_switched(config, model, **compile_options)
 
 

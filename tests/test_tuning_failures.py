@@ -8,6 +8,7 @@ import pytest
 from command import SMALL
 from rich.console import Console
 
+from keras_switcher.checks import ConfigError
 from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.command import plan_of
 from keras_switcher.tuning.folder import open_folder
@@ -30,11 +31,11 @@ def search_here(tmp_path, monkeypatch):
         monkeypatch.setattr(TrialModel, "fit", sometimes)
         monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
         flags = ["--out", str(tmp_path / "out"), *SMALL, "--max-epochs", "1", *flags]
-        plan = plan_of([*flags, "--oracle", "random", "--no-deterministic"])[1]
         shown = io.StringIO()
         console = Console(file=shown, width=200)
-        with open_folder(plan, tmp_path / "out", overwrite=False):
-            found = Search(plan, tmp_path / "out", Place(), console, StopSignals()).run()
+        options, plan = plan_of(["--oracle", "random", "--no-deterministic", *flags])
+        with open_folder(plan, options.out, overwrite=False):
+            found = Search(plan, options.out, Place(), console, StopSignals()).run()
         return found, shown.getvalue()
 
     return search
@@ -85,4 +86,30 @@ def test_a_space_that_is_exhausted_is_told(search_here, tmp_path):
     space.write_text(json.dumps(fixed))
     found, shown = search_here("--trials", "4", "--space", str(space))
     assert "Nothing new is left to try after 2 of 4 trials" in shown
+    assert "No trial has had all" not in shown
     assert set(found["values"]) == {"gate"}
+    with pytest.raises(ConfigError, match="Expected --trials to be at least 2"):
+        search_here("--trials", "1", "--space", str(space))
+
+    # The lowest rung of Hyperband takes more combinations than there are.
+    rungs = ("--oracle", "hyperband", "--max-epochs", "9", "--out", str(tmp_path / "rungs"))
+    found, shown = search_here("--trials", "4", "--space", str(space), *rungs)
+    assert found["epochs"] == 1
+    assert "No trial has had all 9 epochs, so the best one is that of a training of 1 ep" in shown
+    space.write_text(json.dumps({**fixed, "gate": "step"}))
+    rungs = (*rungs[:-1], str(tmp_path / "nothing"))
+    with pytest.raises(TooManyFailures, match="No trial was begun: the search space has too"):
+        search_here("--trials", "4", "--space", str(space), *rungs)
+
+
+def test_a_search_without_a_best_trial_says_why_and_has_a_report(search_here, tmp_path):
+    with pytest.raises(TooManyFailures, match=r"2 diverged\. Take a lower --learning-rate"):
+        search_here("--trials", "2", "--learning-rate", "1e30", "--optimizer", "sgd")
+    assert "no trial has come to its end" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_network_that_can_not_be_built_leaves_no_search(search_here, tmp_path):
+    with pytest.raises(ConfigError, match="fc_units"):
+        search_here("--trials", "2", "--fc-units", "64")
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {".lock"}
+    assert search_here("--trials", "1")[0]["trial"] == "0"

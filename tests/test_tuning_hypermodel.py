@@ -1,7 +1,11 @@
+import sys
+from types import SimpleNamespace
+
 import keras
 import keras_tuner
 import numpy as np
 import pytest
+import tensorflow as tf
 from small import CLASSES, INPUTS, separable
 
 from keras_switcher import ConnectionSwitcher, SwitchedModel, Switcher, UnitSwitcher
@@ -153,9 +157,98 @@ def test_a_cost_is_part_of_the_objective():
     assert history[NAME][0] == pytest.approx(history["val_accuracy"][0] - cost)
     assert connections(model) == 16 * (INPUTS + CLASSES)
 
-    slow = SwitcherHyperModel(build, None, cost="seconds", cost_weight=1.0)
-    history = slow.fit(hp, slow.build(hp), **DATA, epochs=1).history
-    assert 0 < history["val_accuracy"][0] - history[NAME][0] < 60
+
+def test_the_cost_of_a_step_counts_the_turns_of_a_network_that_has_settled(monkeypatch):
+    clock = [0.0]
+
+    class Slow(OwnSwitcher):
+        def call(self, kernel):
+            clock[0] += 0.001
+            return super().call(kernel)
+
+    timer = SimpleNamespace(perf_counter=lambda: clock[0])
+    # The package has a function of the same name as that module.
+    monkeypatch.setattr(sys.modules["keras_switcher.tuning.objective"], "time", timer)
+    slow = SwitcherHyperModel(
+        build, 0.5, switcher=lambda hp: Slow(), cost="seconds", cost_weight=1.0
+    )
+    hp = values(warmup=0.0, settle=0.5, ramp=0.5, task_steps=1, switcher_steps=1)
+    model = slow.build(hp)
+    history = slow.fit(hp, model, **DATA, epochs=4).history
+    assert model.phase == "settle"
+    # Half of the steps have a turn, which runs the switchers of two layers twice.
+    costs = np.array(history["val_accuracy"]) - history[NAME]
+    assert costs[-1] == pytest.approx(0.002, rel=0.15)
+    assert costs[-2] > costs[-1]
+
+
+def test_a_metric_may_be_better_the_smaller_it_is():
+    hypermodel = SwitcherHyperModel(build, None, metric="val_loss", direction="min")
+    hp = values()
+    history = hypermodel.fit(hp, hypermodel.build(hp), **DATA, epochs=1).history
+    assert history[NAME] == [pytest.approx(-history["val_loss"][0])]
+
+
+def test_a_promoted_trial_keeps_the_strategy():
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    hypermodel = SwitcherHyperModel(build, target_sparsity=0.5, space={"switcher": "unit"})
+    hp = values(unit_depth=0)
+    with strategy.scope():
+        model = hypermodel.build(hp)
+    found = []
+    log = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: found.append(log.model.distribute_strategy)
+    )
+    hypermodel.fit(hp, model, **DATA, epochs=2, initial_epoch=1, callbacks=[log])
+    assert found == [strategy]
+
+
+def test_hyperparameters_of_the_model_with_names_of_the_switching_are_told():
+    def own(hp):
+        hp.Int("warmup", 0, 1000)
+        return build(hp)
+
+    with pytest.raises(ValueError, match="other names.*Received: 'warmup'"):
+        SwitcherHyperModel(own).build(keras_tuner.HyperParameters())
+    # What is fixed is nowhere.
+    SwitcherHyperModel(own, warmup=0.1).build(keras_tuner.HyperParameters())
+
+
+def test_a_tuner_with_another_objective_is_warned_of(tmp_path, silent, caplog):
+    for seeks, warned in ((objective(), False), ("val_accuracy", True)):
+        hypermodel = SwitcherHyperModel(build, target_sparsity=0.5, space={"switcher": "unit"})
+        folder = tmp_path / str(warned)
+        tuner = keras_tuner.RandomSearch(hypermodel, seeks, max_trials=2, directory=folder)
+        tuner.search(**DATA, epochs=1)
+        told = [r for r in caplog.records if "The tuner seeks val_accuracy" in r.getMessage()]
+        assert len(told) == warned
+
+
+def test_an_optimizer_that_can_not_be_serialised_serves_a_trial():
+    class Own(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.125
+
+    def own(hp):
+        model = build(hp)
+        model.compile(keras.optimizers.SGD(Own()), "sparse_categorical_crossentropy")
+        return model
+
+    hypermodel = SwitcherHyperModel(own)
+    for _ in range(2):
+        model = hypermodel.build(keras_tuner.HyperParameters())
+        assert float(model.optimizer.learning_rate) == 0.125
+
+
+def test_layers_may_be_left_dense():
+    hypermodel = SwitcherHyperModel(build, layers=lambda layer: layer.units == 16)
+    assert [la.units for la in hypermodel.build(values()).switched_layers()] == [16]
+
+
+@pytest.mark.parametrize("wrong", [keras.Sequential(), keras.Sequential, keras_tuner.HyperModel, 3])
+def test_what_gives_no_model_is_told(wrong):
+    with pytest.raises(ValueError, match="Expected `model` to be a function that takes"):
+        SwitcherHyperModel(wrong)
 
 
 @keras.saving.register_keras_serializable("test_tuning_hypermodel")
@@ -253,6 +346,8 @@ def test_a_hypermodel_may_give_the_model():
         ({"cost": "seconds"}, "Expected `cost` and a `cost_weight` above 0 together"),
         ({"cost": "time"}, "Expected `cost` to be"),
         ({"penalty": -1.0}, "Expected `penalty` >= 0"),
+        ({"metric": "val_loss"}, "Expected direction='min'"),
+        ({"direction": "least"}, "Expected `direction` to be 'max' or 'min'"),
     ],
 )
 def test_a_wrong_option_is_told(options, message):

@@ -128,7 +128,7 @@ def test_search_without_an_objective_can_be_reported(count):
     text = report(trials, target_sparsity=None)
     page = Page(text)
     assert page.open == [] and not page.all("svg")
-    assert page.text.count("No trial has an objective yet.") == 2
+    assert page.text.count("No trial has come to its end.") == 2
     assert "No target of the sparsity" in page.text
     assert ("No trial has ended yet." in page.text) == (count == 0)
 

@@ -76,7 +76,7 @@ def test_a_range_takes_the_place_of_the_default_one():
 
 def test_a_flag_fixes_its_option_and_the_parts_of_it():
     given = {"switcher_hidden": (8,), "switcher_learning_rate": 0.1, "gate": "step", "lr": 1.0}
-    space = Space.from_yaml().without(given)
+    space = Space.from_yaml(None, given)
     _, options = chosen(space)
     assert not {"switcher_hidden", "switcher_learning_rate", "gate"} & set(options)
     assert len(space.ranges) == len(DEFAULT) - 9
@@ -87,7 +87,7 @@ def test_a_flag_fixes_its_option_and_the_parts_of_it():
 @pytest.mark.parametrize("by_flag", [True, False])
 def test_what_depends_on_a_fixed_option_is_searched_for_its_value_alone(kind, optimizer, by_flag):
     given = {"switcher": kind, "switcher_optimizer": optimizer}
-    space = Space.from_yaml().without(given) if by_flag else Space.from_yaml(given)
+    space = Space.from_yaml(None, given) if by_flag else Space.from_yaml(given)
     depth, width, rate = f"{kind}_depth", f"{kind}_width_1", f"{optimizer}_learning_rate"
     hp, options = chosen(space, **{depth: 1, width: 16, rate: 0.005})
     assert options["switcher_hidden"] == (16,)
@@ -97,6 +97,21 @@ def test_what_depends_on_a_fixed_option_is_searched_for_its_value_alone(kind, op
     assert {depth, width, rate} <= names
     assert not {"unit_depth", "connection_depth"} - {depth} & names
     assert not {"adam_learning_rate", "sgd_learning_rate"} - {rate} & names
+
+
+def test_what_is_given_does_not_collide_with_the_ranges_that_it_replaces():
+    space = Space.from_yaml({"settle": {"min": 0.2, "max": 0.8}}, {"warmup": 0.1})
+    assert space.ranges["settle"].maximum == 0.8
+    with pytest.raises(ConfigError, match="leave time to alternate"):
+        Space.from_yaml({"settle": {"min": 0.2, "max": 0.8}}, {"warmup": 0.2})
+    space = Space.from_yaml({"unit_depth": [1, 2, 3]}, {"switcher_hidden": (64,)})
+    assert not {"unit_depth", "unit_width_1"} & {*space.ranges}
+
+
+def test_widths_beyond_the_greatest_depth_are_not_searched():
+    assert "unit_width_1" not in Space.from_yaml({"unit_depth": 0}).ranges
+    ranges = Space.from_yaml({"unit_depth": [0, 1]}).ranges
+    assert "unit_width_1" in ranges and "unit_width_2" not in ranges
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():
@@ -145,6 +160,7 @@ def test_all_between_two_integers_is_searched_where_the_option_is_no_integer():
         ({"unit_depth": [5]}, "an integer from 0 to 4"),
         ({"unit_depth": [3]}, "Expected a range for unit_width_3"),
         ({"unit_width_1": [0]}, "widths of layers"),
+        ({"unit_width_3": [8]}, "Expected unit_depth in the search space to go up to 3"),
         ({"adam_learning_rate": {"min": -1.0, "max": 1.0}}, "a number > 0"),
     ],
 )

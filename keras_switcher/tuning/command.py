@@ -122,10 +122,10 @@ def plan_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
     }
     values = to_values(config)
     given = {name: values[name] for name in values if name in {*names, "target_sparsity"}}
-    space = Space.from_yaml(None if options.space is None else read_space(options.space))
+    space = Space.from_yaml(None if options.space is None else read_space(options.space), given)
     return options, Plan(
         config,
-        space.without(given),
+        space,
         options.oracle,
         options.trials,
         options.max_epochs,

@@ -23,7 +23,7 @@ def progress_figure(trials: Sequence[EndedTrial]) -> str:
         trials: The trials, in order of ending.
     """
     if all(trial.objective is None for trial in trials):
-        return "<p>No trial has an objective yet.</p>"
+        return "<p>No trial has come to its end.</p>"
     budgets = sorted({trial.epochs for trial in trials})
     keys = [
         f'<span class="dot" style="--strength:{budget_strength(epochs, budgets):.0%}">'

@@ -1,12 +1,14 @@
 """The folder of a search: new, or that of the same search."""
 
 import contextlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from keras_switcher.checks import ConfigError
 from keras_switcher.plan_folder import LOCK, plan_folder, read_plan, write_plan
 from keras_switcher.runs import RunError
 from keras_switcher.tuning.plan import BEST_FILE, PLAN_FILE, TRIALS, Plan
@@ -28,6 +30,7 @@ def open_folder(plan: Plan, folder: Path, overwrite: bool) -> Iterator[None]:
 
     Raises:
         RunError: If something else is there, or a search is under way.
+        ConfigError: If more trials have ended than there are to be.
     """
     written = folder / PLAN_FILE
     with plan_folder(folder, PLAN_FILE, "search") as is_there:
@@ -37,7 +40,13 @@ def open_folder(plan: Plan, folder: Path, overwrite: bool) -> Iterator[None]:
         elif is_there:
             _check_same(plan, folder)
         write_plan(written, plan.to_yaml())
-        yield
+        try:
+            yield
+        except ConfigError:
+            # Once its mistake is mended, the command is that of another search.
+            if not list((folder / TRIALS).glob("trial_*")):
+                _remove(folder)
+            raise
 
 
 def _remove(folder: Path) -> None:
@@ -96,7 +105,18 @@ def check_data(folder: Path, facts: Mapping[str, str]) -> None:
             )
 
 
+def _has_ended(trial: Path) -> bool:
+    status = json.loads(trial.read_text(encoding="utf-8")).get("status")
+    return status in ("COMPLETED", "FAILED")
+
+
 def _check_same(plan: Plan, folder: Path) -> None:
+    ended = sum(_has_ended(path) for path in (folder / TRIALS).glob("trial_*/trial.json"))
+    if ended > plan.trials:
+        raise ConfigError(
+            f"Expected --trials to be at least {ended}, as many as have ended in {folder}. "
+            f"Received: {plan.trials}"
+        )
     if different := plan.changes(read_plan(folder / PLAN_FILE)):
         raise RunError(
             f"The search in {folder} is another one: {'; '.join(different)}. Go on with its own "

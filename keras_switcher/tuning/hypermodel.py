@@ -1,5 +1,6 @@
 """`SwitcherHyperModel`: a model for Keras Tuner, which decides how its layers are switched."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,9 +12,11 @@ from keras_switcher.config import OF_SWITCHING, Config, from_values, to_values, 
 from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import switched_as_configured
 from keras_switcher.switchers import Switcher
-from keras_switcher.tuning.objective import LogObjective
+from keras_switcher.tuning.objective import NAME, LogObjective
 from keras_switcher.tuning.plan import Terms
 from keras_switcher.tuning.space import Space
+
+logger = logging.getLogger(__name__)
 
 
 class SwitcherHyperModel(keras_tuner.HyperModel):
@@ -28,6 +31,9 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
     model that Hyperband would continue with has already settled; a trial with more epochs is
     another training.
 
+    Give the tuner `keras_switcher.tuning.objective()`. By another objective, the best epoch would
+    be one from before the connections are off.
+
     Args:
         model: A function that takes the `keras_tuner.HyperParameters` and returns a compiled model
             with plain `Dense` layers, or a `HyperModel` that builds one.
@@ -36,11 +42,14 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
             values, a mapping with "min", "max" and "sampling", or a single value, which is fixed.
         switcher: A function that takes the `HyperParameters` and returns a `Switcher` of your own;
             its kind, depth, widths, activation and normalisation are then not searched.
-        metric: Name in the logs of the metric to maximise.
+        metric: Name in the logs of the metric that counts, such as "val_accuracy".
         penalty: Factor by which the missing share of the target sparsity lowers the objective.
         cost: "none", "parameters" (weights of the switchers per connection) or "seconds" (of a
-            training step).
+            training step, in the mean over all epochs).
         cost_weight: Factor by which the cost lowers the objective.
+        direction: "max", or "min" for a metric that is better the smaller it is: the objective then
+            has `-metric` in its place.
+        layers: The dense layers to switch, as for `keras_switcher.switch`.
         **options: Other options of switching, by their names in a run's config.yaml, that are not
             searched, such as `granularity="block4"`.
 
@@ -61,15 +70,25 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
         self,
         model: "keras_tuner.HyperModel | Callable[[Any], keras.Model]",
         target_sparsity: float | None = 0.95,
-        space: Mapping[str, Any] | Space | None = None,
+        space: Mapping[str, Any] | None = None,
         switcher: Callable[[Any], Switcher] | None = None,
         metric: str = "val_accuracy",
         penalty: float = 10.0,
         cost: str = "none",
         cost_weight: float = 0.0,
+        direction: str = "max",
+        layers: Any = None,
         **options: Any,
     ):
         super().__init__()
+        if isinstance(model, (type, keras.Model)) or not (
+            callable(model) or isinstance(model, keras_tuner.HyperModel)
+        ):
+            raise ValueError(
+                "Expected `model` to be a function that takes the HyperParameters and returns a "
+                "compiled model, such as lambda hp: make_model(), or an instance of a HyperModel. "
+                f"Received: {model!r}"
+            )
         if switcher is not None and (isinstance(switcher, Switcher) or not callable(switcher)):
             raise ValueError(
                 "Expected `switcher` to be a function that takes the HyperParameters and returns a "
@@ -84,13 +103,15 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
             )
         self.model = model
         self.switcher = switcher
-        self.terms = Terms(metric, penalty, cost, cost_weight)
+        self.layers = layers
+        self.terms = Terms(metric, penalty, cost, cost_weight, direction)
         self.config = validate(from_values({**options, "target_sparsity": target_sparsity}))
-        space = space if isinstance(space, Space) else Space.from_yaml(space)
         # A switcher of the user's own comes with these options, so they are not searched.
         own = ("switcher", "switcher_hidden", "switcher_activation", "switcher_normalization")
         ready = options_of(self.config, own) if switcher else {}
-        self.space = space.without({**options, **ready, "target_sparsity": target_sparsity})
+        given = {**options, **ready, "target_sparsity": target_sparsity}
+        self.space = Space.from_yaml(space, given)
+        self._has_warned = False
 
     def build(self, hp: keras_tuner.HyperParameters) -> SwitchedModel:
         """Return a compiled model, switched as the hyperparameters say.
@@ -99,9 +120,21 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
             hp: The hyperparameters of a trial.
 
         Raises:
-            ValueError: If the function returns no compiled model, or the model has no dense layer.
+            ValueError: If the function returns no compiled model, the model has no dense layer, or
+                it has a hyperparameter by the name of one of the switching.
         """
-        dense = self.model.build(hp) if hasattr(self.model, "build") else self.model(hp)
+        before = {parameter.name for parameter in hp.space}
+        if isinstance(self.model, keras_tuner.HyperModel):
+            dense = self.model.build(hp)
+        else:
+            dense = self.model(hp)
+        added = {parameter.name for parameter in hp.space} - before
+        if taken := sorted(added & {*self.space.searched}):
+            # Keras Tuner would give both the same value.
+            raise ValueError(
+                "Expected the model's own hyperparameters to have other names than those of the "
+                f"switching. Received: {taken[0]!r}, which is one of the switching: rename yours"
+            )
         if not isinstance(dense, keras.Model) or not dense.compiled:
             raise ValueError(
                 f"Expected `model` to give a compiled keras.Model. Received: {dense!r}"
@@ -109,18 +142,12 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
         # The arguments of `compile`. The public `get_compile_config` serialises them, and a loss or
         # metric that is a plain function would have to be registered to be restored from that.
         compiled = dict(dense._compile_config.config)
-        optimizer = keras.optimizers.get(compiled["optimizer"])
-        # Each model gets its own optimiser: that of a loaded model is built for other variables,
-        # and one instance may serve all trials.
-        own = type(optimizer).from_config(optimizer.get_config())
-        # Its configuration does not tell this.
-        if excluded := getattr(optimizer, "_exclude_from_weight_decay_pattern", None):
-            own.exclude_from_weight_decay(var_names=[excluded.pattern])
-        compiled["optimizer"] = own
+        compiled["optimizer"] = _own(keras.optimizers.get(compiled["optimizer"]))
         return switched_as_configured(
             self.configured(hp),
             dense,
             switcher=None if self.switcher is None else self.switcher(hp),
+            layers=self.layers,
             **{name: value for name, value in compiled.items() if value is not None},
         )
 
@@ -145,11 +172,42 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
             The `History`.
         """
         if kwargs.pop("initial_epoch", 0):
-            model = self.build(hp)
+            with model.distribute_strategy.scope():
+                model = self.build(hp)
+        self._warn_of_another_objective(kwargs.get("callbacks") or [])
         kwargs["callbacks"] = [LogObjective(self.terms), *(kwargs.get("callbacks") or [])]
         if isinstance(self.model, keras_tuner.HyperModel):
             return self.model.fit(hp, model, *args, **kwargs)
         return model.fit(*args, **kwargs)
+
+    def _warn_of_another_objective(self, callbacks: Iterable[Any]) -> None:
+        # That of Keras Tuner which keeps the weights of the best epoch has the tuner's.
+        names = [getattr(getattr(each, "objective", None), "name", NAME) for each in callbacks]
+        if not self._has_warned and (others := [name for name in names if name != NAME]):
+            self._has_warned = True
+            logger.warning(
+                "The tuner seeks %s, by which the best epoch may be one from before the "
+                "connections are off. Give it objective=keras_switcher.tuning.objective().",
+                others[0],
+            )
+
+
+def _own(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Return a new optimiser like the given one.
+
+    One instance may serve all trials, and that of a loaded model is built for other variables.
+    """
+    try:
+        own = type(optimizer).from_config(optimizer.get_config())
+    except (NotImplementedError, TypeError, ValueError):
+        # A schedule or a function of the user's own that can't be serialised.
+        if optimizer.built:
+            raise
+        return optimizer
+    # Its configuration does not tell this.
+    if excluded := getattr(optimizer, "_exclude_from_weight_decay_pattern", None):
+        own.exclude_from_weight_decay(var_names=[excluded.pattern])
+    return own
 
 
 def with_options(config: Config, options: Mapping[str, Any]) -> Config:

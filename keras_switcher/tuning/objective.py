@@ -1,4 +1,4 @@
-"""The number that a search maximises: accuracy, less a penalty for missing sparsity."""
+"""The number that a search maximises: a metric, less a penalty for missing sparsity."""
 
 import time
 from typing import Any
@@ -31,14 +31,16 @@ class LogObjective(keras.callbacks.Callback):
     def __init__(self, terms: Terms):
         super().__init__()
         self.terms = terms
-        self._start, self._trained, self._steps = 0.0, 0.0, 0
+        self._step_time = _StepTime()
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._step_time = _StepTime()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._start, self._trained, self._steps = time.perf_counter(), 0.0, 0
+        self._step_time.begin_epoch()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._steps = batch + 1
-        self._trained = time.perf_counter() - self._start
+        self._step_time.end_batch(batch)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is None:
@@ -56,8 +58,9 @@ class LogObjective(keras.callbacks.Callback):
             missing = max(0.0, model.target_sparsity - float(logs["sparsity"]))
             # A settled model meets the target to within one switch.
             missing = 0.0 if missing <= _largest_switch(model) + 1e-6 else missing
+        sign = 1 if self.terms.direction == "max" else -1
         logs[NAME] = (
-            float(logs[self.terms.metric])
+            sign * float(logs[self.terms.metric])
             - self.terms.penalty * missing
             - self.terms.cost_weight * self._cost(model)
         )
@@ -66,8 +69,41 @@ class LogObjective(keras.callbacks.Callback):
         if self.terms.cost == "parameters":
             return switcher_parameters(model) / connections(model)
         if self.terms.cost == "seconds":
-            return self._trained / max(1, self._steps)
+            return self._step_time.mean()
         return 0.0
+
+
+class _StepTime:
+    """The mean time of a training step over all epochs so far, without validation.
+
+    The switchers' turns count, so this is not the time of the last epoch alone: a network that has
+    settled has none. The first call, which compiles the step, does not count.
+    """
+
+    def __init__(self) -> None:
+        self._begun = 0.0
+        self._seconds, self._steps = 0.0, 0
+        self._epoch_seconds, self._epoch_steps = 0.0, 0
+        self._left_out: int | None = None
+
+    def begin_epoch(self) -> None:
+        self._seconds += self._epoch_seconds
+        self._steps += self._epoch_steps
+        self._epoch_seconds, self._epoch_steps = 0.0, 0
+        if self._left_out is not None:
+            self._left_out = 0
+        self._begun = time.perf_counter()
+
+    def end_batch(self, batch: int) -> None:
+        now = time.perf_counter()
+        if self._left_out is None:
+            # With several steps in a call, these are all of them.
+            self._begun, self._left_out = now, batch + 1
+        self._epoch_seconds = now - self._begun
+        self._epoch_steps = batch + 1 - self._left_out
+
+    def mean(self) -> float:
+        return (self._seconds + self._epoch_seconds) / max(1, self._steps + self._epoch_steps)
 
 
 def switcher_parameters(model: SwitchedModel) -> int:

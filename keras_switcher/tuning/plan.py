@@ -25,20 +25,32 @@ class Terms:
     """The objective: `metric - penalty * max(0, target - sparsity) - cost_weight * cost`.
 
     Args:
-        metric: Name in the logs of the metric to maximise, such as "val_accuracy".
+        metric: Name in the logs of a metric, such as "val_accuracy".
         penalty: Factor by which a missing share of sparsity lowers the objective; with 10, a tenth
             of a point of sparsity costs a point of accuracy. A settled model misses nothing.
         cost: The cost of a trial: "none"; "parameters", the weights of the switchers per connection
-            that they switch; or "seconds", those of a training step.
+            that they switch; or "seconds", those of a training step, in the mean over all epochs.
         cost_weight: Factor by which the cost lowers the objective.
+        direction: "max", or "min" for a metric that is better the smaller it is: the objective then
+            has `-metric` in its place.
     """
 
     metric: str = "val_accuracy"
     penalty: float = 10.0
     cost: str = "none"
     cost_weight: float = 0.0
+    direction: str = "max"
 
     def __post_init__(self) -> None:
+        if self.direction not in ("max", "min"):
+            raise ConfigError(
+                f"Expected `direction` to be 'max' or 'min'. Received: {self.direction!r}"
+            )
+        if self.direction == "max" and self.metric.endswith(("loss", "error")):
+            raise ConfigError(
+                f"Expected direction='min' with a metric that is better the smaller it is. "
+                f"Received: metric={self.metric!r}, direction='max'"
+            )
         if self.cost not in COSTS:
             raise ConfigError(
                 "Expected `cost` to be 'none', 'parameters' or 'seconds'. "
@@ -89,7 +101,8 @@ class Plan:
             "oracle": self.oracle,
             "trials": self.trials,
             "max_epochs": self.max_epochs,
-            **dataclasses.asdict(self.terms),
+            # The command always maximises.
+            **{n: v for n, v in dataclasses.asdict(self.terms).items() if n != "direction"},
             "hopeless": self.hopeless,
             "space": {name: _described(r) for name, r in self.space.ranges.items()},
             # In trials, searched values take the place of some of these.

@@ -75,7 +75,7 @@ def _headline(search: Results, best: EndedTrial | None) -> str:
     target = search.plan.config.switching.target_sparsity
     accuracy = None if best is None else best.val_accuracy
     sparsity = None if best is None else best.sparsity
-    aside = "no trial has an objective yet" if best is None else f"of trial {best.name}"
+    aside = "no trial has come to its end" if best is None else f"of trial {best.name}"
     failed = sum(trial.objective is None for trial in trials)
     stopped = sum(bool(trial.stopped) for trial in trials)
     workers = len({trial.worker for trial in trials})
@@ -114,7 +114,7 @@ def _headline(search: Results, best: EndedTrial | None) -> str:
 
 def _best(search: Results, best: EndedTrial | None) -> str:
     if best is None:
-        return "<p>No trial has an objective yet.</p>"
+        return "<p>No trial has come to its end.</p>"
     body = "\n".join(
         f'<tr><th scope="row">{_breakable(name)}</th><td>{_breakable(_written(value))}</td>'
         f"<td>{_breakable(_range(search.space[name]))}</td></tr>"

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.errors import FatalError
 from rich.console import Console
-from tensorflow.python.framework import ops
 
 from keras_switcher.batches import evaluation_batches
+from keras_switcher.checks import ConfigError
 from keras_switcher.config import to_yaml
 from keras_switcher.data import ImageData
 from keras_switcher.display import say
@@ -32,6 +33,7 @@ from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.training import load_data
 from keras_switcher.tuning import oracles
 from keras_switcher.tuning.folder import check_data
+from keras_switcher.tuning.gradients import forget_gradients
 from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import connections
 from keras_switcher.tuning.plan import BEST_CONFIG_FILE, BEST_FILE, TRIALS, TRIALS_FILE, Plan
@@ -99,22 +101,6 @@ class SwitcherTuner(keras_tuner.Tuner):
             forget_gradients()
 
 
-def forget_gradients() -> None:
-    """Make TensorFlow forget the custom gradients of this process, and so the graphs they hold.
-
-    It registers one for ever whenever a function with `custom_gradient` is traced. The graph stays
-    with it, tens of MiB for each trial, as neither `clear_session` nor the garbage collector can
-    free it. Functions that were traced before this call can't be differentiated afterwards.
-
-    Reference:
-        tensorflow#97697.
-    """
-    # There is no public way. A later TensorFlow may not need this.
-    registry = getattr(ops.gradient_registry, "_registry", {})
-    for name in [name for name in registry if name.startswith("CustomGradient-")]:
-        del registry[name]
-
-
 class Search:
     """A search, by a single process or as one of several.
 
@@ -177,7 +163,11 @@ class Search:
             oracle.keeps_workers = self.place.is_cluster
             oracle.ended = self._update
             self._make_reloadable()
-            tuner = SwitcherTuner(hypermodel, oracle, self.folder, self.place)
+            try:
+                # It builds a model at once.
+                tuner = SwitcherTuner(hypermodel, oracle, self.folder, self.place)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
             if self.place.is_worker:
                 try:
                     with self.stop.deferred():
@@ -317,7 +307,15 @@ class Search:
             )
         best = results.best
         if best is None:
-            raise TooManyFailures("No trial has come to its end: there is no best one.")
+            self._report(results)
+            raise TooManyFailures(_why_none(results))
+        if best.epochs < self.plan.max_epochs:
+            say(
+                self.console,
+                f"No trial has had all {self.plan.max_epochs} epochs, so the best one is that of a "
+                f"training of {counted(best.epochs, 'epoch')}. Take more --trials, or, where none "
+                "is left to try, --oracle random in another --out.",
+            )
         trial = oracle.trials[best.name]
         written = self.folder / BEST_FILE
         facts = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
@@ -341,6 +339,19 @@ class Search:
             write_json(written, facts)
         self._report(dataclasses.replace(results, test_accuracy=facts["test_accuracy"]))
         return facts
+
+
+def _why_none(results: Results) -> str:
+    """Return why there is no best trial."""
+    if not results.trials:
+        return (
+            "No trial was begun: the search space has too little to choose from for Hyperband. "
+            "Take --oracle random in another --out."
+        )
+    reasons = Counter(trial.stopped or "failed" for trial in results.trials)
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    advice = " Take a lower --learning-rate." if "diverged" in reasons else ""
+    return f"No trial has come to its end, so there is no best one: {listed}.{advice}"
 
 
 def summary(facts: dict[str, Any], folder: Path) -> str:

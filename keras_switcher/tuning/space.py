@@ -211,15 +211,20 @@ class Space:
         return {name: range_ for name, range_ in self.ranges.items() if not range_.is_fixed}
 
     @classmethod
-    def from_yaml(cls, values: Mapping[str, Any] | None = None) -> "Space":
-        """Make the default space with some of its ranges replaced.
+    def from_yaml(
+        cls, values: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+    ) -> "Space":
+        """Make the default space with some of its ranges replaced, and without what is fixed.
 
         Args:
             values: By name, what replaces the default range: a list of values, a mapping with
                 `min`, `max` and `sampling`, or a single value, which is fixed.
+            options: Options of the configuration that are given, by name: what they stand for is
+                not searched. Those that have nothing to do with the space don't matter.
 
         Raises:
-            ConfigError: If a name or a range is wrong.
+            ConfigError: If a name or a range is wrong, or the options leave too little for what is
+                searched.
         """
         values = dict(values or {})
         for name in values:
@@ -228,20 +233,22 @@ class Space:
                     f"Unknown hyperparameter {name!r} in the search space.{nearest(name, NAMES)} "
                     f"Known: {', '.join(NAMES)}."
                 )
-        space = cls({k: Range.from_yaml(k, v) for k, v in {**DEFAULT, **values}.items()})
-        space.check()
-        return space._pruned()
+        whole = cls({k: Range.from_yaml(k, v) for k, v in {**DEFAULT, **values}.items()})
+        whole._check_values()
+        space = whole._without(options or {})
+        for name in values:
+            if "_width_" in name and name not in space.ranges:
+                kind, index = name.split("_width_")
+                if f"{kind}_depth" in space.ranges:
+                    most = max(space._alternatives(f"{kind}_depth", 0))
+                    raise ConfigError(
+                        f"Expected {kind}_depth in the search space to go up to {index}, as there "
+                        f"is a {name}. Received: at most {most}"
+                    )
+        return space
 
-    def without(self, options: Mapping[str, Any]) -> "Space":
-        """Return the space without the hyperparameters that options of the configuration fix.
-
-        Args:
-            options: Options that are given, by name; those that have nothing to do with the space
-                don't matter.
-
-        Raises:
-            ConfigError: If the fixed options leave too little for those that are searched.
-        """
+    def _without(self, options: Mapping[str, Any]) -> "Space":
+        """Return the space without the hyperparameters that options of the configuration fix."""
         fixed = {name for option in options for name in _FIXES.get(option, ())}
         if options.get("target_sparsity", 0.0) is None:
             fixed |= {*_OF_TARGET}
@@ -249,11 +256,16 @@ class Space:
         # What else is searched depends on these.
         parents = {n: Range(values=(options[n],)) for n in _PARENTS if n in options}
         phases = {n: Range(values=(options[n],)) for n in _PHASES if n in options}
-        Space({**ranges, **phases})._check_phases()
+        Space({**ranges, **phases})._check_together()
         return Space({**parents, **ranges})._pruned()
 
     def _pruned(self) -> "Space":
         """Return the space without hyperparameters that matter only for values outside it."""
+        widths = {
+            f"{kind}_width_{index}"
+            for kind in _KINDS
+            for index in range(1, 1 + max(self._alternatives(f"{kind}_depth", 0)))
+        }
         kinds = self._alternatives("switcher", _KINDS[0])
         rates = [_RATES[name] for name in self._alternatives("switcher_optimizer", "adam")]
         return Space(
@@ -261,19 +273,19 @@ class Space:
                 name: range_
                 for name, range_ in self.ranges.items()
                 if not (name in _OF_HIDDEN and name.split("_")[0] not in kinds)
+                and not ("_width_" in name and name not in widths)
                 and not (name in _RATES.values() and name not in rates)
             }
         )
 
-    def check(self) -> None:
-        """Check that every value is one that its option accepts.
-
-        Raises:
-            ConfigError: If one is not.
-        """
+    def _check_values(self) -> None:
+        """Check that every value is one that its option accepts."""
         for name, range_ in self.ranges.items():
             for value in range_.check_examples():
                 _check(name, value)
+
+    def _check_together(self) -> None:
+        """Check that there is a range for each width, and that the phases leave time."""
         for kind in _KINDS:
             deepest = self.ranges.get(f"{kind}_depth")
             depth = 0 if deepest is None else max(deepest.check_examples())
@@ -283,9 +295,6 @@ class Space:
                         f"Expected a range for {kind}_width_{index} in the search space: "
                         f"{kind}_depth goes up to {depth}. Received: none"
                     )
-        self._check_phases()
-
-    def _check_phases(self) -> None:
         longest = {n: max(r.check_examples()) for n, r in self.ranges.items() if n in _PHASES}
         if sum(longest.get(name, 0) for name in _PHASES) >= 1:
             raise ConfigError(
