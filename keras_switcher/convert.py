@@ -2,30 +2,29 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 from keras.layers import Layer
 
 from keras_switcher.copying import (
+    SwitchedNetwork,
     build_like,
     converted_attributes,
     converted_functional,
-    copy_weights,
-    replace,
-    switched_at,
+    copied,
+    has_own,
 )
 from keras_switcher.features import output_layers
-from keras_switcher.functional import functional_base
 from keras_switcher.granularity import get as get_granularity
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.model import SwitchedModel
-from keras_switcher.nesting import serialized_switched, walk
-from keras_switcher.switchers import PACKAGE
+from keras_switcher.nesting import walk
+from keras_switcher.state import copy_weights
 
 logger = logging.getLogger(__name__)
 
-Choice = str | Iterable[str] | Callable[[Layer], bool] | None
+Choice: TypeAlias = "str | Layer | Iterable[str | Layer] | Callable[[Layer], bool] | None"
 
 
 def switch(
@@ -48,9 +47,10 @@ def switch(
         model: A built Sequential, Functional or subclassed model. A subclassed model must create
             its layers in `__init__`, and `from_config(get_config())` must make a copy of it; the
             result wraps that copy.
-        layers: The `Dense` layers to switch: `None` for all, a name, several names, or a function
-            that takes a layer and returns whether to switch it. With granularity `unit`, `None`
-            leaves out the output layers of a graph, as their units are classes or other outputs.
+        layers: The `Dense` layers to switch: `None` for all, a layer or its name, several of them,
+            or a function that takes a layer and returns whether to switch it. With granularity
+            `unit`, `None` leaves out the output layers of a graph, as their units are classes or
+            other outputs.
         switcher: As for `SwitchedDense`.
         gate: As for `SwitchedDense`.
         granularity: As for `SwitchedDense`.
@@ -70,17 +70,18 @@ def switch(
     ```
     """
     _check_model(model, "switch")
+    if isinstance(model, SwitchedNetwork):
+        model = model.network
     kept = output_layers(model) if get_granularity(granularity).size is None else []
     chosen = _chosen_layers(model, layers, kept)
     _warn_of_own_code(model)
 
     def convert(layer: Layer) -> Layer | None:
         if id(layer) not in chosen:
-            return None
-        config = layer.get_config()
-        config.pop("quantization_config", None)
+            # One inside another layer, whose configuration knows it as a plain one.
+            return copied(layer) if isinstance(layer, SwitchedDense) else None
         return SwitchedDense(
-            **_deserialized(config), switcher=switcher, gate=gate, granularity=granularity
+            **_arguments(layer), switcher=switcher, gate=gate, granularity=granularity
         )
 
     if _is_functional(model):
@@ -112,7 +113,8 @@ def strip(model: keras.Model) -> keras.Model:
         the result is of that class again and can predict, but it can't be compiled.
 
     Raises:
-        ValueError: If the model is not built or has no `SwitchedDense` layer.
+        ValueError: If the model is not built, has no `SwitchedDense` layer, or is a graph of a
+            class with its own `call`.
         TypeError: If `model` is not a Keras model.
 
     Example:
@@ -131,60 +133,20 @@ def strip(model: keras.Model) -> keras.Model:
     def convert(layer: Layer) -> Layer | None:
         if not isinstance(layer, SwitchedDense):
             return None
-        # A subclass may have arguments of its own.
-        known = keras.layers.Dense(1).get_config()
-        config = {name: value for name, value in layer.get_config().items() if name in known}
-        return keras.layers.Dense(**_deserialized(config))
+        return keras.layers.Dense(**_arguments(layer))
 
     if _is_functional(model):
         copy = converted_functional(model, convert)
         plain = keras.Model(copy.input, copy.output, name=model.name)
         plain.dtype_policy = model.dtype_policy
         return plain
-    source = model.network if isinstance(model, SwitchedNetwork) else model
+    source = model
+    while isinstance(source, SwitchedNetwork):
+        source = source.network
     network = converted_attributes(source, convert)
     build_like(network, model, source, network)
     copy_weights(source, network)
     return network
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-class SwitchedNetwork(SwitchedModel):
-    """A switched model that wraps a subclassed one, whose own `call` does the forward pass.
-
-    `switch` creates it; the wrapped model is its attribute `network`. To load a saved one, Keras
-    must know the class of the network, as for every custom class.
-
-    Args:
-        network: The model, with `SwitchedDense` layers in its attributes.
-        **kwargs: Keyword arguments of `keras.Model`.
-    """
-
-    def __init__(self, network: keras.Model, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.network = network
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self.network(inputs)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the configurations of the network and, by path, of each of its switched layers."""
-        return {
-            "name": self.name,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-            "network": keras.saving.serialize_keras_object(self.network),
-            "switched": serialized_switched(walk(self.network)),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "SwitchedNetwork":
-        """Recreate the network and put the switched layers back at their paths."""
-        network_config = {k: v for k, v in config["network"].items() if k != "build_config"}
-        network = keras.saving.deserialize_keras_object(network_config, custom_objects)
-        replace(network, switched_at(network, config["switched"], custom_objects))
-        model = cls(network, name=config["name"])
-        model.dtype_policy = keras.saving.deserialize_keras_object(config["dtype"])
-        return model
 
 
 def _check_model(model: Any, what: str) -> None:
@@ -208,18 +170,11 @@ def _is_functional(model: keras.Model) -> bool:
 
 def _warn_of_own_code(model: keras.Model) -> None:
     """Warn about code of a model's class that the switched model will not use."""
-    classes = (keras.Model, keras.Sequential, functional_base(), SwitchedModel)
-    names = ["train_step", "test_step", "predict_step", "compute_loss", "compute_metrics"]
+    names = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
     remedy = "with SwitchedDense layers in it"
     if _is_functional(model):
-        names.append("call")
         remedy = "made of the inputs and outputs of what switch() returns"
-    own = [
-        name
-        for name in names
-        if all(getattr(type(model), name) is not getattr(cls, name) for cls in classes)
-    ]
-    if own:
+    if own := [name for name in names if has_own(model, name)]:
         logger.warning(
             "The switched model does not use what %s has of its own: %s. Put it into a subclass of "
             "keras_switcher.SwitchedModel, %s. There, a train_step has to return "
@@ -250,16 +205,19 @@ def _chosen_layers(model: keras.Model, layers: Choice, kept: list[Layer]) -> set
                 "are its outputs: with granularity 'unit' there is nothing to switch off. Take "
                 f"another granularity, or name them by `layers`. Received: {sorted(names)}"
             )
-    elif callable(layers):
+    elif callable(layers) and not isinstance(layers, Layer):
         chosen = [layer for layer in candidates if layers(layer)]
     else:
-        wanted = {layers} if isinstance(layers, str) else set(layers)
-        if not wanted <= names:
+        listed = [layers] if isinstance(layers, (str, Layer)) else list(layers)
+        ids = {id(layer) for layer in candidates}
+        missing = [each for each in listed if id(each) not in ids and each not in names]
+        if missing:
             raise ValueError(
-                f"Model '{model.name}' has no dense layer named {sorted(wanted - names)}. Its "
-                f"dense layers are {sorted(names)}. Received: layers={layers!r}"
+                f"Model '{model.name}' has no dense layer {missing[0]!r}. Its dense layers are "
+                f"{sorted(names)}. Received: layers={layers!r}"
             )
-        chosen = [layer for layer in candidates if layer.name in wanted]
+        wanted = {each if isinstance(each, str) else id(each) for each in listed}
+        chosen = [la for la in candidates if la.name in wanted or id(la) in wanted]
     for layer in chosen:
         _check_switchable(layer)
     if not chosen:
@@ -293,8 +251,19 @@ def _check_switchable(layer: keras.layers.Dense) -> None:
         raise ValueError(f"Can't switch layer '{layer.name}': {reason}.")
 
 
-def _deserialized(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a layer's configuration with its dtype policy as an object."""
-    if isinstance(config.get("dtype"), dict):
-        return {**config, "dtype": keras.saving.deserialize_keras_object(config["dtype"])}
-    return config
+def _arguments(layer: keras.layers.Dense) -> dict[str, Any]:
+    """Return the arguments that make another `Dense` like a layer.
+
+    They are the layer's own objects, as its configuration would need each function and class in it
+    to be registered.
+    """
+    names = ["name", "trainable", "units", "use_bias", "activity_regularizer"]
+    for part in ("kernel", "bias"):
+        names += [f"{part}_{kind}" for kind in ("initializer", "regularizer", "constraint")]
+    activation = layer.activation
+    return {
+        **{name: getattr(layer, name) for name in names},
+        "dtype": layer.dtype_policy,
+        # One that is a layer may have weights.
+        "activation": copied(activation) if isinstance(activation, Layer) else activation,
+    }

@@ -1,18 +1,20 @@
 """Copies of models in which some layers are replaced by others, with their weights."""
 
 import contextlib
-import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-from keras import ops
 from keras.layers import Layer
 
 from keras_switcher.features import ends
+from keras_switcher.functional import functional_base
 from keras_switcher.layers import SwitchedDense
 from keras_switcher.model import SwitchedModel
-from keras_switcher.nesting import children, entries, is_graph, walk
+from keras_switcher.nesting import entries, is_graph, serialized_switched, walk
+from keras_switcher.state import copy_weights, pairs_of
+from keras_switcher.switchers import PACKAGE
 
 
 def converted_functional(
@@ -22,7 +24,7 @@ def converted_functional(
 
     Nested switched models become plain ones.
     """
-    convert = _once(convert)
+    convert = _once(_with_shared(model, convert))
     clones: dict[int, Any] = {}
     pairs: list[tuple[Layer, Layer]] = []
 
@@ -36,22 +38,77 @@ def converted_functional(
         if not isinstance(operation, Layer):
             # An operation on tensors, such as `x * 2`, is not a layer and has no weights.
             return copied(operation)
-        if is_graph(operation):
+        if isinstance(operation, SwitchedNetwork):
+            return new_one(operation.network)
+        if is_graph(operation) and not has_own(operation, "call"):
             plain = graph(operation) if isinstance(operation, SwitchedModel) else operation
             return _cloned(plain, clone)
-        new = convert(operation)
-        if new is None and any(convert(inner) for _, inner in walk(operation)):
-            new = converted_attributes(operation, convert)
-        elif new is None:
-            new = copied(operation)
+        new = convert(operation) or _copied_with(operation, convert)
         pairs.append((operation, new))
         return new
 
+    _check_no_own_call(model)
     copy = _cloned(graph(model), clone)
     for old, new in pairs:
         if new is not old:
             copy_weights(old, new)
     return copy
+
+
+def _copied_with(layer: Layer, convert: Callable[[Layer], Layer | None]) -> Layer:
+    """Return a copy of a layer, in which those are replaced that `convert` replaces."""
+    if not any(convert(inner) for _, inner in walk(layer)):
+        copy: Layer = copied(layer)
+        return copy
+    if is_graph(layer):
+        _check_no_own_call(layer)
+    return converted_attributes(layer, convert)
+
+
+def _with_shared(
+    model: keras.Model, convert: Callable[[Layer], Layer | None]
+) -> Callable[[Layer], Layer | None]:
+    """Make a conversion return a copy of each layer that stands in several layers of a graph."""
+    uses = Counter(
+        number
+        for layer in model.layers
+        if not is_graph(layer)
+        for number in {id(layer), *(id(inner) for _, inner in walk(layer))}
+    )
+
+    def with_shared(layer: Layer) -> Layer | None:
+        new = convert(layer)
+        if new is None and uses[id(layer)] > 1:
+            new = _copied_with(layer, convert)
+        return new
+
+    return with_shared
+
+
+def has_own(model: keras.Model, name: str) -> bool:
+    """Return whether the class of a model has a method of its own, which those of Keras lack.
+
+    Args:
+        model: The model.
+        name: The name of a method of `keras.Model`.
+    """
+    classes = (keras.Model, keras.Sequential, functional_base(), SwitchedModel)
+    return all(getattr(type(model), name) is not getattr(cls, name) for cls in classes)
+
+
+def _check_no_own_call(model: keras.Model) -> None:
+    """Check that what a graph computes is what its layers do.
+
+    Raises:
+        ValueError: If its class has a `call` of its own, which no copy of the graph would have.
+    """
+    if has_own(model, "call"):
+        raise ValueError(
+            f"Can't copy '{model.name}', a {type(model).__name__}, layer by layer: it has inputs "
+            "and outputs, and its class has a `call` of its own besides, which would be lost. Make "
+            "what that does a layer of the graph. Or make the class a subclassed model, which has "
+            "its layers as attributes and no inputs and outputs."
+        )
 
 
 def _once(convert: Callable[[Layer], Layer | None]) -> Callable[[Layer], Layer | None]:
@@ -102,7 +159,7 @@ def copied(operation: Any, *, build: bool = True) -> Any:
     try:
         config = operation.get_config()
         copy = type(operation).from_config(config if build else _without_builds(config))
-    except (NotImplementedError, TypeError) as error:
+    except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
             f"Can't copy '{operation.name}', a {type(operation).__name__}: it does not come back "
             "from its own configuration. Implement get_config() so that from_config(get_config()) "
@@ -155,26 +212,6 @@ def converted_attributes(layer: Layer, convert: Callable[[Layer], Layer | None])
     return copy
 
 
-def _pairs(old: Layer, new: Layer) -> list[tuple[str, Layer, Layer | None]]:
-    """Return the layers inside a layer, with their paths and with those of its copy there.
-
-    What is inside a converted layer, such as an activation that is a layer, is left out.
-    """
-    copies = dict(walk(new))
-    found: list[tuple[str, Layer, Layer | None]] = []
-    inside: set[int] = set()
-    for path, original in walk(old):
-        if id(original) not in inside:
-            found.append((path, original, copies.get(path)))
-            if _is_converted(original, copies.get(path)):
-                inside.update(id(child) for _, child in walk(original))
-    return found
-
-
-def _is_converted(old: Layer, new: Layer | None) -> bool:
-    return isinstance(old, keras.layers.Dense) and type(old) is not type(new)
-
-
 def build_like(
     copy: keras.Model, model: keras.Model, source: keras.Model, network: keras.Model
 ) -> None:
@@ -194,7 +231,7 @@ def build_like(
         # Some layers make others when they are built.
         return all(
             not old.weights if new is None else new.built or not old.built
-            for _, old, new in _pairs(source, network)
+            for _, old, new in pairs_of(source, network)
         )
 
     config = model.get_build_config() or {}
@@ -215,72 +252,6 @@ def build_like(
         )
     # Keras builds the layers inside, and leaves it to the loading of a file to set this mark.
     copy.built = True
-
-
-def _own_variables(layer: Layer) -> list[Any]:
-    """Return the weights of a layer that belong to none of the layers inside it."""
-    # `walk` does not look into a switched layer, whose switcher is a part of it.
-    parts = [] if isinstance(layer, SwitchedDense) else children(layer)
-    inner = {id(v) for _, child in parts for v in child.weights}
-    return [v for v in layer.weights if id(v) not in inner]
-
-
-def copy_weights(old: Layer, new: Layer) -> None:
-    """Give a layer everything that another has besides its configuration.
-
-    That is: the weights, what is derived from them, vocabularies, and which layers are frozen; the
-    same for the layers inside, whose attributes must correspond. A dense layer that is no longer
-    switched gets the masked kernel.
-
-    Raises:
-        ValueError: If a layer has weights for which there is no place.
-    """
-    inside = [] if _is_converted(old, new) else _pairs(old, new)
-    # Parents come before the layers in them, as freezing a parent freezes everything in it.
-    for path, original, counterpart in [("", old, new), *inside]:
-        if counterpart is not None and _is_converted(original, counterpart):
-            if original.built:
-                _copy_converted(original, counterpart)
-            continue
-        sources = _own_variables(original)
-        targets = [] if counterpart is None else _own_variables(counterpart)
-        if not original.built and not sources:
-            continue
-        if [tuple(v.shape) for v in sources] != [tuple(v.shape) for v in targets]:
-            raise ValueError(
-                f"Can't copy the weights of '{original.name}', a {type(original).__name__} at "
-                f"'{path}' of '{old.name}': the copy has no such layer, or it is not built. Let "
-                "the layers around it make it in __init__, and build it in build()."
-            )
-        for source, target in zip(sources, targets, strict=True):
-            target.assign(ops.cast(source, target.dtype))
-        if counterpart is not None:
-            _set_rest_like(original, counterpart)
-
-
-def _copy_converted(old: Layer, new: Layer) -> None:
-    kernel = old.masked_kernel() if isinstance(old, SwitchedDense) else old.kernel
-    new.kernel.assign(ops.cast(kernel, new.kernel.dtype))
-    if old.bias is not None:
-        new.bias.assign(old.bias)
-    if isinstance(old.activation, Layer) and old.activation.built:
-        # One with weights of its own, such as PReLU.
-        if not new.activation.built:
-            new.activation.build_from_config(old.activation.get_build_config())
-        copy_weights(old.activation, new.activation)
-
-
-def _set_rest_like(old: Layer, new: Layer) -> None:
-    """Give a layer what another has besides its configuration, its weights and its layers."""
-    new.trainable = old.trainable
-    if isinstance(new, keras.layers.Normalization):
-        # It computes with values derived from the mean and the variance.
-        new.finalize_state()
-    if hasattr(old, "save_assets"):
-        # A vocabulary.
-        with tempfile.TemporaryDirectory() as folder:
-            old.save_assets(folder)
-            new.load_assets(folder)
 
 
 def with_switched(
@@ -319,6 +290,45 @@ def switched_at(
     }
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
+class SwitchedNetwork(SwitchedModel):
+    """A switched model that wraps a subclassed one, whose own `call` does the forward pass.
+
+    `switch` creates it; the wrapped model is its attribute `network`. To load a saved one, Keras
+    must know the class of the network, as for every custom class.
+
+    Args:
+        network: The model, with `SwitchedDense` layers in its attributes.
+        **kwargs: Keyword arguments of `keras.Model`.
+    """
+
+    def __init__(self, network: keras.Model, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = network
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.network(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configurations of the network and, by path, of each of its switched layers."""
+        return {
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            "network": keras.saving.serialize_keras_object(self.network),
+            "switched": serialized_switched(walk(self.network)),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "SwitchedNetwork":
+        """Recreate the network and put the switched layers back at their paths."""
+        network_config = {k: v for k, v in config["network"].items() if k != "build_config"}
+        network = keras.saving.deserialize_keras_object(network_config, custom_objects)
+        replace(network, switched_at(network, config["switched"], custom_objects))
+        model = cls(network, name=config["name"])
+        model.dtype_policy = keras.saving.deserialize_keras_object(config["dtype"])
+        return model
+
+
 def replace(layer: Layer, replacements: dict[int, Layer]) -> None:
     """Replace some of the layers held in attributes, at any depth."""
     replacements = dict(replacements)
@@ -336,6 +346,7 @@ def replace(layer: Layer, replacements: dict[int, Layer]) -> None:
     # replaced first.
     for _, child in reversed(walk(layer)):
         if is_graph(child) and has_replaced(child):
+            _check_no_own_call(child)
             replacements[id(child)] = _cloned(child, clone)
     # The contents of a replaced model stay as they are: its layers may be built.
     replaced = {id(c) for _, m in walk(layer) if id(m) in replacements for _, c in walk(m)}
@@ -349,12 +360,30 @@ def replace(layer: Layer, replacements: dict[int, Layer]) -> None:
                     f"Can't replace layer '{old.name}': it stands in a tuple, at '{path}' of "
                     f"'{parent.name}'. Hold it in a list."
                 )
-            if isinstance(container, Layer):
-                setattr(container, key, new)
-            else:
-                container[key] = new
-                parent._tracker.track(new)
-            # Keras keeps the replaced layer in its list of sublayers; there is no public way to
-            # remove it.
-            if any(child is old for child in parent._layers):
-                parent._tracker.untrack(old)
+            with _in_place(parent, old, new):
+                if isinstance(container, Layer):
+                    setattr(container, key, new)
+                else:
+                    container[key] = new
+                    parent._tracker.track(new)
+
+
+@contextlib.contextmanager
+def _in_place(parent: Layer, old: Layer, new: Layer) -> Iterator[None]:
+    """Have Keras take a layer for a sublayer in the place of another, whose order weights have.
+
+    Keras keeps a replaced layer in its list of sublayers and puts the new one at the end, and a
+    layer that is built takes none; there is no public way to change that.
+    """
+    tracker, sublayers = parent._tracker, parent._layers
+    place = next((i for i, child in enumerate(sublayers) if child is old), None)
+    is_new = all(child is not new for child in sublayers)
+    was_locked, tracker.locked = tracker.locked, False
+    try:
+        yield
+    finally:
+        tracker.locked = was_locked
+    if place is not None:
+        tracker.untrack(old)
+        if is_new:
+            sublayers.insert(place, sublayers.pop())

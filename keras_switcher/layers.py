@@ -216,7 +216,7 @@ class SwitchedDense(keras.layers.Dense):
 
     @property
     def initial_offset(self) -> float:
-        """The log-odds, up to a constant, of the layer's density before training."""
+        """What is added to the layer's logits: the logarithm of its Erdos-Renyi density."""
         inputs, units = self.kernel.shape
         return math.log((inputs + units) / (inputs * units))
 

@@ -50,8 +50,8 @@ class SwitchedModel(keras.Model):
     layers in it, or convert a model with `Dense` layers by `keras_switcher.switch`. `fit`,
     `evaluate`, `predict` and `save` work as in Keras, and so do callbacks; those that judge the
     network by its loss have to wait until it is sparse, and `fit` warns of those that don't. The
-    logs include `sparsity`, which is also the last value that `evaluate` returns; with
-    `return_dict=True` it has its name.
+    logs include `sparsity`, and so does what `evaluate` returns; with `return_dict=True` it has its
+    name.
 
     A task step updates the weights of the task network, with the switches fixed. A switcher step
     updates the weights of the switcher networks by the gradient of the same loss, with the task
@@ -426,6 +426,14 @@ class SwitchedModel(keras.Model):
                 finite.
         """
         begun = self.phase, int(ops.convert_to_numpy(self.alternation_state.step))
+        if begun[0] == SETTLE and not self._has_settled_at_target():
+            logger.warning(
+                "The weights are of a model that had settled at sparsity %.4f, so the structure "
+                "stays, and is not brought to the target %.4f. For that, compile() the model after "
+                "the weights are loaded.",
+                self.sparsity,
+                self.target_sparsity,
+            )
         # A `CallbackList` is a callback too, so it needs no case of its own.
         callbacks = [PhaseSchedule(), *keras.tree.flatten(callbacks or [])]
         if self.target_sparsity is not None and begun[0] != SETTLE:

@@ -138,7 +138,8 @@ def warn_of_early_callbacks(
         first: The epoch at which its phases begin.
     """
     sparse_from = first + int((1 - settle) * (epochs - first) + 1e-9)
-    for callback in callbacks:
+    listed = [getattr(each, "callbacks", [each]) for each in callbacks]
+    for callback in keras.tree.flatten(listed):
         if str(getattr(callback, "monitor", None)).endswith("sparsity"):
             continue
         if isinstance(callback, keras.callbacks.ReduceLROnPlateau):

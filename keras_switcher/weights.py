@@ -40,7 +40,8 @@ def load_dense_weights(model: keras.Model, filepath: Any, **kwargs: Any) -> None
             `Dense` layers.
     """
     # Imported late: `convert` imports the model, which imports this module.
-    from keras_switcher.convert import SwitchedNetwork, strip
+    from keras_switcher.convert import strip
+    from keras_switcher.copying import SwitchedNetwork
 
     if not isinstance(model, (functional_base(), SwitchedNetwork)):
         raise ValueError(

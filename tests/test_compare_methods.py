@@ -251,6 +251,17 @@ def test_the_multiplier_of_l0_rises_while_too_many_gates_are_on_and_is_then_0_ag
     assert float(model.alternation_state.multiplier) == 0.0
 
 
+def test_l0_is_at_its_target_before_it_settles(tmp_path):
+    task = work(tmp_path, "--target-sparsity", "0.99", "--width", "0.3")
+    model = registry.get("l0")().model(task)
+    images, labels = task.data.x_train[:64], task.data.y_train[:64]
+    model.alternation_state.plan.assign((0, 600, 10_000))
+    for _ in range(1000):
+        model.train_on_batch(images, labels)
+    # What settling would cut at once is little.
+    assert 1 - model.sparsity == pytest.approx(0.01, rel=0.3)
+
+
 def test_the_step_of_l0_is_traced_once(trained):
     trained("l0")
     assert trained.traces == ["l0"]

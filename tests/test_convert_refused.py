@@ -23,7 +23,7 @@ def test_predicate_that_chooses_nothing_is_refused():
 
 
 def test_unknown_name_is_answered_with_the_names_there_are():
-    with pytest.raises(ValueError, match=r"named \['third'\].*\['first', 'second'\].*Received"):
+    with pytest.raises(ValueError, match=r"layer 'third'.*\['first', 'second'\].*Received"):
         switch(made("sequential"), ["first", "third"])
 
 

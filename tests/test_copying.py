@@ -8,8 +8,9 @@ import pytest
 from kinds_of_models import REGISTER, X, classes_inside, turned_off
 from small import CLASSES, INPUTS, compiled, network
 
-from keras_switcher import strip, switch
+from keras_switcher import SwitchedModel, strip, switch
 from keras_switcher.layers import switched_layers
+from keras_switcher.nesting import walk
 
 TWO = 2.0
 
@@ -145,6 +146,52 @@ def test_code_of_its_own_that_is_not_kept_is_named(caplog):
     assert not caplog.records
 
 
+class Doubled(keras.Model):
+    """A graph whose class computes something else."""
+
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
+class DoubledSwitched(SwitchedModel):
+    call = Doubled.call
+
+
+def test_a_graph_that_computes_something_else_is_refused():
+    inputs = keras.Input((INPUTS,))
+    outputs = keras.layers.Dense(CLASSES)(inputs)
+    doubled = Doubled(inputs, outputs, name="doubled")
+    with pytest.raises(ValueError, match="Can't copy 'doubled', a Doubled, .* a `call` of its own"):
+        switch(doubled)
+    with pytest.raises(ValueError, match="Can't copy 'doubled'"):
+        switch(keras.Sequential([inputs, doubled]))
+
+    class Around(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.inner = Doubled(inputs, outputs, name="doubled")
+
+        def call(self, inputs):
+            return self.inner(inputs)
+
+    around = Around()
+    around(X)
+    with pytest.raises(ValueError, match="Can't copy 'doubled'"):
+        switch(around)
+    plain = switch(keras.Model(inputs, outputs))
+    with pytest.raises(ValueError, match="Can't copy 'own', a DoubledSwitched"):
+        strip(DoubledSwitched(plain.input, plain.output, name="own"))
+
+
+def test_a_graph_that_computes_something_else_and_stays_as_it_is_keeps_that():
+    inputs = keras.Input((INPUTS,))
+    doubled = Doubled(inputs, keras.layers.Dense(INPUTS, name="inner")(inputs))
+    model = keras.Sequential([inputs, doubled, keras.layers.Dense(CLASSES, name="last")])
+    switched = switch(model, layers="last")
+    np.testing.assert_allclose(switched(X), model(X), atol=1e-6)
+    np.testing.assert_allclose(strip(switched)(X), model(X), atol=1e-6)
+
+
 @pytest.mark.parametrize("is_compiled", [True, False])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_switched_model_inside_another_is_stripped_too(is_compiled, depth):
@@ -194,3 +241,112 @@ def test_a_layer_whose_configuration_has_no_name_keeps_it():
     names = [layer.name for layer in model.layers]
     assert [layer.name for layer in switch(model).layers] == names
     assert [layer.name for layer in strip(switch(model)).layers] == names
+
+
+class Block(keras.layers.Layer):
+    """Two dense layers of one shape."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = keras.layers.Dense(INPUTS, name="first")
+        self.second = keras.layers.Dense(INPUTS, name="second")
+
+    def call(self, inputs):
+        return self.second(keras.ops.tanh(self.first(inputs)))
+
+
+class Blocks(keras.Model):
+    """A subclassed model that builds itself."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.block = Block()
+        self.last = keras.layers.Dense(CLASSES, name="last")
+        self(np.zeros((1, INPUTS), "float32"))
+
+    def call(self, inputs):
+        return self.last(self.block(inputs))
+
+
+def in_graph():
+    inputs = keras.Input((INPUTS,))
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, name="last")(Block()(inputs)))
+
+
+@pytest.mark.parametrize("made", [in_graph, Blocks])
+def test_weights_stay_in_the_order_of_the_layers(made, tmp_path):
+    model = made()
+    switched = switch(model, layers=["first"])
+    plain = strip(switched)
+    shapes = [tuple(v.shape) for v in model.weights]
+    assert [tuple(v.shape) for v in plain.weights] == shapes
+    plain.set_weights(model.get_weights())
+    np.testing.assert_allclose(plain(X), model(X), atol=1e-6)
+    # And those of a file.
+    another = made()
+    another.save_weights(tmp_path / "another.weights.h5")
+    switched.load_weights(tmp_path / "another.weights.h5")
+    np.testing.assert_allclose(switched(X), another(X), atol=1e-6)
+
+
+@pytest.mark.parametrize("made", [in_graph, Blocks])
+def test_layers_that_are_switched_already_stay_so(made):
+    once = switch(made(), layers="first")
+    layer = once.switched_layers()[0]
+    layer.switches.assign(np.random.default_rng(0).random(layer.switches.shape) < 0.5)
+    for name in ("second", "last"):
+        twice = switch(once, layers=name)
+        assert {la.name for la in twice.switched_layers()} == {"first", name}
+        np.testing.assert_allclose(twice(X), once(X), atol=1e-6)
+        plain = strip(twice)
+        np.testing.assert_allclose(plain(X), once(X), atol=1e-6)
+        assert not any(type(la).__module__.startswith("keras_s") for _, la in walk(plain))
+        assert not isinstance(plain, SwitchedModel)
+
+
+def test_a_switched_subclassed_model_inside_a_graph_becomes_plain():
+    inputs = keras.Input((INPUTS,))
+    outer = keras.layers.Dense(CLASSES, name="outer")(switch(Blocks())(inputs))
+    model = switch(keras.Model(inputs, outer), layers="outer")
+    plain = strip(model)
+    np.testing.assert_allclose(plain(X), model(X), atol=1e-6)
+    assert not any(isinstance(la, SwitchedModel) for _, la in walk(plain))
+
+
+def test_what_several_layers_share_stays_shared_though_it_is_not_switched():
+    inputs = keras.Input((4, INPUTS))
+    norm, shared = keras.layers.LayerNormalization(), keras.layers.Dense(INPUTS, name="shared")
+    x = keras.layers.TimeDistributed(norm)(norm(inputs))
+    x = keras.layers.TimeDistributed(shared)(keras.layers.TimeDistributed(shared)(x))
+    wrapped = keras.layers.TimeDistributed(keras.layers.Dense(CLASSES, name="wrapped"))
+    model = keras.Model(inputs, wrapped(x))
+    switched = switch(model, layers="wrapped")
+    assert len(switched.task_variables) == len(model.trainable_variables)
+    assert strip(switched).count_params() == model.count_params()
+    x = np.random.default_rng(0).normal(size=(3, 4, INPUTS)).astype("float32")
+    np.testing.assert_allclose(switched(x), model(x), atol=1e-6)
+    np.testing.assert_allclose(strip(switched)(x), model(x), atol=1e-6)
+
+
+class Halved(keras.regularizers.Regularizer):
+    """Without a configuration."""
+
+    def __call__(self, x):
+        return keras.ops.sum(x**2) / 2
+
+
+def test_functions_that_are_not_registered_go_along():
+    layer = keras.layers.Dense(8, lambda x: keras.ops.sin(x), kernel_regularizer=Halved())
+    model = keras.Sequential([keras.Input((INPUTS,)), layer, keras.layers.Dense(CLASSES)])
+    switched = switch(model)
+    np.testing.assert_array_equal(switched(X), model(X))
+    np.testing.assert_array_equal(strip(switched)(X), model(X))
+    assert strip(switched).layers[1].kernel_regularizer is layer.kernel_regularizer
+
+
+def test_layers_are_chosen_by_themselves():
+    model = in_graph()
+    for chosen in (model.layers[-1], [model.layers[-1]]):
+        assert [la.name for la in switch(model, layers=chosen).switched_layers()] == ["last"]
+    with pytest.raises(ValueError, match="has no dense layer <Dense name=another"):
+        switch(model, layers=keras.layers.Dense(3, name="another"))

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 from keras import layers, ops, tree
 
-from keras_switcher.copying import copied, copy_weights
+from keras_switcher.copying import copied
 from keras_switcher.features import ends, producer
+from keras_switcher.state import copy_weights
 
 from ..errors import ExportError
 from .analysis import Analysis

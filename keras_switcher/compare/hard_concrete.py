@@ -114,9 +114,9 @@ class HardConcreteModel(SwitchedModel):
     """A model that learns weights and gates by one objective: `loss + multiplier * density`.
 
     The expected density is constrained to the target's course. After each step, the multiplier
-    rises by `multiplier_rate` times the density above the course, and is 0 again as soon as none
-    is. When the model settles, the gates with the largest `log(alpha)` stay on, as many as the
-    target allows.
+    rises by `multiplier_rate` times the share by which the density is above the course, and is 0
+    again as soon as it is not. When the model settles, the gates with the largest `log(alpha)` stay
+    on, as many as the target allows.
 
     Reference:
         [Gallego-Posada et al., 2022](https://arxiv.org/abs/2208.04425), the constraint and the
@@ -168,7 +168,8 @@ class HardConcreteModel(SwitchedModel):
         # Not applied with gradients of 0 until then, as Adam's first steps would then be several
         # times too long.
         tf.cond(learns, move_gates, lambda: tf.constant(False))
-        missing = density - state.target_density(self.target_sparsity or 0.0)
+        # Relative to the course, or a few connections would never raise it.
+        missing = density / state.target_density(self.target_sparsity or 0.0) - 1.0
         risen = state.multiplier + self.multiplier_rate * missing
         state.multiplier.assign(
             ops.where(ops.logical_and(learns, missing > 0), risen, ops.zeros_like(risen))

@@ -40,7 +40,8 @@ class PrunedModel(SwitchedModel):
     """A model that turns off the connections with the smallest scores, along the cubic course.
 
     Warm-up, the course of the target, and settling are those of `SwitchedModel`. A connection that
-    is off keeps its weight and may turn on again until the model settles.
+    is off gets no gradient, and may turn on again until the model settles. Until then its weight
+    changes only by the optimiser's momentum and weight decay.
 
     Args:
         *args: Inputs and outputs of a graph with `SwitchedDense` layers.

@@ -7,10 +7,10 @@ import keras
 from keras_switcher.compare.method import Layers, Method, Work, dense_layers, register
 from keras_switcher.compare.plan import TRAINING
 from keras_switcher.config import Config
-from keras_switcher.copying import copy_weights
 from keras_switcher.features import output_layers
 from keras_switcher.networks import Start, compiled_dense, dense_model
 from keras_switcher.runs import RunError
+from keras_switcher.state import copy_weights
 
 
 @register("dense")

@@ -14,7 +14,8 @@ from keras_switcher.compare.pruned import READS
 from keras_switcher.copying import converted_functional
 from keras_switcher.networks import compiled_switched
 
-# Neither has a published value for a target that falls along a course; they were not tuned.
+# Neither has a published value for a target that falls along a course. The first was not tuned. Of
+# 0.1 and 0.3, LeNet-300-100 had the better validation accuracy with 0.1 (98 and 99 %, 20 epochs).
 GATE_RATE = 0.02
 MULTIPLIER_RATE = 0.1
 
