@@ -21,7 +21,8 @@ class ExportHook(BuildHookInterface[Any]):
         if version == "editable":
             return
         root = Path(self.root)
-        files = [p for p in (root / "export").rglob("*.py") if "web" not in p.parts]
+        export = root / "export"
+        files = [p for p in export.rglob("*.py") if "web" not in p.relative_to(export).parts]
         page = [path for path in (root / PAGE).rglob("*") if path.is_file()]
         if not page:
             self.app.display_warning(
@@ -29,5 +30,5 @@ class ExportHook(BuildHookInterface[Any]):
                 "in this wheel. `make web`, which needs Node.js and npm, builds it."
             )
         for path in (*files, *page):
-            name = path.relative_to(root / "export").as_posix()
+            name = path.relative_to(export).as_posix()
             build_data["force_include"][str(path)] = f"{PACKAGE}/{name}"

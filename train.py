@@ -5,7 +5,11 @@ import sys
 
 os.environ["KERAS_SWITCHER_FLAGS_FIRST"] = "1"
 
-from keras_switcher.training import main  # noqa: E402
+try:
+    from keras_switcher.training import main
+except KeyboardInterrupt:
+    # From here on, it is handled.
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -50,6 +50,9 @@ class Diverged(RunError):
 class StopOnSignal(keras.callbacks.Callback):
     """Ends training after the batch during which Ctrl-C or SIGTERM came.
 
+    From the last batch of an epoch on, it waits for the validation and for the callbacks before it,
+    which write the checkpoint: what is left of the epoch is short, and would all be lost.
+
     Several workers ask each other a few times a second, and all end after the same batch, even if
     only one of them received the signal.
 
@@ -67,9 +70,10 @@ class StopOnSignal(keras.callbacks.Callback):
         self._every = 1
 
     def on_train_batch_end(self, batch: int, logs: Row | None = None) -> None:
-        self._check()
+        if batch + 1 != (self.params or {}).get("steps"):
+            self._check()
 
-    def on_test_batch_end(self, batch: int, logs: Row | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Row | None = None) -> None:
         self._check()
 
     def _check(self) -> None:

@@ -114,7 +114,7 @@ def load(
     Raises:
         ValueError: If the name is unknown, or an argument or a label is out of its range.
         FileNotFoundError: If the data is missing and can't be downloaded, and either `data_dir`
-            was given or there is no data set to fall back to.
+            was given, `TFDS_DATA_DIR` names no folder, or there is no data set to fall back to.
     """
     loader = DATASETS.get(name)
     if limit is not None and (not is_integer(limit) or limit < 1):
@@ -127,6 +127,11 @@ def load(
     examples = loader(data_dir)
     x_train, y_train = _checked(examples.x_train, examples.y_train, examples.num_classes, limit)
     x_test, y_test = _checked(examples.x_test, examples.y_test, examples.num_classes, limit)
+    if x_test.shape[1:] != x_train.shape[1:] or len(y_test) == 0:
+        raise ValueError(
+            f"Expected test images of the shape of the training images, {x_train.shape[1:]}. "
+            f"Received: {len(x_test)} test images of shape {x_test.shape[1:]}"
+        )
     if len(y_train) < 2:
         raise ValueError(
             "Training and validation need at least one example each. "
@@ -298,17 +303,21 @@ class TfdsImages:
             f"The data set {self.dataset!r} is not in {looked_in}, and its download host {host} "
             f"did not answer"
         )
-        if data_dir is not None or self.fallback is None:
+        named = data_dir is not None
+        variable = os.environ.get("TFDS_DATA_DIR")
+        if not named and variable is not None:
+            # A folder that is not there is a slip of the pen, as one named by `data_dir` would be.
+            data_dir, named = variable, not Path(variable).expanduser().is_dir()
+        if named or self.fallback is None:
             hint = ""
             if data_dir is not None and self.dataset in Path(data_dir).parts[-2:]:
                 hint = f" (its parent: the one that contains '{self.dataset}/')"
-            otherwise = (
-                f", or leave `data_dir` out to do with '{self.fallback}'" if self.fallback else ""
-            )
+            otherwise = f", or leave it out to do with '{self.fallback}'" if self.fallback else ""
             raise FileNotFoundError(
                 f"{tried}. Name a folder that TensorFlow Datasets prepared{hint}, or one to "
                 f"download into where there is a network{otherwise}. "
-                f"Received: data_dir={None if data_dir is None else os.fspath(data_dir)!r}"
+                f"Received: {'TFDS_DATA_DIR' if data_dir is variable else 'data_dir'}="
+                f"{None if data_dir is None else os.fspath(data_dir)!r}"
             )
         examples = DATASETS.get(self.fallback)(None)
         warnings.warn(

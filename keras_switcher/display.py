@@ -43,7 +43,7 @@ def show_workers(console: Console, workers: Workers) -> None:
 def _plain(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+    return value if isinstance(value, str) else str(value).lower()
 
 
 def show_warning(console: Console, message: str) -> None:
@@ -100,7 +100,7 @@ def show_comparison(console: Console, summary: Mapping[str, Any]) -> None:
         _percent(summary["dense_test_accuracy"]),
         _percent(summary["test_accuracy"]),
     )
-    table.add_row("dense layers' connections on", f"{connections:,}", f"{on:,}")
+    table.add_row("switched connections on", f"{connections:,}", f"{on:,}")
     table.add_row(
         "parameters",
         f"{summary['parameters']:,}",

@@ -12,6 +12,7 @@ import yaml
 
 from keras_switcher.checks import ConfigError, nearest
 from keras_switcher.config import Config, check_values, from_values, to_values, validate
+from keras_switcher.programs import program_name
 from keras_switcher.runs import CONFIG_FILE, newest_run
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ RECIPES = Path(__file__).parent / "recipes"
 # A recipe chooses these for one switcher on the kernels of one model; for others they may be far
 # too large.
 _OF_ONE_SWITCHER = ("switcher_hidden", "switcher_learning_rate")
+_OF_NEW_NETWORKS = ("width", "dropout", "fc_units")
 
 
 def resolve(arguments: Sequence[str]) -> Config:
@@ -49,7 +51,10 @@ def resolve(arguments: Sequence[str]) -> Config:
         file = file if found is None else {**file, "run_dir": str(found)}
         named = _parse(without_help, from_values(file))
     if named.network.init_from is not None:
-        file = {name: value for name, value in file.items() if name != "dropout"}
+        # A network that is loaded has its own, unlike that of the run which the file may be of.
+        if taken_out := [name for name in _OF_NEW_NETWORKS if name in file]:
+            logger.info("--init-from: %s of the config file not used.", ", ".join(taken_out))
+        file = {name: value for name, value in file.items() if name not in _OF_NEW_NETWORKS}
     base = _earlier(named)
     if base is None:
         base = _recipe_of(named)
@@ -88,7 +93,7 @@ def resolve_shared(
             meant = nearest(name, (*own, *sorted(shared - {"--lr"})))
             raise ConfigError(
                 f"Unknown option {flag}.{meant} For all of them, run {parser.prog} --help and "
-                "train.py --help."
+                f"{program_name()} --help."
             )
     config = resolve(arguments)
     if config.execution.strategy != "none":
@@ -154,7 +159,7 @@ def _parse(arguments: Sequence[str], defaults: Config) -> Config:
         args=list(arguments),
         default=defaults,
         config=(tyro.conf.OmitArgPrefixes,),
-        prog="train.py",
+        prog=program_name(),
         description="Train a sparse network: a switcher network reads the weights of the dense "
         "layers and turns connections off while the network learns.",
     )

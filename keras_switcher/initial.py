@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import logging
 import math
 import zipfile
 from pathlib import Path
@@ -18,6 +19,8 @@ from keras_switcher.layers import switched_layers
 from keras_switcher.model import SwitchedModel
 from keras_switcher.nesting import walk
 from keras_switcher.runs import replacing
+
+logger = logging.getLogger(__name__)
 
 _FEATURES = "features.npz"
 _PARTS = ("x_train", "x_validation", "x_test")
@@ -196,9 +199,12 @@ class FrozenTrunk:
         parts = _PARTS if with_test else _PARTS[:-1]
         origin = self._origin(data, parts)
         if path.is_file():
-            with np.load(path, allow_pickle=False) as archive:
-                if archive.get("origin") == origin:
-                    return dataclasses.replace(data, **{name: archive[name] for name in parts})
+            try:
+                with np.load(path, allow_pickle=False) as archive:
+                    if archive.get("origin") == origin:
+                        return dataclasses.replace(data, **{name: archive[name] for name in parts})
+            except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+                logger.warning("Can't read %s (%s): its features are computed anew.", path, error)
         stored: dict[str, Any] = {
             name: self._computed(getattr(data, name), getattr(data, name.replace("x_", "y_")))
             for name in parts

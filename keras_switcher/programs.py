@@ -20,6 +20,11 @@ def train_command() -> str:
     return f"{_python()} {_short(script)}"
 
 
+def program_name() -> str:
+    """Return the name of the program that trains: `train.py`, for example."""
+    return _INSTALLED if train_command() == _INSTALLED else "train.py"
+
+
 def export_command(package: str) -> str:
     """Return the start of a command line that exports: `python -m export`, for example.
 

@@ -183,7 +183,7 @@ def test_damaged_checkpoint(train_here, half, damage):
     assert status == 2
     assert "switched-00001.checkpoint" in written
     assert "damaged" in written
-    assert "remove the folder" in written
+    assert "Remove the folder" in written
     assert contents(half) == before
 
 

@@ -188,6 +188,33 @@ def test_signal_ends_a_fit_after_the_batch(number, request):
     assert signal.getsignal(number) is handler
 
 
+@pytest.mark.parametrize("where", ["on_train_batch_end", "on_test_begin", "on_test_batch_end"])
+def test_a_signal_at_the_end_of_an_epoch_waits_for_its_checkpoint(where, tmp_path):
+    stop = StopSignals()
+    seen = []
+
+    def kill(batch=None, logs=None):
+        seen.append(batch)
+        if where != "on_train_batch_end" or len(seen) == 4:  # the last one
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    checkpoints, rows = Checkpoints(tmp_path, "x"), EpochRows([])
+    model = compiled(network())
+    kills = keras.callbacks.Callback()
+    setattr(kills, where, kill)
+    save = SaveCheckpoints(checkpoints, rows, {}, RunFolder(tmp_path), "h.csv", Workers())
+    with pytest.raises(Interrupted), stop.handled(), stop.deferred():
+        model.fit(
+            *(X[:64], Y[:64]),
+            batch_size=16,
+            epochs=3,
+            verbose=0,
+            validation_data=(X[:16], Y[:16]),
+            callbacks=[rows, kills, save, StopOnSignal(stop, Workers())],
+        )
+    assert checkpoints.load().epoch == 1
+
+
 def test_a_signal_in_the_code_of_a_layer_stays_one():
     class Kill(keras.layers.Layer):
         def call(self, inputs):

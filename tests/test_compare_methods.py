@@ -258,8 +258,8 @@ def test_l0_is_at_its_target_before_it_settles(tmp_path):
     model.alternation_state.plan.assign((0, 600, 10_000))
     for _ in range(1000):
         model.train_on_batch(images, labels)
-    # What settling would cut at once is little.
-    assert 1 - model.sparsity == pytest.approx(0.01, rel=0.3)
+    # Little is left for settling to cut at once.
+    assert 0.009 < 1 - model.sparsity < 0.03
 
 
 def test_the_step_of_l0_is_traced_once(trained):

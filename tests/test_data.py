@@ -65,6 +65,7 @@ def no_network(monkeypatch):
 @pytest.fixture
 def no_data(monkeypatch, tmp_path):
     """No data set is where TFDS looks by itself."""
+    (tmp_path / "empty").mkdir()
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
 
 
@@ -401,8 +402,27 @@ def test_a_named_folder_without_the_data_is_an_error(tmp_path, no_network, exist
     with pytest.raises(FileNotFoundError) as error:
         data.load("mnist", data_dir=folder)
     assert str(folder / "mnist" / "3.0.1") in str(error.value)
-    assert "leave `data_dir` out to do with 'mnist5k'" in str(error.value)
+    assert "leave it out to do with 'mnist5k'" in str(error.value)
     assert str(error.value).endswith(f"Received: data_dir='{folder}'")
+
+
+def test_a_variable_that_names_no_folder_is_an_error(tmp_path, no_network, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "mistyped"))
+    with pytest.raises(FileNotFoundError, match="Received: TFDS_DATA_DIR='.*mistyped'"):
+        data.load("mnist")
+
+
+@pytest.mark.parametrize(
+    ("images", "received"),
+    [((3, 7, 5, 3), r"3 test images of shape \(7, 5, 3\)"), ((0, 6, 5, 3), "0 test images of")],
+)
+def test_test_images_are_like_the_training_images(registered, images, received):
+    train = np.zeros((8, 6, 5, 3), "uint8")
+    test = np.zeros(images, "uint8")
+    labels = np.zeros(8, "int32"), np.zeros(len(test), "int32")
+    registered("mine")(lambda _: data.Examples("mine", train, labels[0], test, labels[1], 2))
+    with pytest.raises(ValueError, match=rf"shape of the training images, \(6, 5, 3\).*{received}"):
+        data.load("mine")
 
 
 def test_the_folder_of_one_data_set_is_answered_with_its_parent(prepared, registered, no_network):
@@ -420,7 +440,7 @@ def test_a_file_as_folder_is_an_error(tmp_path):
 
 def test_without_a_fallback_missing_data_is_an_error(registered, no_data, no_network):
     registered("tiny")(tiny())
-    with pytest.raises(FileNotFoundError, match="Received: data_dir=None"):
+    with pytest.raises(FileNotFoundError, match="Received: TFDS_DATA_DIR=.*empty"):
         data.load("tiny")
 
 

@@ -1,6 +1,5 @@
 import re
 import shlex
-from pathlib import Path
 
 import keras
 import pytest
@@ -63,8 +62,3 @@ def test_the_program_of_one_s_own_runs(monkeypatch):
 
 def test_the_default_that_the_page_names_is_that_of_the_option():
     assert f"`--worker-timeout` ({resolve([]).execution.worker_timeout:g} s)" in PAGE
-
-
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!http|#)([^)#]+)\)", PAGE))
-def test_what_the_page_links_to_is_there(target):
-    assert (Path(ROOT) / "docs" / target).exists()

@@ -80,6 +80,11 @@ def test_the_dropout_of_a_file_is_not_that_of_the_recipe(recipes):
     assert (own["epochs"], own["dropout"]) == (3, to_values(Config())["dropout"])
     with pytest.raises(ConfigError, match="Expected no --dropout with --init-from"):
         options(*run, "--init-from", "mine.keras", "--dropout", "0.3")
+    # Those of a run whose network the other one is not.
+    Path("run.yaml").write_text("dropout: 0.5\nwidth: 0.25\nfc_units: 64\nepochs: 4\n")
+    own = options("--config", "run.yaml", "--init-from", "mine.keras")
+    names = ("epochs", "dropout", "width", "fc_units")
+    assert [own[n] for n in names] == [4, *(to_values(Config())[n] for n in names[1:])]
 
 
 def test_flag_with_the_value_of_the_default_outdoes_a_file(tmp_path):

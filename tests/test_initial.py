@@ -141,6 +141,18 @@ def test_features_of_other_weights_or_images_are_computed_anew(tmp_path):
     assert not np.array_equal(frozen.features(darker, tmp_path).x_train, second)
 
 
+def test_damaged_features_are_computed_anew(tmp_path, caplog):
+    frozen = FrozenTrunk(cnn())
+    images = data.load("made")
+    first = frozen.features(images, tmp_path).x_train
+    file = tmp_path / "features.npz"
+    for damaged in (file.read_bytes()[:-200], b"", file.read_bytes()[:400]):
+        file.write_bytes(damaged)
+        caplog.clear()
+        assert np.array_equal(frozen.features(images, tmp_path).x_train, first)
+        assert "its features are computed anew" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["resnet18", "vgg16", "mobilenet", "lenet"])
 def test_the_trunk_of_every_network_ends_at_its_dense_layers(name):
     model = models.build(name, (32, 32, 3), 10, width=0.05, dropout=0.2)

@@ -247,6 +247,8 @@ def test_early_stopping_that_does_not_wait_for_the_sparse_epochs_is_warned_of(
 ):
     model = compiled(network(), alternation=Alternation(task_steps=1, warmup=0.1, settle=0.4))
     stopping = keras.callbacks.EarlyStopping("loss", **{"patience": 4, **options})
+    if first:
+        stopping = keras.callbacks.CallbackList([stopping])
     caplog.clear()
     model.fit(epochs=epochs, initial_epoch=first, callbacks=[stopping], **FIT)
     told = [record.getMessage() for record in caplog.records if "EarlyStopping" in record.msg]

@@ -34,6 +34,20 @@ def test_another_target_starts_the_course_again_however_near_it_is():
     assert model.phase != "settle"
 
 
+def test_weights_that_settled_at_another_target_are_warned_of(tmp_path, caplog):
+    settled(0.5).save_weights(tmp_path / "half.weights.h5")
+    model = compiled(network(units=(64, 32)), target_sparsity=0.9, alternation=always())
+    model.load_weights(tmp_path / "half.weights.h5")
+    model.fit(X, Y, epochs=1, verbose=0)
+    assert "had settled at sparsity 0.50" in caplog.text
+    assert "compile() the model after the weights are loaded" in caplog.text
+    caplog.clear()
+    compiled(model, target_sparsity=0.9, alternation=always())
+    model.fit(X, Y, epochs=2, verbose=0)
+    settled(0.9).fit(X, Y, epochs=1, verbose=0)
+    assert "had settled" not in caplog.text
+
+
 def test_compiling_to_evaluate_in_the_middle_leaves_the_switches():
     model = compiled(network(), alternation=always())
     model.train_on_batch(X, Y)

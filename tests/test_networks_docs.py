@@ -77,8 +77,3 @@ def test_table_of_networks_is_right(row, name, options):
     parameters, share = float(cells[3].split()[0]), float(cells[4].split()[0])
     assert parameters * 1e6 == pytest.approx(model.count_params(), rel=0.01, abs=5e4)
     assert share / 100 == pytest.approx(connections / model.count_params(), rel=0.1, abs=5e-4)
-
-
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", PAGE))
-def test_links_lead_somewhere(target):
-    assert (ROOT / "docs" / target).exists()

@@ -35,8 +35,3 @@ def test_the_code_of_the_readme_runs_and_leaves_a_sparse_plain_model(tmp_path):
     kernels = [layer.kernel for layer in small.layers if isinstance(layer, keras.layers.Dense)]
     off = sum(float(keras.ops.sum(kernel == 0)) for kernel in kernels)
     assert off >= 0.945 * sum(kernel.shape[0] * kernel.shape[1] for kernel in kernels)
-
-
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", README))
-def test_what_the_readme_links_to_is_there(target):
-    assert (ROOT / target).exists()

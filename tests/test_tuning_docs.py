@@ -69,8 +69,3 @@ def test_the_script_of_the_page_runs_and_leaves_a_sparse_model(tmp_path):
     kernels = [layer.kernel for layer in small.layers if isinstance(layer, keras.layers.Dense)]
     off = sum(float(keras.ops.sum(kernel == 0)) for kernel in kernels)
     assert off >= 0.895 * sum(kernel.shape[0] * kernel.shape[1] for kernel in kernels)
-
-
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!http|#)([^)#]+)\)", PAGE))
-def test_links_lead_somewhere(target):
-    assert (ROOT / "docs" / target).exists()

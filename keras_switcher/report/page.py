@@ -2,8 +2,10 @@
 
 import dataclasses
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,6 +14,7 @@ import tensorflow as tf
 
 import keras_switcher
 from keras_switcher.config import Config, to_yaml
+from keras_switcher.programs import resuming_command
 from keras_switcher.report.connections import Connections, connections_of
 from keras_switcher.report.curves import training_figures
 from keras_switcher.report.frame import cards, document, section
@@ -198,8 +201,14 @@ def _again(config: Config) -> str:
         )
     )
     launched = config.execution.strategy == "multiworker"
-    program = "-m keras_switcher.launch --workers N train.py" if launched else "train.py"
-    return f"""<pre tabindex="0"><code>python {program} \\
+    *python, script = shlex.split(resuming_command())
+    script = Path(script).name
+    if launched:
+        # The launcher knows train.py, also where there is no such file.
+        program = f"python -m keras_switcher.launch --workers N {script if python else 'train.py'}"
+    else:
+        program = f"python {script}" if python else script
+    return f"""<pre tabindex="0"><code>{escape(program)} \\
   --config RUN/{CONFIG_FILE} \\
   --run-dir NEW</code></pre>
 <p><code>RUN</code> is this run's folder, <code>NEW</code> the folder of the new one\

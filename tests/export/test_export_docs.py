@@ -48,16 +48,3 @@ def test_the_python_code_for_exports_leaves_files(tmp_path):
     run_code(model + code, tmp_path)
     assert (tmp_path / "small.keras").is_file()
     assert (tmp_path / "files" / "model_sparse.tflite").is_file()
-
-
-@pytest.mark.parametrize("path", [EXPORT, MOBILE, BROWSER], ids=lambda path: path.name)
-def test_what_the_docs_link_to_is_there(path):
-    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
-    headings = {
-        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    }
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
-        file, _, heading = target.partition("#")
-        assert not file or (path.parent / file).exists(), target
-        assert file or heading in headings, target
