@@ -74,16 +74,18 @@ class StopOnSignal(keras.callbacks.Callback):
             self._check()
 
     def on_epoch_end(self, epoch: int, logs: Row | None = None) -> None:
-        self._check()
+        self._ask()
 
     def _check(self) -> None:
+        self._batches += 1
+        if self.workers.count == 1 or self._batches >= self._every:
+            self._ask()
+
+    def _ask(self) -> None:
         if self.workers.count == 1:
             self.signals.check()
             return
-        self._batches += 1
-        if self._batches < self._every:
-            return
-        seconds = (time.perf_counter() - self._asked) / self._batches
+        seconds = (time.perf_counter() - self._asked) / max(1, self._batches)
         answers = self.workers.gather("signals", [self.signals.received or 0, seconds])
         if received := max(number for number, _ in answers):
             raise Interrupted(received)

@@ -14,6 +14,7 @@ from keras_switcher.copying import (
     converted_functional,
     copied,
     has_own,
+    shared_layers,
 )
 from keras_switcher.features import output_layers
 from keras_switcher.granularity import get as get_granularity
@@ -75,13 +76,16 @@ def switch(
     kept = output_layers(model) if get_granularity(granularity).size is None else []
     chosen = _chosen_layers(model, layers, kept)
     _warn_of_own_code(model)
+    if _is_functional(model):
+        _warn_of_shared(model)
+    activations: dict[int, Layer] = {}
 
     def convert(layer: Layer) -> Layer | None:
         if id(layer) not in chosen:
             # One inside another layer, whose configuration knows it as a plain one.
             return copied(layer) if isinstance(layer, SwitchedDense) else None
         return SwitchedDense(
-            **_arguments(layer), switcher=switcher, gate=gate, granularity=granularity
+            **_arguments(layer, activations), switcher=switcher, gate=gate, granularity=granularity
         )
 
     if _is_functional(model):
@@ -130,10 +134,12 @@ def strip(model: keras.Model) -> keras.Model:
             f"Received: layers {[layer.name for layer in model.layers]}"
         )
 
+    activations: dict[int, Layer] = {}
+
     def convert(layer: Layer) -> Layer | None:
         if not isinstance(layer, SwitchedDense):
             return None
-        return keras.layers.Dense(**_arguments(layer))
+        return keras.layers.Dense(**_arguments(layer, activations))
 
     if _is_functional(model):
         copy = converted_functional(model, convert)
@@ -182,6 +188,17 @@ def _warn_of_own_code(model: keras.Model) -> None:
             type(model).__name__,
             ", ".join(own),
             remedy,
+        )
+
+
+def _warn_of_shared(model: keras.Model) -> None:
+    """Warn about layers in several layers, whose sharing no file of Keras holds."""
+    if shared := [layer.name for layer in shared_layers(model) if layer.weights]:
+        logger.warning(
+            "Keras can save, but not load, a model whose layer stands in several other layers, "
+            "such as '%s' here. Save the weights alone, by save_weights(), and make the model by "
+            "its code again.",
+            shared[0],
         )
 
 
@@ -251,19 +268,28 @@ def _check_switchable(layer: keras.layers.Dense) -> None:
         raise ValueError(f"Can't switch layer '{layer.name}': {reason}.")
 
 
-def _arguments(layer: keras.layers.Dense) -> dict[str, Any]:
+def _arguments(layer: keras.layers.Dense, activations: dict[int, Layer]) -> dict[str, Any]:
     """Return the arguments that make another `Dense` like a layer.
 
     They are the layer's own objects, as its configuration would need each function and class in it
     to be registered.
+
+    Args:
+        layer: The layer.
+        activations: Copies of activations that are layers, by the id of the original; several
+            layers may share one.
     """
     names = ["name", "trainable", "units", "use_bias", "activity_regularizer"]
     for part in ("kernel", "bias"):
         names += [f"{part}_{kind}" for kind in ("initializer", "regularizer", "constraint")]
     activation = layer.activation
+    if isinstance(activation, Layer):
+        # It may have weights.
+        if id(activation) not in activations:
+            activations[id(activation)] = copied(activation)
+        activation = activations[id(activation)]
     return {
         **{name: getattr(layer, name) for name in names},
         "dtype": layer.dtype_policy,
-        # One that is a layer may have weights.
-        "activation": copied(activation) if isinstance(activation, Layer) else activation,
+        "activation": activation,
     }

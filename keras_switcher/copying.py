@@ -12,7 +12,7 @@ from keras_switcher.features import ends
 from keras_switcher.functional import functional_base
 from keras_switcher.layers import SwitchedDense
 from keras_switcher.model import SwitchedModel
-from keras_switcher.nesting import entries, is_graph, serialized_switched, walk
+from keras_switcher.nesting import children, entries, is_graph, serialized_switched, walk
 from keras_switcher.state import copy_weights, pairs_of
 from keras_switcher.switchers import PACKAGE
 
@@ -24,7 +24,7 @@ def converted_functional(
 
     Nested switched models become plain ones.
     """
-    convert = _once(_with_shared(model, convert))
+    convert = _with_shared(model, convert)
     clones: dict[int, Any] = {}
     pairs: list[tuple[Layer, Layer]] = []
 
@@ -68,21 +68,45 @@ def _copied_with(layer: Layer, convert: Callable[[Layer], Layer | None]) -> Laye
 def _with_shared(
     model: keras.Model, convert: Callable[[Layer], Layer | None]
 ) -> Callable[[Layer], Layer | None]:
-    """Make a conversion return a copy of each layer that stands in several layers of a graph."""
-    uses = Counter(
-        number
-        for layer in model.layers
-        if not is_graph(layer)
-        for number in {id(layer), *(id(inner) for _, inner in walk(layer))}
-    )
+    """Make a conversion copy, once, each layer that stands in several layers of a graph."""
+    shared = {id(layer) for layer in shared_layers(model)}
+    found: dict[int, Layer | None] = {}
 
     def with_shared(layer: Layer) -> Layer | None:
-        new = convert(layer)
-        if new is None and uses[id(layer)] > 1:
-            new = _copied_with(layer, convert)
-        return new
+        if id(layer) not in found:
+            new = convert(layer)
+            if new is None and id(layer) in shared:
+                new = _copied_with(layer, with_shared)
+                config = layer.get_build_config() if layer.built else None
+                # What it stands in may have a way of its own to build that leaves it out.
+                if config and not new.built and not children(layer):
+                    new.build_from_config(config)
+            found[id(layer)] = new
+        return found[id(layer)]
 
     return with_shared
+
+
+def shared_layers(model: keras.Model) -> list[Layer]:
+    """Return the layers that stand in several layers of a graph, or in it and in one of them.
+
+    Args:
+        model: The graph; the graphs in it count as parts of it.
+    """
+    operations: dict[int, Layer] = {}
+
+    def visit(graph_: keras.Model) -> None:
+        for layer in graph_.layers:
+            if is_graph(layer):
+                visit(layer)
+            else:
+                operations[id(layer)] = layer
+
+    visit(model)
+    inside = [{id(la): la for la in (op, *(i for _, i in walk(op)))} for op in operations.values()]
+    uses = Counter(number for layers in inside for number in layers)
+    every = {number: layer for layers in inside for number, layer in layers.items()}
+    return [every[number] for number, count in uses.items() if count > 1]
 
 
 def has_own(model: keras.Model, name: str) -> bool:
@@ -109,18 +133,6 @@ def _check_no_own_call(model: keras.Model) -> None:
             "what that does a layer of the graph. Or make the class a subclassed model, which has "
             "its layers as attributes and no inputs and outputs."
         )
-
-
-def _once(convert: Callable[[Layer], Layer | None]) -> Callable[[Layer], Layer | None]:
-    """Make a conversion return the same layer for one that several others share."""
-    converted: dict[int, Layer | None] = {}
-
-    def once(layer: Layer) -> Layer | None:
-        if id(layer) not in converted:
-            converted[id(layer)] = convert(layer)
-        return converted[id(layer)]
-
-    return once
 
 
 def _cloned(model: keras.Model, clone: Callable[[Any], Any]) -> keras.Model:
@@ -268,7 +280,8 @@ def with_switched(
         The model itself if its layers there are switched already; otherwise a copy.
     """
     new = switched_at(model, switched, custom_objects)
-    return converted_functional(model, lambda layer: new.get(id(layer))) if new else model
+    # Whoever loads a file makes an instance of the model's own class again, with its `call`.
+    return converted_functional(graph(model), lambda layer: new.get(id(layer))) if new else model
 
 
 def switched_at(

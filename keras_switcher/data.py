@@ -303,11 +303,12 @@ class TfdsImages:
             f"The data set {self.dataset!r} is not in {looked_in}, and its download host {host} "
             f"did not answer"
         )
-        named = data_dir is not None
+        named, place = data_dir is not None, "data_dir"
         variable = os.environ.get("TFDS_DATA_DIR")
         if not named and variable is not None:
             # A folder that is not there is a slip of the pen, as one named by `data_dir` would be.
-            data_dir, named = variable, not Path(variable).expanduser().is_dir()
+            data_dir, place = variable, "TFDS_DATA_DIR"
+            named = not Path(variable).expanduser().is_dir()
         if named or self.fallback is None:
             hint = ""
             if data_dir is not None and self.dataset in Path(data_dir).parts[-2:]:
@@ -316,8 +317,7 @@ class TfdsImages:
             raise FileNotFoundError(
                 f"{tried}. Name a folder that TensorFlow Datasets prepared{hint}, or one to "
                 f"download into where there is a network{otherwise}. "
-                f"Received: {'TFDS_DATA_DIR' if data_dir is variable else 'data_dir'}="
-                f"{None if data_dir is None else os.fspath(data_dir)!r}"
+                f"Received: {place}={None if data_dir is None else os.fspath(data_dir)!r}"
             )
         examples = DATASETS.get(self.fallback)(None)
         warnings.warn(

@@ -52,7 +52,9 @@ def resolve(arguments: Sequence[str]) -> Config:
         named = _parse(without_help, from_values(file))
     if named.network.init_from is not None:
         # A network that is loaded has its own, unlike that of the run which the file may be of.
-        if taken_out := [name for name in _OF_NEW_NETWORKS if name in file]:
+        usual = to_values(Config())
+        taken_out = [n for n in _OF_NEW_NETWORKS if file.get(n, usual[n]) != usual[n]]
+        if taken_out and file.get("init_from") is None:
             logger.info("--init-from: %s of the config file not used.", ", ".join(taken_out))
         file = {name: value for name, value in file.items() if name not in _OF_NEW_NETWORKS}
     base = _earlier(named)

@@ -316,6 +316,20 @@ def test_workers_ask_each_other_as_often_as_the_slowest_has_batches():
     assert len(slow.asked) == 3
 
 
+def test_workers_ask_each_other_at_the_end_of_each_epoch():
+    received = []
+    workers = TwoWorkers(lambda own: [received[-1] if received else 0, 0.05])
+    callback = StopOnSignal(StopSignals(), workers)
+    for batch in range(2):
+        callback.on_train_batch_end(batch)
+    asked = len(workers.asked)
+    received.append(signal.SIGTERM)
+    callback.on_train_batch_end(2)
+    assert len(workers.asked) == asked
+    with pytest.raises(Interrupted):
+        callback.on_epoch_end(0)
+
+
 def test_workers_with_different_weights_end_before_the_checkpoint(tmp_path):
     model = compiled(network())
     checkpoints = Checkpoints(tmp_path, "x")

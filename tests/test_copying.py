@@ -243,6 +243,7 @@ def test_a_layer_whose_configuration_has_no_name_keeps_it():
     assert [layer.name for layer in strip(switch(model)).layers] == names
 
 
+@REGISTER
 class Block(keras.layers.Layer):
     """Two dense layers of one shape."""
 
@@ -350,3 +351,113 @@ def test_layers_are_chosen_by_themselves():
         assert [la.name for la in switch(model, layers=chosen).switched_layers()] == ["last"]
     with pytest.raises(ValueError, match="has no dense layer <Dense name=another"):
         switch(model, layers=keras.layers.Dense(3, name="another"))
+
+
+@REGISTER
+class Normed(keras.layers.Layer):
+    """Builds its dense layer alone, and tells its output's shape without a call."""
+
+    def __init__(self, norm, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = norm
+        self.dense = keras.layers.Dense(INPUTS)
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+        super().build(input_shape)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def call(self, inputs):
+        return self.dense(self.norm(inputs))
+
+    def get_config(self):
+        return {**super().get_config(), "norm": keras.saving.serialize_keras_object(self.norm)}
+
+    @classmethod
+    def from_config(cls, config):
+        norm = keras.saving.deserialize_keras_object(config.pop("norm"))
+        return cls(norm, **config)
+
+
+def prelu_of_dense(inputs):
+    prelu = keras.layers.PReLU()
+    x = keras.layers.Dense(INPUTS, activation=prelu, name="one")(inputs)
+    return keras.layers.Dense(INPUTS, activation=prelu, name="two")(x)
+
+
+def norm_of_blocks(inputs):
+    norm = keras.layers.LayerNormalization()
+    return Normed(norm, name="lower")(Normed(norm, name="upper")(inputs))
+
+
+def norm_in_nested(inputs):
+    inner = keras.Input((INPUTS,))
+    return keras.Model(inner, norm_of_blocks(inner))(inputs)
+
+
+@REGISTER
+class Holder(keras.layers.Layer):
+    """A layer around another."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+    def get_config(self):
+        return {**super().get_config(), "inner": keras.saving.serialize_keras_object(self.inner)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("inner")), **config)
+
+
+def dense_in_shared(inputs):
+    block = Block()
+    return block.first(Holder(block)(Holder(block)(inputs)))
+
+
+@pytest.mark.parametrize("part", [prelu_of_dense, norm_of_blocks, norm_in_nested, dense_in_shared])
+@pytest.mark.parametrize("layers", [None, "head"])
+def test_what_is_shared_is_built_and_stays_shared(part, layers):
+    inputs = keras.Input((INPUTS,))
+    outputs = keras.layers.Dense(CLASSES, name="head")(part(inputs))
+    model = keras.Model(inputs, outputs)
+    # As any model that was trained: all its layers are built by a call.
+    expected = model(X)
+    switched = switch(model, layers=layers)
+    np.testing.assert_allclose(switched(X), expected, atol=1e-5)
+    plain = strip(switched)
+    np.testing.assert_allclose(plain(X), expected, atol=1e-5)
+    assert plain.count_params() == model.count_params()
+
+
+def test_what_no_file_can_hold_is_warned_of(caplog):
+    inputs = keras.Input((INPUTS,))
+    model = keras.Model(inputs, keras.layers.Dense(CLASSES)(norm_of_blocks(inputs)))
+    model(X)
+    switch(model)
+    assert "not load, a model whose layer stands in several other layers" in caplog.text
+    caplog.clear()
+    switch(in_graph())
+    assert not caplog.records
+
+
+@REGISTER
+class HalvedModel(SwitchedModel):
+    def call(self, inputs):
+        return super().call(inputs) / 2
+
+
+def test_a_saved_graph_with_a_call_of_its_own_comes_back(tmp_path):
+    inputs = keras.Input((INPUTS,))
+    plain = switch(keras.Model(inputs, keras.layers.Dense(CLASSES)(Tower()(inputs))))
+    halved = HalvedModel(plain.input, plain.output)
+    halved.save(tmp_path / "halved.keras")
+    again = keras.models.load_model(tmp_path / "halved.keras")
+    np.testing.assert_allclose(again(X), halved(X), atol=1e-6)
+    assert len(again.switched_layers()) == len(halved.switched_layers())

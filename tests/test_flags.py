@@ -71,7 +71,8 @@ def test_switcher_of_the_recipe_is_for_its_kind_and_its_network_alone(recipes):
         assert [got[name] for name in names] == expected, more
 
 
-def test_the_dropout_of_a_file_is_not_that_of_the_recipe(recipes):
+def test_the_dropout_of_a_file_is_not_that_of_the_recipe(recipes, caplog):
+    caplog.set_level("INFO")
     (flags.RECIPES / "lenet300_mnist.yaml").write_text("epochs: 3\ndropout: 0.5\n")
     Path("mine.keras").touch()
     run = ["--model", "lenet300", "--dataset", "mnist"]
@@ -85,6 +86,11 @@ def test_the_dropout_of_a_file_is_not_that_of_the_recipe(recipes):
     own = options("--config", "run.yaml", "--init-from", "mine.keras")
     names = ("epochs", "dropout", "width", "fc_units")
     assert [own[n] for n in names] == [4, *(to_values(Config())[n] for n in names[1:])]
+    assert "--init-from: width, dropout, fc_units of the config file not used" in caplog.text
+    caplog.clear()
+    Path("run.yaml").write_text("width: 1.0\nfc_units: null\nepochs: 4\n")
+    options("--config", "run.yaml", "--init-from", "mine.keras")
+    assert "not used" not in caplog.text
 
 
 def test_flag_with_the_value_of_the_default_outdoes_a_file(tmp_path):

@@ -114,6 +114,34 @@ def test_the_table_of_five_further_seeds_has_the_figures_of_both_csv_files():
     assert len(rows) == 5
 
 
+def test_the_table_of_switchers_has_the_figures_of_its_csv_files():
+    text = (ROOT / "docs" / "results" / "experiments.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"^## With and without the network\n(.*?)(?=^##|\Z)", text, re.M | re.S)
+    table = re.findall(r"^\|.*\|$", section, re.M)[2:]
+    file, sparsity, checked = "lenet300", 0.0, 0
+    for label, *cells in ([cell.strip() for cell in row.strip("|").split("|")] for row in table):
+        rate = re.search(r"0\.0\d+", label)
+        if not label.startswith("the same"):
+            file = {"`mnist5k`, 30": "mnist5k-30", "10 epochs, 28": "mnist5k-10"}.get(
+                label[:13], "lenet300"
+            )
+            sparsity, rate = float(re.search(r"([\d.]+) %$", label)[1]) / 100, None
+        found = groups_of(ROOT / "docs" / "results" / "compare" / f"{file}.csv")
+        free = f"free:switcher_learning_rate={rate[0]}" if rate else "free"
+        for method, cell in zip(("switcher", free, "magnitude-switcher"), cells, strict=True):
+            if not cell:
+                continue
+            mean, _, difference = cell.partition(" (")
+            group = found[method, sparsity]
+            assert mean == shown_mean(group.mean(TEST), mean), (label, method)
+            if method != "switcher":
+                expected = found["switcher", sparsity].minus(group, TEST)
+                shown = shown_difference(expected, f"{difference.split(',')[0]} (")
+                assert difference == shown.replace(" (", ", "), (label, method)
+            checked += 1
+    assert checked == 27
+
+
 @pytest.mark.parametrize(("page", "heading", "place", "file", "figure"), TABLES)
 def test_a_table_has_the_figures_of_its_csv_file(page, heading, place, file, figure):
     sparsities, rows = rows_of(page, heading, place)

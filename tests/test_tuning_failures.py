@@ -9,6 +9,7 @@ from command import SMALL
 from rich.console import Console
 
 from keras_switcher.checks import ConfigError
+from keras_switcher.runs import RunError
 from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.command import plan_of
 from keras_switcher.tuning.folder import open_folder
@@ -106,6 +107,29 @@ def test_a_search_without_a_best_trial_says_why_and_has_a_report(search_here, tm
     with pytest.raises(TooManyFailures, match=r"2 diverged\. Take a lower --learning-rate"):
         search_here("--trials", "2", "--learning-rate", "1e30", "--optimizer", "sgd")
     assert "no trial has come to its end" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_damaged_trial_is_named(search_here, tmp_path):
+    search_here("--trials", "1", "--switcher", "unit")
+    trial = tmp_path / "out" / "trials" / "trial_0" / "trial.json"
+    for content in (trial.read_bytes()[:40], b"", b"[]"):
+        trial.write_bytes(content)
+        with pytest.raises(RunError, match=r"trial_0/trial.json to hold a trial.*Remove .*trial_0"):
+            search_here("--trials", "2", "--switcher", "unit")
+
+
+def test_what_a_chief_has_made_is_left_to_its_workers(tmp_path):
+    plan = plan_of(["--out", str(tmp_path), *SMALL])[1]
+    for alone in (False, True):
+        with pytest.raises(ConfigError), open_folder(plan, tmp_path / "out", False, alone=alone):
+            (tmp_path / "out" / "logs").mkdir(exist_ok=True)
+            raise ConfigError("no such network")
+        assert (tmp_path / "out" / "logs").is_dir()
+        assert (tmp_path / "out" / "search.yaml").exists()
+    # That of a chief was there already.
+    with pytest.raises(ConfigError), open_folder(plan, tmp_path / "new", False):
+        raise ConfigError("no such network")
+    assert not (tmp_path / "new" / "search.yaml").exists()
 
 
 def test_a_network_that_can_not_be_built_leaves_no_search(search_here, tmp_path):

@@ -10,7 +10,13 @@ from small import CLASSES, INPUTS, separable
 
 from keras_switcher import ConnectionSwitcher, SwitchedModel, Switcher, UnitSwitcher
 from keras_switcher.tuning import SwitcherHyperModel, objective
-from keras_switcher.tuning.objective import NAME, connections, switcher_parameters
+from keras_switcher.tuning.objective import (
+    NAME,
+    LogObjective,
+    connections,
+    switcher_parameters,
+)
+from keras_switcher.tuning.plan import Terms
 
 
 def build(hp):
@@ -180,6 +186,22 @@ def test_the_cost_of_a_step_counts_the_turns_of_a_network_that_has_settled(monke
     costs = np.array(history["val_accuracy"]) - history[NAME]
     assert costs[-1] == pytest.approx(0.002, rel=0.15)
     assert costs[-2] > costs[-1]
+
+
+def test_a_first_epoch_of_one_call_has_a_cost(monkeypatch):
+    clock = [0.0]
+    timer = SimpleNamespace(perf_counter=lambda: clock[0])
+    monkeypatch.setattr(sys.modules["keras_switcher.tuning.objective"], "time", timer)
+    log = LogObjective(Terms("val_accuracy", cost="seconds", cost_weight=1.0))
+    log.set_model(SwitcherHyperModel(build, None).build(values()))
+    log.on_train_begin()
+    for seconds, cost in ((8.0, 2.0), (2.0, 0.5), (4.0, 0.75)):
+        log.on_epoch_begin(0)
+        clock[0] += seconds
+        log.on_train_batch_end(3)
+        logs = {"val_accuracy": 1.0, "sparsity": 0.0}
+        log.on_epoch_end(0, logs)
+        assert logs[NAME] == pytest.approx(1 - cost)
 
 
 def test_a_metric_may_be_better_the_smaller_it_is():

@@ -166,7 +166,8 @@ def _search(flags: Sequence[str], console: Console) -> int:
             wait_for_folder(plan, options.out)
             search.run()
         else:
-            with open_folder(plan, options.out, options.overwrite):
+            alone = not place.is_chief
+            with open_folder(plan, options.out, options.overwrite, alone=alone):
                 facts = search.run()
     if facts is not None:
         say(console, summary(facts, options.out))

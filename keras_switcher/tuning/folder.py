@@ -17,16 +17,18 @@ from keras_switcher.tuning.plan import BEST_FILE, PLAN_FILE, TRIALS, Plan
 _TO_COME = 600.0
 _REMOVED = ".removed"
 DATA_FILE = "data.yaml"
+DATA_LOCK = ".data-lock"
 
 
 @contextlib.contextmanager
-def open_folder(plan: Plan, folder: Path, overwrite: bool) -> Iterator[None]:
+def open_folder(plan: Plan, folder: Path, overwrite: bool, *, alone: bool = True) -> Iterator[None]:
     """Make the folder of a search, or check that the search in it is the same; keep others out.
 
     Args:
         plan: The search.
         folder: The folder.
         overwrite: Whether to remove another search that is there.
+        alone: Whether no other process may be at work on the same search.
 
     Raises:
         RunError: If something else is there, or a search is under way.
@@ -44,8 +46,10 @@ def open_folder(plan: Plan, folder: Path, overwrite: bool) -> Iterator[None]:
             yield
         except ConfigError:
             # Once its mistake is mended, the command is that of another search.
-            if not list((folder / TRIALS).glob("trial_*")):
-                _remove(folder)
+            if alone and not is_there and not list((folder / TRIALS).glob("trial_*")):
+                shutil.rmtree(folder / TRIALS, ignore_errors=True)
+                for name in (PLAN_FILE, DATA_FILE, DATA_LOCK):
+                    (folder / name).unlink(missing_ok=True)
             raise
 
 
@@ -106,7 +110,13 @@ def check_data(folder: Path, facts: Mapping[str, str]) -> None:
 
 
 def _has_ended(trial: Path) -> bool:
-    status = json.loads(trial.read_text(encoding="utf-8")).get("status")
+    try:
+        status = json.loads(trial.read_text(encoding="utf-8"))["status"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"Expected {trial} to hold a trial of Keras Tuner. Received: a damaged file. Remove "
+            f"{trial.parent}, or start again with --overwrite."
+        ) from error
     return status in ("COMPLETED", "FAILED")
 
 

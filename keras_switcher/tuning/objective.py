@@ -77,7 +77,8 @@ class _StepTime:
     """The mean time of a training step over all epochs so far, without validation.
 
     The switchers' turns count, so this is not the time of the last epoch alone: a network that has
-    settled has none. The first call, which compiles the step, does not count.
+    settled has none. The first call, which compiles the step, counts only as long as there is no
+    other.
     """
 
     def __init__(self) -> None:
@@ -85,6 +86,7 @@ class _StepTime:
         self._seconds, self._steps = 0.0, 0
         self._epoch_seconds, self._epoch_steps = 0.0, 0
         self._left_out: int | None = None
+        self._first = 0.0
 
     def begin_epoch(self) -> None:
         self._seconds += self._epoch_seconds
@@ -98,12 +100,14 @@ class _StepTime:
         now = time.perf_counter()
         if self._left_out is None:
             # With several steps in a call, these are all of them.
+            self._first = (now - self._begun) / (batch + 1)
             self._begun, self._left_out = now, batch + 1
         self._epoch_seconds = now - self._begun
         self._epoch_steps = batch + 1 - self._left_out
 
     def mean(self) -> float:
-        return (self._seconds + self._epoch_seconds) / max(1, self._steps + self._epoch_steps)
+        steps = self._steps + self._epoch_steps
+        return (self._seconds + self._epoch_seconds) / steps if steps else self._first
 
 
 def switcher_parameters(model: SwitchedModel) -> int:

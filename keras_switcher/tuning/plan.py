@@ -46,7 +46,7 @@ class Terms:
             raise ConfigError(
                 f"Expected `direction` to be 'max' or 'min'. Received: {self.direction!r}"
             )
-        if self.direction == "max" and self.metric.endswith(("loss", "error")):
+        if self.direction == "max" and self.metric in ("loss", "val_loss"):
             raise ConfigError(
                 f"Expected direction='min' with a metric that is better the smaller it is. "
                 f"Received: metric={self.metric!r}, direction='max'"

@@ -32,7 +32,7 @@ from keras_switcher.runs import REPORT_FILE, RunError, locked, write_json, write
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.training import load_data
 from keras_switcher.tuning import oracles
-from keras_switcher.tuning.folder import check_data
+from keras_switcher.tuning.folder import DATA_LOCK, check_data
 from keras_switcher.tuning.gradients import forget_gradients
 from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import connections
@@ -141,7 +141,7 @@ class Search:
             contextlib.redirect_stdout(nowhere),
         ):
             # One process prepares the data, which the others then find.
-            with locked(self.folder / ".data-lock"):
+            with locked(self.folder / DATA_LOCK):
                 data = load_data(self.plan.config)
                 check_data(self.folder, {"data": data_digest(data), **origin_of(self.plan.config)})
             hypermodel = TrialModel(
@@ -164,10 +164,10 @@ class Search:
             oracle.ended = self._update
             self._make_reloadable()
             try:
-                # It builds a model at once.
-                tuner = SwitcherTuner(hypermodel, oracle, self.folder, self.place)
+                hypermodel.build(keras_tuner.HyperParameters())
             except ValueError as error:
                 raise ConfigError(str(error)) from error
+            tuner = SwitcherTuner(hypermodel, oracle, self.folder, self.place)
             if self.place.is_worker:
                 try:
                     with self.stop.deferred():
