@@ -14,13 +14,12 @@ from keras_switcher.copying import (
     converted_functional,
     copied,
     has_own,
-    shared_layers,
 )
 from keras_switcher.features import output_layers
 from keras_switcher.granularity import get as get_granularity
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.model import SwitchedModel
-from keras_switcher.nesting import walk
+from keras_switcher.nesting import shared_layers, walk
 from keras_switcher.state import copy_weights
 
 logger = logging.getLogger(__name__)

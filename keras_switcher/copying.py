@@ -1,7 +1,6 @@
 """Copies of models in which some layers are replaced by others, with their weights."""
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +11,14 @@ from keras_switcher.features import ends
 from keras_switcher.functional import functional_base
 from keras_switcher.layers import SwitchedDense
 from keras_switcher.model import SwitchedModel
-from keras_switcher.nesting import children, entries, is_graph, serialized_switched, walk
+from keras_switcher.nesting import (
+    children,
+    entries,
+    is_graph,
+    serialized_switched,
+    shared_layers,
+    walk,
+)
 from keras_switcher.state import copy_weights, pairs_of
 from keras_switcher.switchers import PACKAGE
 
@@ -85,28 +91,6 @@ def _with_shared(
         return found[id(layer)]
 
     return with_shared
-
-
-def shared_layers(model: keras.Model) -> list[Layer]:
-    """Return the layers that stand in several layers of a graph, or in it and in one of them.
-
-    Args:
-        model: The graph; the graphs in it count as parts of it.
-    """
-    operations: dict[int, Layer] = {}
-
-    def visit(graph_: keras.Model) -> None:
-        for layer in graph_.layers:
-            if is_graph(layer):
-                visit(layer)
-            else:
-                operations[id(layer)] = layer
-
-    visit(model)
-    inside = [{id(la): la for la in (op, *(i for _, i in walk(op)))} for op in operations.values()]
-    uses = Counter(number for layers in inside for number in layers)
-    every = {number: layer for layers in inside for number, layer in layers.items()}
-    return [every[number] for number, count in uses.items() if count > 1]
 
 
 def has_own(model: keras.Model, name: str) -> bool:

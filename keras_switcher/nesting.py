@@ -1,6 +1,7 @@
 """The layers inside a layer or a model, at any depth, each with its path."""
 
 import functools
+from collections import Counter
 from typing import Any
 
 import keras
@@ -92,3 +93,25 @@ def serialized_switched(layers: list[tuple[str, Layer]]) -> dict[str, Any]:
         for path, layer in layers
         if isinstance(layer, SwitchedDense)
     }
+
+
+def shared_layers(model: keras.Model) -> list[Layer]:
+    """Return the layers that stand in several layers of a graph, or in it and in one of them.
+
+    Args:
+        model: The graph; the graphs in it count as parts of it.
+    """
+    operations: dict[int, Layer] = {}
+
+    def visit(graph: keras.Model) -> None:
+        for layer in graph.layers:
+            if is_graph(layer):
+                visit(layer)
+            else:
+                operations[id(layer)] = layer
+
+    visit(model)
+    inside = [{id(la): la for la in (op, *(i for _, i in walk(op)))} for op in operations.values()]
+    uses = Counter(number for layers in inside for number in layers)
+    every = {number: layer for layers in inside for number, layer in layers.items()}
+    return [every[number] for number, count in uses.items() if count > 1]

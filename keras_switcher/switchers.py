@@ -201,8 +201,8 @@ class UnitSwitcher(_PerceptronSwitcher):
     `logits[:, j] = perceptron(kernel[:, j]) + magnitude * (pool(|kernel[:, j]|) - 1)`: the
     perceptron sees the whole unit at once. Its hidden layer is narrower than the unit's number of
     inputs, so it can't tell single connections apart well; the second term, with one trained factor
-    per unit, adds the magnitude of each weight, less its usual value. For a kernel of shape
-    (I, U) and one hidden layer of width H, a call takes about `2 * I * H * U` multiply-adds and the
+    per unit, adds the magnitude of each weight, less its usual value. For a kernel of shape (I, U)
+    and one hidden layer of width H, a call takes about `2 * I * H * U` multiply-adds and the
     switcher has about `2 * I * H` weights.
 
     Args:

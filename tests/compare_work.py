@@ -5,7 +5,7 @@ import numpy as np
 from command import SMALL
 from rich.console import Console
 
-from keras_switcher.compare.method import Work
+from keras_switcher.compare.work import Work
 from keras_switcher.flags import resolve
 from keras_switcher.signals import StopSignals
 from keras_switcher.training import load_data

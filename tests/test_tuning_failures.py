@@ -114,7 +114,7 @@ def test_a_damaged_trial_is_named(search_here, tmp_path):
     trial = tmp_path / "out" / "trials" / "trial_0" / "trial.json"
     for content in (trial.read_bytes()[:40], b"", b"[]"):
         trial.write_bytes(content)
-        with pytest.raises(RunError, match=r"trial_0/trial.json to hold a trial.*Remove .*trial_0"):
+        with pytest.raises(RunError, match=r"trial_0/trial.json to hold a trial.*--overwrite"):
             search_here("--trials", "2", "--switcher", "unit")
 
 

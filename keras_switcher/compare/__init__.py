@@ -8,7 +8,7 @@ __all__ = ["Method", "Trained", "Work", "register"]
 def __getattr__(name: str) -> Any:
     # The command answers a wrong flag before TensorFlow is loaded.
     if name in __all__:
-        from keras_switcher.compare import method
+        from keras_switcher.compare import method, work
 
-        return getattr(method, name)
+        return getattr(work if name == "Work" else method, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -86,7 +86,8 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
     # They may register what the configuration names.
     load_methods(order["load"])
     config = validate(from_values(order["config"]))
-    from keras_switcher.compare.method import Trained, Work, registry
+    from keras_switcher.compare.method import Trained, registry
+    from keras_switcher.compare.work import Work
     from keras_switcher.fitting import execution
     from keras_switcher.networks import new_start
 

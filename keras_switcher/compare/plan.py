@@ -27,7 +27,6 @@ RESULT_FILE = "result.json"
 MODEL_FILE = "model.keras"
 ERROR_FILE = "error.txt"
 LOG_FILE = "log.txt"
-# Start of the reason for a failure that training itself causes.
 # How the reasons begin or end after which it does not help to repeat the command at once.
 DIVERGED = "Training has diverged."
 TRAINS_ANEW = "and the same command trains this network anew."

@@ -8,8 +8,8 @@ import keras
 from keras import ops
 
 from keras_switcher.alternation import Alternation
-from keras_switcher.compare.method import Work
 from keras_switcher.compare.plan import COURSE, TRAINING
+from keras_switcher.compare.work import Work
 from keras_switcher.convert import switch
 from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import compiled_switched

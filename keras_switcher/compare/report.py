@@ -77,9 +77,9 @@ def page(plan: Plan, groups: Sequence[Group], *, with_test: bool = True) -> str:
                 f"were trained by {escape('; by '.join(several))}.</p>\n"
             )
     usual = options.optimisation.epochs
-    longer = {g.title: epochs for g in groups if (epochs := g.results[0]["epochs"]) != usual}
-    if longer:
-        named = ", ".join(f"{title} {epochs}" for title, epochs in longer.items())
+    others = {g.title: epochs for g in groups if (epochs := g.results[0]["epochs"]) != usual}
+    if others:
+        named = ", ".join(f"{title} {epochs}" for title, epochs in others.items())
         notice += (
             '<p class="notice" role="note"><strong>Not of equal length.</strong> Other numbers of '
             f"epochs than {usual}: {escape(named)}.</p>\n"

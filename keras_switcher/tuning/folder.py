@@ -114,8 +114,8 @@ def _has_ended(trial: Path) -> bool:
         status = json.loads(trial.read_text(encoding="utf-8"))["status"]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"Expected {trial} to hold a trial of Keras Tuner. Received: a damaged file. Remove "
-            f"{trial.parent}, or start again with --overwrite."
+            f"Expected {trial} to hold a trial of Keras Tuner. Received: a damaged file. Start "
+            "again with --overwrite, or choose another --out."
         ) from error
     return status in ("COMPLETED", "FAILED")
 

@@ -2,8 +2,9 @@
 
 import keras
 
-from keras_switcher.compare.method import Method, Work, register
+from keras_switcher.compare.method import Method, register
 from keras_switcher.compare.pruned import READS, of_all_layers, pruned_model, uniform
+from keras_switcher.compare.work import Work
 
 
 @register("magnitude-uniform")

@@ -11,14 +11,9 @@ import keras
 import numpy as np
 
 from keras_switcher.alternation import Alternation
-from keras_switcher.compare.method import (
-    Method,
-    Trained,
-    Work,
-    fit_at_once,
-    register,
-)
+from keras_switcher.compare.method import Method, Trained, register
 from keras_switcher.compare.plan import COURSE, TRAINING
+from keras_switcher.compare.work import Work, fit_at_once
 from keras_switcher.config import Config
 from keras_switcher.extras import install_command
 from keras_switcher.nesting import walk

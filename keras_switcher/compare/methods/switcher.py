@@ -2,7 +2,8 @@
 
 import keras
 
-from keras_switcher.compare.method import Method, Work, check_granularity, register
+from keras_switcher.compare.method import Method, check_granularity, register
+from keras_switcher.compare.work import Work
 from keras_switcher.config import Config
 from keras_switcher.networks import Start, switched_model
 

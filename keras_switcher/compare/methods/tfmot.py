@@ -11,15 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_switcher.compare.method import (
-    Method,
-    Trained,
-    Work,
-    fit_at_once,
-    register,
-)
+from keras_switcher.compare.method import Method, Trained, register
 from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.compare.pruned import course
+from keras_switcher.compare.work import Work, fit_at_once
 from keras_switcher.config import Config
 from keras_switcher.extras import install_command
 from keras_switcher.features import producer

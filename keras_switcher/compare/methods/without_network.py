@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_switcher.compare.method import Method, Work, check_granularity, register
+from keras_switcher.compare.method import Method, check_granularity, register
 from keras_switcher.compare.plan import TRAINING
 from keras_switcher.compare.pruned import READS, NoSwitcher
+from keras_switcher.compare.work import Work
 from keras_switcher.config import Config
 from keras_switcher.convert import switch
 from keras_switcher.networks import Start, compiled_switched, switched_model
