@@ -20,8 +20,8 @@ from keras_switcher.tuning.command import plan_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# Of shell scripts; what they start on a cluster is tested with the pages on that.
-SHELL = ("#", "export ", "srun ", "exec ")
+# Of the shell; what scripts start on a cluster is tested with the pages on that.
+SHELL = ("#", "export ", "srun ", "exec ", "python3 -m venv ", ". ")
 
 
 def blocks(path: Path, language: str) -> list[str]:

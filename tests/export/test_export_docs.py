@@ -8,6 +8,7 @@ from command import ROOT
 from small_run import sparse_lenet300, write_run
 
 from export.command import main
+from keras_switcher import models
 
 EXPORT, MOBILE, BROWSER = (ROOT / "docs" / f"{name}.md" for name in ("export", "mobile", "browser"))
 
@@ -44,7 +45,7 @@ def test_the_python_code_for_devices_classifies_with_an_exported_file(exported):
 @pytest.mark.slow
 def test_the_python_code_for_exports_leaves_files(tmp_path):
     (code,) = blocks(EXPORT, "python")
-    model = "from keras_switcher import models\nmodel = models.build('lenet300', (28, 28, 1), 10)\n"
-    run_code(model + code, tmp_path)
+    models.build("lenet300", (28, 28, 1), 10).save(tmp_path / "mine.keras")
+    run_code(code, tmp_path)
     assert (tmp_path / "small.keras").is_file()
     assert (tmp_path / "files" / "model_sparse.tflite").is_file()
