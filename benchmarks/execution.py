@@ -98,7 +98,7 @@ def main() -> None:
             f"({low:.2f} to {high:.2f})"
         )
     if args.json:
-        from keras_switcher.runs import write_json
+        from keras_switcher.files import write_json
 
         settings = {k: v for k, v in vars(args).items() if k != "json"}
         write_json(args.json, {**settings, "options": figures})

@@ -105,7 +105,7 @@ def main() -> None:
         f"pipeline by itself takes {result['pipeline_alone_ms']:.2f} ms a batch"
     )
     if args.json:
-        from keras_switcher.runs import write_json
+        from keras_switcher.files import write_json
 
         write_json(args.json, result)
 

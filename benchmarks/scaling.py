@@ -37,7 +37,7 @@ from multiworker import train
 from step_time import block_seconds, count, new_file
 
 from keras_switcher import Alternation, UnitSwitcher, switch
-from keras_switcher.runs import write_json
+from keras_switcher.files import write_json
 
 INPUTS, UNITS, BATCH = 784, 300, 128
 KINDS = ("plain", "masks", "turns")

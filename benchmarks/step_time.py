@@ -377,7 +377,7 @@ def main() -> None:
     result = measure(args)
     show(result)
     if args.json:
-        from keras_switcher.runs import write_json
+        from keras_switcher.files import write_json
 
         write_json(args.json, result)
 

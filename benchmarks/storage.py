@@ -26,7 +26,7 @@ from export.convert import Precision, convert
 from export.csr import BLOCKS, Storage
 from export.sparsify import store
 from export.weights import weights
-from keras_switcher.runs import write_json
+from keras_switcher.files import write_json
 
 SHAPES = ((400, 120), (512, 512), (1024, 1024), (3136, 1024))
 SPARSITIES = (0.6, 0.75, 0.85, 0.9, 0.95, 0.98)

@@ -30,12 +30,12 @@ from keras_switcher.batches import evaluation_batches
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, from_values, influences, to_values, validate
 from keras_switcher.data import ImageData, load
+from keras_switcher.files import RunError, locked, write_csv
 from keras_switcher.fitting import execution, fit_arguments
 from keras_switcher.flags import resolve
 from keras_switcher.metrics import layer_table
 from keras_switcher.networks import dense_model, new_start, switched_model
 from keras_switcher.plan_folder import read_plan, write_plan
-from keras_switcher.runs import RunError, locked, replacing
 
 
 def combinations(varied: list[str]) -> list[dict[str, Any]]:
@@ -179,10 +179,7 @@ def sweep(
         figures = train(config, loaded[key], network, args.test)
         rows.append({**values, **{name: str(value) for name, value in figures.items()}})
         print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
-        with replacing(args.out) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(args.out, rows)
     show(rows, names)
 
 

@@ -88,7 +88,7 @@ def main() -> None:
                 f"{figures['workers']:.0f} by {args.workers} workers, ratio {figures['ratio']:.2f}"
             )
     if args.json:
-        from keras_switcher.runs import write_json
+        from keras_switcher.files import write_json
 
         write_json(args.json, result)
 

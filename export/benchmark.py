@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from keras_switcher.runs import write_json
+from keras_switcher.files import write_json
 
 from . import runtime
 from .display import megabytes, microseconds

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from keras_switcher.runs import writing
+from keras_switcher.files import writing
 
 from .errors import ExportError
 from .folder import write

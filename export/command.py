@@ -9,8 +9,8 @@ from rich.console import Console
 from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, shown_messages
 from keras_switcher.display import show_error
+from keras_switcher.files import RunError
 from keras_switcher.programs import export_command
-from keras_switcher.runs import RunError
 from keras_switcher.signals import Interrupted, StopSignals
 
 from .errors import ExportError

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from keras_switcher import __version__
 from keras_switcher.display import say
-from keras_switcher.runs import writing
+from keras_switcher.files import writing
 
 from . import runtime
 from .artifacts import Artifact, artifacts, experimental_sparsity

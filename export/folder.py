@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from keras_switcher.runs import WriteError, locked, writing
+from keras_switcher.files import LOCK, WriteError, locked, writing
 
 from .errors import ExportError
 
@@ -15,7 +15,7 @@ EXPORT_FILE = "export.json"
 CHART_FILE = "export.png"
 CARD_FILE = "model_card.md"
 PAGE_FILE = "page.json"
-_SCRATCH, _LOCK = ".unproven-", ".lock"
+_SCRATCH = ".unproven-"
 # Files that an export may leave; one of an earlier export that this one did not make is stale.
 _OWN = (
     *(f"model_{kind}.tflite" for kind in ("dense", "sparse", "compact", "int8", "float16")),
@@ -48,7 +48,7 @@ def exclusive(out: Path) -> Iterator[Path]:
         out.mkdir(parents=True, exist_ok=True)
     refusal = f"Another export is writing into {out}: wait for it, or choose another --out."
     try:
-        with locked(out / _LOCK, refusal, is_transient=True):
+        with locked(out / LOCK, refusal, is_transient=True):
             _clean(out)
             foreign = [name for name in _OWN if (out / name).exists()]
             if foreign and EXPORT_FILE not in foreign:

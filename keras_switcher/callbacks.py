@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from keras_switcher.alternation import ALTERNATE, WARMUP
+from keras_switcher.checkpoints import Checkpoint, CheckpointError, Checkpoints
 from keras_switcher.display import say
-from keras_switcher.runs import Checkpoint, CheckpointError, Checkpoints, RunError, RunFolder
+from keras_switcher.files import RunError
+from keras_switcher.runs import RunFolder
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.workers import Workers
 

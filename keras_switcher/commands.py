@@ -15,8 +15,8 @@ from rich.logging import RichHandler
 
 from keras_switcher.checks import ConfigError
 from keras_switcher.display import show_error, show_warning
+from keras_switcher.files import RunError
 from keras_switcher.programs import same_command
-from keras_switcher.runs import RunError
 from keras_switcher.signals import Interrupted
 
 # Keras imports them if they are installed: for its wrappers, its galleries and data frames given to

@@ -24,20 +24,15 @@ from keras_switcher.callbacks import (
     StopOnSignal,
     restore,
 )
+from keras_switcher.checkpoints import Checkpoint, Checkpoints
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, influences
 from keras_switcher.data import ImageData
 from keras_switcher.display import say
+from keras_switcher.files import RunError, WriteError
 from keras_switcher.initial import file_digest
 from keras_switcher.moving_statistics import AverageStatistics
-from keras_switcher.runs import (
-    CHECKPOINTS,
-    Checkpoint,
-    Checkpoints,
-    RunError,
-    RunFolder,
-    WriteError,
-)
+from keras_switcher.runs import CHECKPOINTS, RunFolder
 from keras_switcher.signals import StopSignals
 from keras_switcher.strategy import MultiWorkerStrategy
 from keras_switcher.workers import GPUS, LAUNCHER_FLAGS, Workers

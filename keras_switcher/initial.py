@@ -15,10 +15,10 @@ import tensorflow as tf
 from keras_switcher.batches import evaluation_batches
 from keras_switcher.data import ImageData
 from keras_switcher.features import split
+from keras_switcher.files import replacing
 from keras_switcher.layers import switched_layers
 from keras_switcher.model import SwitchedModel
 from keras_switcher.nesting import walk
-from keras_switcher.runs import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from keras_switcher.connection import (
     Connection,
     told,
 )
-from keras_switcher.runs import RunError
+from keras_switcher.files import RunError
 from keras_switcher.workers import ConnectedWorkers, Workers
 
 

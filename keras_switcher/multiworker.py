@@ -16,8 +16,8 @@ from keras_switcher.cluster import (
 )
 from keras_switcher.commands import load_tensorflow
 from keras_switcher.config import Config, influences
+from keras_switcher.files import RunError
 from keras_switcher.meeting import joined
-from keras_switcher.runs import RunError
 from keras_switcher.workers import WorkerLost, Workers
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import yaml
 
-from keras_switcher.runs import RunError, locked, write_text
+from keras_switcher.files import LOCK, RunError, locked, write_text
 
-LOCK = ".lock"
 # What a kill leaves of a file that `replacing` was writing.
 _HALF_WRITTEN = ".writing."
 

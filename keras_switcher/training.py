@@ -24,6 +24,7 @@ from keras_switcher.display import (
     show_layers,
     show_workers,
 )
+from keras_switcher.files import RunError, WriteError, replacing, writing
 from keras_switcher.flags import read_yaml, resolve
 from keras_switcher.multiworker import joined_as_configured, lost_workers_named
 from keras_switcher.runs import (
@@ -35,12 +36,8 @@ from keras_switcher.runs import (
     REPORT_FILE,
     STRIPPED_FILE,
     SUMMARY_FILE,
-    RunError,
     RunFolder,
-    WriteError,
     new_run,
-    replacing,
-    writing,
 )
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.workers import WorkerLost, Workers, how_to_resume

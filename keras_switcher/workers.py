@@ -33,8 +33,8 @@ from keras_switcher.connection import (
     Connection,
     told,
 )
+from keras_switcher.files import RunError
 from keras_switcher.programs import resuming_command
-from keras_switcher.runs import RunError
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from command import SMALL, run
 
+from keras_switcher.checkpoints import Checkpoint, Checkpoints
 from keras_switcher.data import DATASETS, mnist5k
-from keras_switcher.runs import Checkpoint, Checkpoints, RunFolder
+from keras_switcher.runs import RunFolder
 
 QUICK = (*SMALL, "--no-dense-baseline")
 

@@ -22,7 +22,8 @@ from keras_switcher.callbacks import (
     restore,
     variables,
 )
-from keras_switcher.runs import CheckpointError, Checkpoints, RunFolder
+from keras_switcher.checkpoints import CheckpointError, Checkpoints
+from keras_switcher.runs import RunFolder
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.workers import Workers
 

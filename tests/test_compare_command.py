@@ -29,7 +29,7 @@ from keras_switcher.compare.cell import (
 )
 from keras_switcher.compare.command import _check_data, main
 from keras_switcher.compare.pool import Pool
-from keras_switcher.runs import RunError
+from keras_switcher.files import RunError
 from keras_switcher.signals import Interrupted, StopSignals
 
 # A method of a user's own: quick, and it leaves a trace of each training.

@@ -19,7 +19,7 @@ from keras_switcher.compare.methods.dense import narrowed
 from keras_switcher.compare.methods.l0 import GATE_RATE
 from keras_switcher.compare.methods.without_network import erdos_renyi
 from keras_switcher.compare.pruned import course, of_all_layers, uniform
-from keras_switcher.runs import RunError
+from keras_switcher.files import RunError
 
 SPARSE = [
     "switcher",

@@ -10,14 +10,15 @@ from compare_work import work
 
 import keras_switcher.compare.methods  # noqa: F401
 from keras_switcher import fitting
+from keras_switcher.checkpoints import CheckpointError
 from keras_switcher.checks import ConfigError
 from keras_switcher.compare.arguments import checked_plan
 from keras_switcher.compare.cell import _reason, load_methods
 from keras_switcher.compare.command import _check_data
 from keras_switcher.compare.method import Method, Trained, register, registry
 from keras_switcher.compare.plan import TRAINS_ANEW
+from keras_switcher.files import RunError
 from keras_switcher.networks import compiled_dense, dense_model, new_start
-from keras_switcher.runs import CheckpointError, RunError
 
 ROW = {"name": "fc", "shape": [4, 5], "connections": 20, "on": 2}
 FIGURES = (0.5, 0.4, [ROW], 100, 82, 1.0)

@@ -12,7 +12,7 @@ from keras_switcher.compare.picture import draw, write_picture
 from keras_switcher.compare.plan import cell_name
 from keras_switcher.compare.report import page
 from keras_switcher.compare.results import differences, finished, ordered, write_results
-from keras_switcher.runs import RunError
+from keras_switcher.files import RunError
 
 
 def result(method, target, seed, accuracy, layers=("fc1", "fc2")):

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.sweep import check_shared, main
-from keras_switcher.runs import locked
+from keras_switcher.files import locked
 
 
 def test_a_sweep_goes_on_with_its_own_file_alone(tmp_path):

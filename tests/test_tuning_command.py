@@ -7,8 +7,8 @@ from command import SMALL, offline
 
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import to_values, validate
+from keras_switcher.files import RunError
 from keras_switcher.flags import read_yaml
-from keras_switcher.runs import RunError
 from keras_switcher.tuning.command import main, plan_of
 from keras_switcher.tuning.folder import check_data, open_folder
 from keras_switcher.tuning.plan import PLAN_FILE

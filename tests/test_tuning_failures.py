@@ -9,7 +9,7 @@ from command import SMALL
 from rich.console import Console
 
 from keras_switcher.checks import ConfigError
-from keras_switcher.runs import RunError
+from keras_switcher.files import RunError
 from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.command import plan_of
 from keras_switcher.tuning.folder import open_folder

@@ -4,7 +4,7 @@ import grpc
 import pytest
 from keras_tuner.errors import FatalError
 
-from keras_switcher.runs import RunError
+from keras_switcher.files import RunError
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.tuning.stopping import PatientOracle
 

@@ -14,9 +14,9 @@ from command import ROOT
 from keras_switcher import workers as workers_module
 from keras_switcher.checks import ConfigError
 from keras_switcher.cluster import Cluster
+from keras_switcher.files import RunError
 from keras_switcher.launch import free_ports
 from keras_switcher.meeting import joined
-from keras_switcher.runs import RunError
 from keras_switcher.workers import WorkerLost, Workers, _has_ended
 
 FACTS = {"seed": 0, "widths": (64, 32)}

@@ -23,19 +23,13 @@ from typing import Any
 
 from rich.console import Console
 
+from keras_switcher.checkpoints import CheckpointError
 from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, shown_messages
 from keras_switcher.compare.plan import DIVERGED, ERROR_FILE, RESULT_FILE, TRAINS_ANEW
 from keras_switcher.config import from_values, validate
-from keras_switcher.runs import (
-    CHECKPOINTS,
-    CheckpointError,
-    RunError,
-    RunFolder,
-    locked,
-    write_json,
-    write_text,
-)
+from keras_switcher.files import LOCK, RunError, locked, write_json, write_text
+from keras_switcher.runs import CHECKPOINTS, RunFolder
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.training import load_data
 
@@ -102,7 +96,7 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
         if config.network.freeze_trunk:
             cache = folder.parent.parent / FEATURES
             cache.mkdir(exist_ok=True)
-            with locked(cache / ".lock"):
+            with locked(cache / LOCK):
                 trunk = new_start(config, images).trunk
                 data = images if trunk is None else trunk.features(images, cache, with_test=True)
             # The first cell makes them for all; the memory that takes is no cost of its method.
@@ -223,7 +217,7 @@ def main() -> int:
     with stop.handled(), shown_messages(console, verbose=False):
         try:
             # An earlier process that lost its comparison may not have ended yet.
-            with locked(folder / ".lock"):
+            with locked(folder / LOCK):
                 if (folder / RESULT_FILE).exists():
                     return 0
                 result = train_cell(folder, stop, console)

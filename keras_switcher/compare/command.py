@@ -26,9 +26,9 @@ from keras_switcher.compare.plan import (
     cell_folder,
 )
 from keras_switcher.display import say
+from keras_switcher.files import RunError
 from keras_switcher.plan_folder import plan_folder, read_plan, write_plan
 from keras_switcher.report.wording import duration
-from keras_switcher.runs import RunError
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ import keras
 from keras_switcher.compare.work import Work
 from keras_switcher.config import Config
 from keras_switcher.convert import strip, switch
+from keras_switcher.files import RunError
 from keras_switcher.layers import switched_layers
 from keras_switcher.metrics import layer_table
 from keras_switcher.nesting import walk
 from keras_switcher.networks import Start
 from keras_switcher.registry import Registry
-from keras_switcher.runs import RunError
 
 Layers = list[dict[str, Any]]
 _M = TypeVar("_M", bound="Method")

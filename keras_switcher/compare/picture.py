@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from keras_switcher.compare.figures import Group, Mean
+from keras_switcher.files import replacing
 from keras_switcher.report.svg import GRID, INK, inline_svg, style
-from keras_switcher.runs import replacing
 
 PICTURE_FILE = "pareto.png"
 

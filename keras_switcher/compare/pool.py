@@ -16,9 +16,10 @@ from keras_switcher.compare.cell import CELL_FILE
 from keras_switcher.compare.plan import ERROR_FILE, LOG_FILE, RESULT_FILE, Cell, Plan, cell_folder
 from keras_switcher.compare.results import read_result
 from keras_switcher.config import from_values, influences, to_values
+from keras_switcher.files import write_json
 from keras_switcher.initial import file_digest
 from keras_switcher.launch import THREADS
-from keras_switcher.runs import CHECKPOINTS, RunFolder, write_json
+from keras_switcher.runs import CHECKPOINTS, RunFolder
 from keras_switcher.signals import Interrupted
 
 _OTHER_THREADS = ("TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")

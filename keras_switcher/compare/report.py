@@ -9,9 +9,9 @@ from keras_switcher.compare.figures import CONFIDENCE, Difference, Group, Mean, 
 from keras_switcher.compare.picture import picture
 from keras_switcher.compare.plan import Plan, digest
 from keras_switcher.compare.results import differences
+from keras_switcher.files import write_text
 from keras_switcher.report.frame import document, section, table
 from keras_switcher.report.wording import counted, duration, percent_or_dash
-from keras_switcher.runs import write_text
 
 REPORT_FILE = "report.html"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_switcher.compare.figures import CONFIDENCE, Difference, Group
 from keras_switcher.compare.plan import CELLS, RESULT_FILE, Plan, cell_name
-from keras_switcher.runs import RunError, write_text
+from keras_switcher.files import RunError, write_text
 
 CSV_FILE = "results.csv"
 JSON_FILE = "results.json"

@@ -17,9 +17,10 @@ from keras_switcher.checks import is_integer
 from keras_switcher.compare.plan import MODEL_FILE
 from keras_switcher.config import Config
 from keras_switcher.data import ImageData
+from keras_switcher.files import RunError, replacing
 from keras_switcher.fitting import fit, fit_arguments, origin_of
 from keras_switcher.networks import Start, new_start
-from keras_switcher.runs import CHECKPOINTS, RunError, RunFolder, replacing
+from keras_switcher.runs import CHECKPOINTS, RunFolder
 from keras_switcher.signals import StopSignals
 from keras_switcher.workers import Workers
 

@@ -15,8 +15,8 @@ from keras_switcher.commands import load_tensorflow, run_command
 from keras_switcher.config import to_values
 from keras_switcher.display import say
 from keras_switcher.extras import install_command
+from keras_switcher.files import RunError
 from keras_switcher.flags import resolve_shared
-from keras_switcher.runs import RunError
 from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.plan import COSTS, ORACLES, Plan, Terms
 from keras_switcher.tuning.space import Space, read_space

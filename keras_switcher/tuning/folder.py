@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from keras_switcher.checks import ConfigError
-from keras_switcher.plan_folder import LOCK, plan_folder, read_plan, write_plan
-from keras_switcher.runs import RunError
+from keras_switcher.files import LOCK, RunError
+from keras_switcher.plan_folder import plan_folder, read_plan, write_plan
 from keras_switcher.tuning.plan import BEST_FILE, PLAN_FILE, TRIALS, Plan
 
 # Seconds that a worker waits for the chief to make the folder.

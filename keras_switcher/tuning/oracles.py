@@ -16,7 +16,7 @@ from keras_tuner.oracles import (
 )
 from sklearn.exceptions import ConvergenceWarning
 
-from keras_switcher.runs import RunError, replacing
+from keras_switcher.files import RunError, replacing
 from keras_switcher.tuning.objective import objective
 
 # How far apart the seeds of two searches are: more than the number of values a search draws.

@@ -25,10 +25,11 @@ from keras_switcher.checks import ConfigError
 from keras_switcher.config import to_yaml
 from keras_switcher.data import ImageData
 from keras_switcher.display import say
+from keras_switcher.files import RunError, locked, write_json, write_text
 from keras_switcher.fitting import data_digest, execution, origin_of
 from keras_switcher.programs import train_command
 from keras_switcher.report.wording import counted
-from keras_switcher.runs import REPORT_FILE, RunError, locked, write_json, write_text
+from keras_switcher.runs import REPORT_FILE
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.training import load_data
 from keras_switcher.tuning import oracles

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 from keras_tuner.errors import FatalError
 
-from keras_switcher.runs import RunError
+from keras_switcher.files import RunError
 from keras_switcher.signals import StopSignals
 
 

@@ -19,10 +19,10 @@ from keras_switcher import schedule
 from keras_switcher.callbacks import Diverged, EpochRows, StopOnDivergence, StopOnSignal
 from keras_switcher.config import Config
 from keras_switcher.data import ImageData
+from keras_switcher.files import write_json
 from keras_switcher.fitting import fit_arguments
 from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import new_start, switched_model
-from keras_switcher.runs import write_json
 from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import NAME, LogObjective, switcher_parameters

@@ -8,7 +8,7 @@ from command import ROOT
 
 from export.errors import ExportError
 from export.folder import exclusive, publish, write
-from keras_switcher.runs import RunError, WriteError
+from keras_switcher.files import RunError, WriteError
 
 
 def names(folder):

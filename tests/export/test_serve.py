@@ -22,7 +22,7 @@ from export.command import main
 from export.errors import ExportError
 from export.serving import HEADERS, ISOLATION, PageServer
 from export.site import TYPES, content_type, site
-from keras_switcher.runs import WriteError
+from keras_switcher.files import WriteError
 from keras_switcher.signals import Interrupted
 
 SECRET = b"not to be served"

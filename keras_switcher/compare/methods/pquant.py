@@ -16,9 +16,9 @@ from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.compare.work import Work, fit_at_once
 from keras_switcher.config import Config
 from keras_switcher.extras import install_command
+from keras_switcher.files import RunError
 from keras_switcher.nesting import walk
 from keras_switcher.networks import Start, compiled_dense
-from keras_switcher.runs import RunError
 from keras_switcher.settling import choose_on
 from keras_switcher.state import copy_weights
 
