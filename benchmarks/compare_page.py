@@ -7,7 +7,6 @@ python benchmarks/compare_page.py docs/results/compare/lenet300.csv --methods sw
 import argparse
 import csv
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ if __name__ == "__main__":
 import keras_switcher.compare.methods  # noqa: F401
 from keras_switcher.compare.figures import Group, grouped
 from keras_switcher.compare.method import registry
-from keras_switcher.compare.picture import PICTURE_FILE, write_picture
+from keras_switcher.compare.picture import write_picture
 from keras_switcher.compare.results import ACCURACIES
 
 
@@ -109,9 +108,7 @@ def main() -> None:
             for key in found
             if key[0] == method and key[1] in (None, *sparsities)
         ]
-        with tempfile.TemporaryDirectory() as folder:
-            write_picture(drawn, Path(folder), args.figure.removesuffix("_accuracy"))
-            args.picture.write_bytes((Path(folder) / PICTURE_FILE).read_bytes())
+        write_picture(drawn, args.picture, args.figure.removesuffix("_accuracy"))
 
 
 if __name__ == "__main__":

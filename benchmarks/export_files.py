@@ -22,8 +22,9 @@ from rich.table import Table
 from step_time import new_file
 
 from keras_switcher.compare.cell import CELL_FILE
-from keras_switcher.compare.plan import MODEL_FILE, PLAN_FILE, RESULT_FILE
+from keras_switcher.compare.plan import PLAN_FILE, RESULT_FILE
 from keras_switcher.files import write_json
+from keras_switcher.runs import MODEL_FILE
 
 ROOT = Path(__file__).parent.parent
 

@@ -223,7 +223,7 @@ def measure_keras_2(args: argparse.Namespace) -> dict[str, Any]:
 
 def train_and_watch(args: argparse.Namespace) -> dict[str, float]:
     """Train one model for three blocks; return MiB at the peak and above the imports."""
-    from keras_switcher.compare.cell import forget_peak, peak_mib
+    from keras_switcher.peak_memory import forget_peak, peak_mib
 
     if args.memory_of.startswith("keras_2_"):
         for name in ("tensorflow_model_optimization", "keras_switcher.compare.methods.tfmot"):

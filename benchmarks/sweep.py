@@ -26,16 +26,15 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from keras_switcher.batches import evaluation_batches
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, from_values, influences, to_values, validate
 from keras_switcher.data import ImageData, load
 from keras_switcher.files import RunError, locked, write_csv
-from keras_switcher.fitting import execution, fit_arguments
+from keras_switcher.fitting import accuracy, execution, fit_arguments
 from keras_switcher.flags import resolve
 from keras_switcher.metrics import layer_table
 from keras_switcher.networks import dense_model, new_start, switched_model
-from keras_switcher.plan_folder import read_plan, write_plan
+from keras_switcher.plan_folder import plain, read_plan, write_plan
 
 
 def combinations(varied: list[str]) -> list[dict[str, Any]]:
@@ -48,11 +47,6 @@ def combinations(varied: list[str]) -> list[dict[str, Any]]:
         names.append(name.replace("-", "_"))
         values.append([yaml.safe_load(value) for value in listed.split(",")])
     return [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values)]
-
-
-def plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options as they are when read back from YAML."""
-    return {n: list(value) if isinstance(value, tuple) else value for n, value in options.items()}
 
 
 def check_shared(out: Path, shared: dict[str, Any]) -> None:
@@ -71,7 +65,7 @@ def check_shared(out: Path, shared: dict[str, Any]) -> None:
 
 def train(config: Config, data: ImageData, network: str, with_test: bool) -> dict[str, Any]:
     """Train one network and return its figures."""
-    options = config.optimisation
+    batch_size = config.optimisation.batch_size
     start = time.perf_counter()
     with execution(config) as scope, scope():
         build = switched_model if network == "switched" else dense_model
@@ -81,15 +75,15 @@ def train(config: Config, data: ImageData, network: str, with_test: bool) -> dic
         history = model.fit(**arguments).history
         seconds = time.perf_counter() - start
 
-        def accuracy(x: Any, y: Any) -> float:
-            batches = evaluation_batches(x, y, options.batch_size)
-            return float(model.evaluate(batches, verbose=0, return_dict=True)["accuracy"])
-
         layers = layer_table(model) if network == "switched" else []
         connections = sum(layer["connections"] for layer in layers)
         return {
-            "validation_accuracy": accuracy(data.x_validation, data.y_validation),
-            "test_accuracy": accuracy(data.x_test, data.y_test) if with_test else "",
+            "validation_accuracy": accuracy(
+                model, data.x_validation, data.y_validation, batch_size
+            ),
+            "test_accuracy": accuracy(model, data.x_test, data.y_test, batch_size)
+            if with_test
+            else "",
             "loss": history["loss"][-1],
             "sparsity": 1 - sum(layer["on"] for layer in layers) / connections if layers else 0.0,
             "layers": " ".join(f"{1 - row['on'] / row['connections']:.4f}" for row in layers),

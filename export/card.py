@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from keras_switcher.display import percent
+
 from .artifacts import values_taken
 from .convert import is_classifier, output_names
-from .display import change, megabytes, microseconds, percent, threads
+from .display import change, megabytes, microseconds, threads
 from .metadata import LABELS_FILE
 from .source import Source
 

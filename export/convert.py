@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_switcher.copying import converted_functional, graph
-from keras_switcher.features import producer
+from keras_switcher.graphs import producer
 from keras_switcher.nesting import walk
 
 from .errors import ExportError
@@ -200,18 +200,9 @@ def score_kind(model: keras.Model) -> str:
         tensor = call.input_tensors[0]
 
 
-def in_float32(model: keras.Model) -> keras.Model:
-    """Return a graph of layers that computes in float32; the model itself if it does already.
-
-    A file holds float32 weights, or what they are quantised to; the types that training computed
-    in have no place in it.
-    """
-    return in_precision(model, "float32")
-
-
 def in_precision(model: keras.Model, dtype: str) -> keras.Model:
     """Return a graph of layers that computes in a type; the model itself if it does already."""
-    policies = {layer.compute_dtype for layer in model._flatten_layers(include_self=False)}
+    policies = {layer.compute_dtype for _, layer in walk(model)}
     if policies <= {dtype}:
         return model
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from keras_switcher.display import say
+from keras_switcher.display import percent, say
 
 # `benchmark` imports this module, too, and does without TensorFlow.
 if TYPE_CHECKING:
@@ -76,11 +76,6 @@ def threads(content: Mapping[str, Any]) -> str:
     """Return, as text, the number of threads of the latencies that stand for the files."""
     count = content["threads"]
     return "one thread" if count == 1 else f"{count} threads"
-
-
-def percent(share: float | None) -> str:
-    """Return a share as text."""
-    return "-" if share is None else f"{100 * share:.2f} %"
 
 
 def microseconds(time: float | None) -> str:

@@ -17,6 +17,7 @@ from keras_switcher.checks import (
     WAIT,
     Check,
     ConfigError,
+    check_flags,
     one_of,
     or_none,
 )
@@ -163,12 +164,9 @@ _THRESHOLD_CHECKS = {
 
 
 def _check(options: _Checked) -> None:
-    checked = [(options, name, test) for name, test in _CHECKS.items() if hasattr(options, name)]
+    check_flags(options, {n: check for n, check in _CHECKS.items() if hasattr(options, n)})
     if isinstance(options, ExportOptions):
-        checked += [
-            (options.thresholds, name, test)  # type: ignore[misc]
-            for name, test in _THRESHOLD_CHECKS.items()
-        ]
+        check_flags(options.thresholds, _THRESHOLD_CHECKS, "--thresholds.")
         if options.examples is not None and options.dataset is not None:
             raise ConfigError(
                 "Expected one of --examples and --dataset. Received: "
@@ -176,9 +174,3 @@ def _check(options: _Checked) -> None:
             )
     elif isinstance(options, BenchmarkOptions) and not options.files:
         raise ConfigError("Expected at least one TFLite file. Received: none")
-    for holder, name, test in checked:
-        value = getattr(holder, name)
-        if not test.accepts(value):
-            prefix = "--thresholds." if isinstance(holder, Thresholds) else "--"
-            flag = prefix + name.replace("_", "-")
-            raise ConfigError(f"Expected {flag} to be {test.expected}. Received: {value}")

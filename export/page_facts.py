@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_switcher.features import producer
+from keras_switcher.graphs import producer
 
 from .artifacts import labels
 from .compact.graph import Graph

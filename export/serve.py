@@ -11,7 +11,7 @@ from keras_switcher.signals import Interrupted
 from .bundle import write_bundle
 from .errors import ExportError
 from .options import ServeOptions
-from .serving import PageServer
+from .server import PageServer
 from .site import site
 
 _PORT = 8640

@@ -16,12 +16,13 @@ import yaml
 
 from keras_switcher.convert import strip
 from keras_switcher.data import check_labels, load
+from keras_switcher.graphs import has_graph
 from keras_switcher.layers import switched_layers
 from keras_switcher.nesting import walk
 from keras_switcher.programs import train_command
 from keras_switcher.runs import CONFIG_FILE, STRIPPED_FILE, SUMMARY_FILE, RunFolder
 
-from .convert import as_functional, class_count, fixed_shape, in_float32
+from .convert import as_functional, class_count, fixed_shape, in_precision
 from .errors import ExportError
 from .options import ExportOptions
 
@@ -151,7 +152,7 @@ def _model(path: Path) -> keras.Model:
 def _plain(model: keras.Model, path: Path) -> keras.Model:
     if switched_layers(model):
         model = strip(model)
-    if not getattr(model, "inputs", None):
+    if not has_graph(model):
         raise ExportError(
             "Expected a Sequential or Functional model, a graph of layers that can be read and "
             f"compacted. Received: a {type(model).__name__} in {path}. Its call makes such a "
@@ -185,7 +186,9 @@ def _plain(model: keras.Model, path: Path) -> keras.Model:
                 f"Received: '{tensor.name}' of {tensor.dtype} in {path}: build the model with an "
                 "Input of one of them"
             )
-    return as_functional(in_float32(model))
+    # A file holds float32 weights, or what they are quantised to; the types that training computed
+    # in have no place in it.
+    return as_functional(in_precision(model, "float32"))
 
 
 def _examples(
@@ -225,15 +228,15 @@ def _examples(
     )
 
 
-def made_examples(model: keras.Model, examples: int = _MADE) -> Examples:
+def made_examples(model: keras.Model) -> Examples:
     """Make up inputs: pixels, uniform in 0 to 255, for images; otherwise standard normal numbers.
 
     Integers, if the model looks them up in tables, are within the smallest of these. There are
-    fewer than `examples`, but at least 4, if so many would take more than 32 MiB.
+    200, but fewer, at least 4, if so many would take more than 32 MiB.
     """
     rng = np.random.default_rng(0)
     size = sum(4 * math.prod(fixed_shape(tensor)) for tensor in model.inputs)
-    examples = max(4, min(examples, _MADE_BYTES // max(1, size)))
+    examples = max(4, min(_MADE, _MADE_BYTES // max(1, size)))
 
     tables = [la.input_dim for _, la in walk(model) if isinstance(la, keras.layers.Embedding)]
 

@@ -63,7 +63,6 @@ class Verdict:
     """The result of verifying a file.
 
     Args:
-        examples: How many examples were run with the default delegate.
         max_difference: Largest absolute difference from the Keras model, over all outputs and
             with and without XNNPACK.
         same_class: Share of examples with the same class; `None` if the model is not a classifier.
@@ -71,7 +70,6 @@ class Verdict:
         problems: What is wrong; empty if the file passes.
     """
 
-    examples: int
     max_difference: float
     same_class: float | None
     accuracy: float | None
@@ -139,8 +137,7 @@ def verify(
     # Made-up inputs may lie where rounded weights matter more than they do for data.
     elif examples.are_real or precision in (Precision.FLOAT32, Precision.FLOAT16):
         problems += _too_far(differences, precision, reference)
-    count = len(next(iter(outputs.values())))
-    return Verdict(count, max(differences.values()), same, found, tuple(problems))
+    return Verdict(max(differences.values()), same, found, tuple(problems))
 
 
 def _lost_accuracy(

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_switcher.checks import is_integer, is_number
-from keras_switcher.switchers import PACKAGE
+from keras_switcher.registry import PACKAGE
 
 WARMUP, ALTERNATE, SETTLE = "warmup", "alternate", "settle"
 _NEVER = 2**31 - 1

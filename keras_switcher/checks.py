@@ -1,11 +1,11 @@
-"""What the options of `Config` accept, and how their error messages say so."""
+"""What options and arguments accept, and how the error messages say so."""
 
 import dataclasses
 import difflib
 import math
 import numbers
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeGuard
 
 
@@ -88,3 +88,21 @@ AMOUNT = Check("a number >= 0", lambda v: is_number(v) and v >= 0)
 PATH = Check("a path, as text", lambda v: isinstance(v, str) and v != "")
 SEED = Check("an integer in [0, 2**31)", lambda v: is_integer(v) and 0 <= v < 2**31)
 WIDTHS = Check("widths of layers, integers >= 1", _is_widths)
+
+
+def check_flags(holder: Any, checks: Mapping[str, Check], prefix: str = "--") -> None:
+    """Check what flags have set.
+
+    Args:
+        holder: The object whose attributes they are.
+        checks: What each accepts, by its name.
+        prefix: What comes before the name, in the flag.
+
+    Raises:
+        ConfigError: If one is not accepted.
+    """
+    for name, check in checks.items():
+        value = getattr(holder, name)
+        if not check.accepts(value):
+            flag = prefix + name.replace("_", "-")
+            raise ConfigError(f"Expected {flag} to be {check.expected}. Received: {value}")

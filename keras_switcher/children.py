@@ -1,7 +1,9 @@
 """Processes that this one has started: they get its signals, and end when it ends."""
 
+import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -88,3 +90,23 @@ class Children:
         self._signals.append(signal.SIGKILL if self._signals else number)
         for process in list(self._processes):
             process.send_signal(self._signals[-1])
+
+
+def end_with(parent: int, forced_after: float | None = None) -> None:
+    """Stop this process, as by SIGTERM, when the process that started it is gone.
+
+    Args:
+        parent: The id of the process that started this one.
+        forced_after: Seconds after which this process ends in any case; by default it may take as
+            long as it needs.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        if forced_after is not None:
+            time.sleep(forced_after)
+            os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -16,7 +16,6 @@ from rich.logging import RichHandler
 from keras_switcher.checks import ConfigError
 from keras_switcher.display import show_error, show_warning
 from keras_switcher.files import RunError
-from keras_switcher.programs import same_command
 from keras_switcher.signals import Interrupted
 
 # Keras imports them if they are installed: for its wrappers, its galleries and data frames given to
@@ -65,12 +64,13 @@ def load_tensorflow(verbose: bool) -> None:
         os.close(kept)
 
 
-def run_command(command: Callable[[Console], int], verbose: bool) -> int:
-    """Run a command that continues when it is given again; report its errors.
+def run_command(command: Callable[[Console], int], verbose: bool, advice: str = "") -> int:
+    """Run a command and report its errors, with their notes.
 
     Args:
         command: A function that takes a console for its output and returns the exit status.
         verbose: Show the library's log in full, and where an error was raised.
+        advice: What to show if a signal stops it.
 
     Returns:
         The exit status: that of the command; 2 for a mistake in flags, files or data; 1 for work
@@ -82,16 +82,12 @@ def run_command(command: Callable[[Console], int], verbose: bool) -> int:
             return command(Console(file=sys.stdout))
         except KeyboardInterrupt:
             return 130
-        except Interrupted as error:
+        except (Interrupted, RunError, ConfigError, OSError) as error:
             if verbose:
                 errors.print_exception()
-            show_error(errors, str(error))
-            errors.print(f"Nothing is lost: go on with {same_command()}.", highlight=False)
-            return error.exit_status
-        except (RunError, ConfigError, OSError) as error:
-            if verbose:
-                errors.print_exception()
-            show_error(errors, str(error))
+            show_error(errors, "\n".join([str(error), *getattr(error, "__notes__", [])]))
+            if advice and isinstance(error, Interrupted):
+                errors.print(advice, highlight=False)
             return getattr(error, "exit_status", 2)
 
 

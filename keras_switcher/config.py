@@ -484,8 +484,6 @@ def to_yaml(config: Config) -> str:
         if group != last:
             lines.append(f"# {type(getattr(config, group)).__doc__}")
             last = group
-        value = values[field.name]
-        plain = list(value) if isinstance(value, tuple) else value
-        text = yaml.safe_dump(plain, default_flow_style=True, width=float("inf"))
+        text = yaml.safe_dump(values[field.name], default_flow_style=True, width=float("inf"))
         lines.append(f"{field.name}: {text.splitlines()[0]}")
     return "\n".join(lines) + "\n"

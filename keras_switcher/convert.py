@@ -15,8 +15,8 @@ from keras_switcher.copying import (
     copied,
     has_own,
 )
-from keras_switcher.features import output_layers
 from keras_switcher.granularity import get as get_granularity
+from keras_switcher.graphs import check_model, has_graph, output_layers
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.model import SwitchedModel
 from keras_switcher.nesting import shared_layers, walk
@@ -61,7 +61,7 @@ def switch(
     Raises:
         ValueError: If the model is not built or has no such layer, or if a chosen layer can't be
             switched; the message says why.
-        TypeError: If `model` is not a Keras model.
+        TypeError: If `model` is not a Keras model, or `layers` is of another type.
 
     Example:
 
@@ -69,13 +69,13 @@ def switch(
     sparse = keras_switcher.switch(model, granularity="block4")
     ```
     """
-    _check_model(model, "switch")
+    check_model(model, "keras_switcher.switch")
     if isinstance(model, SwitchedNetwork):
         model = model.network
     kept = output_layers(model) if get_granularity(granularity).size is None else []
     chosen = _chosen_layers(model, layers, kept)
     _warn_of_own_code(model)
-    if _is_functional(model):
+    if has_graph(model):
         _warn_of_shared(model)
     activations: dict[int, Layer] = {}
 
@@ -87,7 +87,7 @@ def switch(
             **_arguments(layer, activations), switcher=switcher, gate=gate, granularity=granularity
         )
 
-    if _is_functional(model):
+    if has_graph(model):
         copy = converted_functional(model, convert)
         switched = SwitchedModel(copy.input, copy.output, name=model.name)
         # Not that of this moment: it decides whether a loss is scaled.
@@ -126,7 +126,7 @@ def strip(model: keras.Model) -> keras.Model:
     keras_switcher.strip(sparse).save("small.keras")
     ```
     """
-    _check_model(model, "strip")
+    check_model(model, "keras_switcher.strip")
     if not switched_layers(model):
         raise ValueError(
             f"Model '{model.name}' has no SwitchedDense layer: there is nothing to strip. "
@@ -140,7 +140,7 @@ def strip(model: keras.Model) -> keras.Model:
             return None
         return keras.layers.Dense(**_arguments(layer, activations))
 
-    if _is_functional(model):
+    if has_graph(model):
         copy = converted_functional(model, convert)
         plain = keras.Model(copy.input, copy.output, name=model.name)
         plain.dtype_policy = model.dtype_policy
@@ -154,30 +154,11 @@ def strip(model: keras.Model) -> keras.Model:
     return network
 
 
-def _check_model(model: Any, what: str) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"keras_switcher.{what} expects a keras.Model. Received: {model!r} (of type "
-            f"{type(model).__name__})"
-        )
-    if not model.built:
-        raise ValueError(
-            f"Model '{model.name}' is not built, so its kernels do not exist yet. Give it an Input "
-            "layer, or call it on a batch of data first. Received: an unbuilt "
-            f"{type(model).__name__}"
-        )
-
-
-def _is_functional(model: keras.Model) -> bool:
-    """Return whether the model is a graph of layers: Functional, or a built Sequential."""
-    return bool(getattr(model, "inputs", None)) and bool(getattr(model, "outputs", None))
-
-
 def _warn_of_own_code(model: keras.Model) -> None:
     """Warn about code of a model's class that the switched model will not use."""
     names = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
     remedy = "with SwitchedDense layers in it"
-    if _is_functional(model):
+    if has_graph(model):
         remedy = "made of the inputs and outputs of what switch() returns"
     if own := [name for name in names if has_own(model, name)]:
         logger.warning(
@@ -221,6 +202,13 @@ def _chosen_layers(model: keras.Model, layers: Choice, kept: list[Layer]) -> set
                 "are its outputs: with granularity 'unit' there is nothing to switch off. Take "
                 f"another granularity, or name them by `layers`. Received: {sorted(names)}"
             )
+    elif isinstance(layers, (type, bytes)) or not (
+        isinstance(layers, (str, Layer, Iterable)) or callable(layers)
+    ):
+        raise TypeError(
+            "Expected `layers` to be None, a layer or its name, several of them, or a function "
+            f"that takes a layer. Received: layers={layers!r}"
+        )
     elif callable(layers) and not isinstance(layers, Layer):
         chosen = [layer for layer in candidates if layers(layer)]
     else:

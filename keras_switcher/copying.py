@@ -6,9 +6,11 @@ from typing import Any
 
 import keras
 from keras.layers import Layer
+from keras.src.backend.common import global_state
+from keras.src.saving.serialization_lib import ObjectSharingScope
 
-from keras_switcher.features import ends
 from keras_switcher.functional import functional_base
+from keras_switcher.graphs import ends
 from keras_switcher.layers import SwitchedDense
 from keras_switcher.model import SwitchedModel
 from keras_switcher.nesting import (
@@ -19,8 +21,8 @@ from keras_switcher.nesting import (
     shared_layers,
     walk,
 )
+from keras_switcher.registry import PACKAGE
 from keras_switcher.state import copy_weights, pairs_of
-from keras_switcher.switchers import PACKAGE
 
 
 def converted_functional(
@@ -153,8 +155,9 @@ def copied(operation: Any, *, build: bool = True) -> Any:
         # Its configuration has the bytes of its function, but not what its names refer to.
         return operation
     try:
-        config = operation.get_config()
-        copy = type(operation).from_config(config if build else _without_builds(config))
+        with _sharing_objects():
+            config = operation.get_config()
+            copy = type(operation).from_config(config if build else _without_builds(config))
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
             f"Can't copy '{operation.name}', a {type(operation).__name__}: it does not come back "
@@ -167,6 +170,23 @@ def copied(operation: Any, *, build: bool = True) -> Any:
     if isinstance(operation, Layer):
         _set_policies_like(operation, copy)
     return copy
+
+
+@contextlib.contextmanager
+def _sharing_objects() -> Iterator[None]:
+    """Have Keras make an object once that stands in several places of a configuration.
+
+    It does so when it saves and loads a file, and has no public way to do it here. When this scope
+    ends, that of a file which is being loaded goes on: Keras's own would end it.
+    """
+    names = ("shared_objects/id_to_obj_map", "shared_objects/id_to_config_map")
+    before = {name: global_state.get_global_attribute(name) for name in names}
+    try:
+        with ObjectSharingScope():
+            yield
+    finally:
+        for name, value in before.items():
+            global_state.set_global_attribute(name, value)
 
 
 def _set_policies_like(old: Layer, new: Layer) -> None:

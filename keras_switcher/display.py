@@ -68,21 +68,21 @@ def show_layers(console: Console, summary: Mapping[str, Any]) -> None:
             " x ".join(map(str, layer["shape"])),
             f"{layer['connections']:,}",
             f"{layer['on']:,}",
-            _percent(1 - layer["on"] / layer["connections"]),
+            percent(1 - layer["on"] / layer["connections"]),
         )
     table.add_section()
     connections = sum(layer["connections"] for layer in summary["layers"])
     on = sum(layer["on"] for layer in summary["layers"])
     table.add_row(
-        "all", "", f"{connections:,}", f"{on:,}", _percent(summary["fc_sparsity"]), style="bold"
+        "all", "", f"{connections:,}", f"{on:,}", percent(summary["fc_sparsity"]), style="bold"
     )
     console.print(table)
     # In a convolutional network this share may be very small, and then its file can't shrink much.
     say(
         console,
-        f"These are {_percent(connections / summary['parameters'])} of the network's "
+        f"These are {percent(connections / summary['parameters'])} of the network's "
         f"{summary['parameters']:,} parameters, so the sparsity of the whole model is "
-        f"{_percent(summary['model_sparsity'])}.",
+        f"{percent(summary['model_sparsity'])}.",
     )
 
 
@@ -97,8 +97,8 @@ def show_comparison(console: Console, summary: Mapping[str, Any]) -> None:
     table.add_column("sparse", justify="right", style="bold")
     table.add_row(
         "test accuracy",
-        _percent(summary["dense_test_accuracy"]),
-        _percent(summary["test_accuracy"]),
+        percent(summary["dense_test_accuracy"]),
+        percent(summary["test_accuracy"]),
     )
     table.add_row("switched connections on", f"{connections:,}", f"{on:,}")
     table.add_row(
@@ -113,7 +113,8 @@ def show_comparison(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """Return a share as text."""
     return "-" if share is None else f"{100 * share:.2f} %"
 
 

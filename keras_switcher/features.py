@@ -1,4 +1,4 @@
-"""Walking a graph of layers, and splitting it into features below and a learning head above."""
+"""Splitting a graph of layers into features below and a learning head above."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 from keras import tree
+
+from keras_switcher.graphs import ends, has_graph, producer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,62 +23,6 @@ class Split:
     head: keras.Model
 
 
-def nodes(operation: Any) -> list[Any]:
-    """Return the symbolic calls of a layer or operation, of which Keras has no public list."""
-    calls: list[Any] = operation._inbound_nodes
-    return calls
-
-
-def ends(model: keras.Model) -> tuple[Any, Any]:
-    """Return a graph's inputs and outputs, in the structure that it was created with.
-
-    This may be a dictionary, for example. For a Sequential model it is one tensor, which is found
-    only in its lists of inputs and outputs.
-    """
-    if isinstance(model, keras.Sequential):
-        return model.inputs[0], model.outputs[0]
-    return model.input, model.output
-
-
-def producer(tensor: Any) -> tuple[Any, Any]:
-    """Return the operation that produces a symbolic tensor, and the call in which it does."""
-    # The graph of a functional model can be reached only through this attribute.
-    operation, node_index, _ = tensor._keras_history
-    return operation, nodes(operation)[node_index]
-
-
-def output_layers(model: keras.Model) -> list[keras.layers.Dense]:
-    """Return the `Dense` layers whose units are outputs of a graph of layers.
-
-    Layers without a matrix of weights, such as a softmax or a normalisation, may stand between them
-    and the output.
-
-    Args:
-        model: A built model. Nothing is known about a subclassed one, so its result is empty.
-    """
-    if not getattr(model, "outputs", None):
-        return []
-    found: list[keras.layers.Dense] = []
-    stack = list(model.outputs)
-    seen: set[int] = set()
-    while stack:
-        tensor = stack.pop()
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        operation, node = producer(tensor)
-        inner = operation
-        while isinstance(inner, keras.layers.Wrapper):
-            inner = inner.layer
-        if isinstance(inner, keras.layers.Dense):
-            found.append(inner)
-        elif isinstance(operation, keras.Model) and output_layers(operation):
-            found += output_layers(operation)
-        elif all(len(weight.shape) < 2 for weight in getattr(operation, "weights", ())):
-            stack += node.input_tensors
-    return found
-
-
 def split(model: keras.Model, starts_head: Callable[[keras.layers.Layer], bool]) -> Split | None:
     """Split a functional model at the inputs of the first layers of its head.
 
@@ -89,7 +35,7 @@ def split(model: keras.Model, starts_head: Callable[[keras.layers.Layer], bool])
         Trunk and head, or `None` if the model is not functional, if no tensor lies between the two,
         or if one that does carries a mask or comes from a layer that the head calls too.
     """
-    if not (hasattr(model, "inputs") and hasattr(model, "outputs") and model.inputs):
+    if not has_graph(model):
         return None
     in_head: dict[int, bool] = {}
     cut: dict[int, Any] = {}

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
@@ -27,7 +28,7 @@ from keras_switcher.callbacks import (
 from keras_switcher.checkpoints import Checkpoint, Checkpoints
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, influences
-from keras_switcher.data import ImageData
+from keras_switcher.data import ImageData, load
 from keras_switcher.display import say
 from keras_switcher.files import RunError, WriteError
 from keras_switcher.initial import file_digest
@@ -108,6 +109,30 @@ def _in_time(config: Config) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def load_data(config: Config) -> ImageData:
+    """Load the data of a run.
+
+    Args:
+        config: The configuration.
+
+    Raises:
+        ConfigError: If the data can't be had, or a batch is larger than the number of training
+            examples.
+    """
+    options = config.data
+    try:
+        data = load(options.dataset, options.data_dir, options.limit, options.validation)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    examples, batch = len(data.x_train), config.optimisation.batch_size
+    if batch > examples:
+        raise ConfigError(
+            f"Expected --batch-size to be at most the number of training examples, {examples}. "
+            f"Received: {batch}"
+        )
+    return data
 
 
 def check_replicas(config: Config, data: ImageData) -> None:
@@ -305,3 +330,16 @@ def data_digest(data: ImageData) -> str:
     for part in (data.x_train, data.y_train):
         content.update(part.tobytes())
     return f"{data.source} {content.hexdigest()[:16]}"
+
+
+def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray, batch_size: int) -> float:
+    """Return the share of examples that a model, compiled with this metric, gets right.
+
+    Args:
+        model: The model.
+        x: Inputs, (examples, ...).
+        y: Integer labels, (examples,).
+        batch_size: Examples in a batch.
+    """
+    batches = evaluation_batches(x, y, batch_size, model.distribute_strategy)
+    return float(model.evaluate(batches, verbose=0, return_dict=True)["accuracy"])

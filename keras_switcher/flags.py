@@ -167,6 +167,38 @@ def _parse(arguments: Sequence[str], defaults: Config) -> Config:
     )
 
 
+def read_mapping(path: Path, what: str, form: str) -> dict[str, Any] | None:
+    """Read values by name from a YAML file.
+
+    Args:
+        path: The file.
+        what: What it is, in the errors.
+        form: The form of its lines, in the errors.
+
+    Returns:
+        The values, with underscores in their names; `None` for an empty file.
+
+    Raises:
+        ConfigError: If it isn't there, can't be read, or holds anything else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise ConfigError(f"Can't read the {what} {path}: {reason}.") from None
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"The {what} {path} is not YAML: {problem}") from None
+    if values is None:
+        return None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"Expected the {what} {path} to hold lines of `{form}`. "
+            f"Received: a {type(values).__name__}"
+        )
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read options by name from a YAML file.
 
@@ -176,22 +208,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: If it isn't there, can't be read, or holds anything but options.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise ConfigError(f"Can't read the config file {path}: {reason}.") from None
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(f"The config file {path} is not YAML: {problem}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"Expected the config file {path} to hold lines of `option: value`. "
-            f"Received: a {type(values).__name__}"
-        )
-    values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    values = read_mapping(path, "config file", "option: value") or {}
     if flags := [f"--{name}" for name in ("config", "resume", "verbose") if values.get(name)]:
         raise ConfigError(
             f"Expected the config file {path} to hold options of the run. Received: "

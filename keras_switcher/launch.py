@@ -8,20 +8,18 @@ import argparse
 import collections
 import dataclasses
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TextIO
 
 from keras_switcher.children import Children
 from keras_switcher.cluster import TF_CONFIG, Cluster, to_tf_config
+from keras_switcher.machine import THREADS, cores, free_ports
 from keras_switcher.workers import GPUS, GRACE, LAUNCHER, LAUNCHER_FLAGS, WorkerLost
 
 # Seconds that the others get to end by themselves when one has failed, and then after SIGTERM.
@@ -36,7 +34,6 @@ os.environ["KERAS_SWITCHER_FLAGS_FIRST"] = "1"
 from keras_switcher.training import main
 sys.exit(main())
 """
-THREADS = "TF_NUM_INTRAOP_THREADS"
 
 
 @dataclasses.dataclass
@@ -47,31 +44,6 @@ class _Worker:
     process: subprocess.Popen[str]
     last: collections.deque[str]
     reader: threading.Thread | None = None
-
-
-def free_ports(number: int) -> list[int]:
-    """Return ports that nothing listens on.
-
-    They lie below the ports that the system assigns to programs that ask for any port, so nobody
-    gets one of them by chance between this call and its use.
-
-    Args:
-        number: How many ports.
-
-    Raises:
-        OSError: If there are too few.
-    """
-    ports: list[int] = []
-    with ExitStack() as taken:
-        for port in random.sample(range(15_000, 32_000), 1000):
-            listener = taken.enter_context(socket.socket())
-            with suppress(OSError):
-                # On all interfaces, as TensorFlow will.
-                listener.bind(("", port))
-                ports.append(port)
-            if len(ports) == number:
-                return ports
-    raise OSError(f"Expected {number} free ports from 15000 to 31999. Received: {len(ports)}")
 
 
 def command_of(arguments: Sequence[str]) -> list[str]:
@@ -214,13 +186,6 @@ class Launch:
         # Otherwise the chief has said so itself.
         if self._workers[0].process.returncode < 0:
             self._say("Go on with the same command and --resume.")
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,13 +11,14 @@ from keras import ops
 from keras_switcher import gates, switchers
 from keras_switcher.granularity import Granularity
 from keras_switcher.granularity import get as get_granularity
+from keras_switcher.registry import PACKAGE
 
 # An optimiser such as Adam moves every weight by about its learning rate. A layer's offset must
 # cross the whole range of its logits within one training, so it moves faster by this factor.
 _OFFSET_SCALE = 10.0
 
 
-@keras.saving.register_keras_serializable(switchers.PACKAGE)
+@keras.saving.register_keras_serializable(PACKAGE)
 class SwitchedDense(keras.layers.Dense):
     """A `keras.layers.Dense` whose connections are switched: `activation(x @ (W * S) + b)`.
 

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_switcher.switchers import PACKAGE
+from keras_switcher.registry import PACKAGE
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -13,7 +13,8 @@ from typing import Any
 
 from keras_switcher.checks import ConfigError
 from keras_switcher.cluster import Cluster, split_address
-from keras_switcher.connection import (
+from keras_switcher.files import RunError
+from keras_switcher.messages import (
     ALIVE,
     ALIVE_EVERY,
     HELLO,
@@ -24,7 +25,6 @@ from keras_switcher.connection import (
     Connection,
     told,
 )
-from keras_switcher.files import RunError
 from keras_switcher.workers import ConnectedWorkers, Workers
 
 

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -20,9 +19,9 @@ from keras_switcher.metrics import Sparsity
 from keras_switcher.nesting import inside_layers, serialized_switched
 from keras_switcher.objective import check_target, next_multiplier, next_offset
 from keras_switcher.rates import scale_rates
-from keras_switcher.schedule import PhaseSchedule, warn_of_early_callbacks
-from keras_switcher.settling import is_at_target, settled_logits
-from keras_switcher.switchers import PACKAGE
+from keras_switcher.registry import PACKAGE
+from keras_switcher.schedule import PhaseSchedule, warn_of_early_callbacks, warn_of_the_end
+from keras_switcher.settling import is_at_target, settle
 from keras_switcher.weights import is_of_dense_layers, load_dense_weights
 
 logger = logging.getLogger(__name__)
@@ -175,7 +174,7 @@ class SwitchedModel(keras.Model):
 
         Args:
             optimizer: Optimiser of the task network's weights, as in `keras.Model.compile`, but
-                "adam" by default.
+                "adam" by default. With `None`, the model can only be evaluated.
             loss: As in `keras.Model.compile`.
             loss_weights: As in `keras.Model.compile`.
             metrics: As in `keras.Model.compile`; `sparsity` is added automatically.
@@ -192,8 +191,8 @@ class SwitchedModel(keras.Model):
 
         Raises:
             ValueError: If the target lies outside [0, 1), the rate outside (0, 1] or the exponent
-                outside [0, 1], if both optimisers are the same instance, or if the model has no
-                switched layer.
+                outside [0, 1], if both optimisers are the same instance or that of the switchers
+                is `None`, or if the model has no switched layer.
             TypeError: If `alternation` is not an `Alternation`.
         """
         target_sparsity = check_target(target_sparsity)
@@ -216,6 +215,10 @@ class SwitchedModel(keras.Model):
             raise ValueError(
                 "Expected an optimiser of its own for the switchers, as it is built for their "
                 "weights. Received: the same instance for `optimizer` and `switcher_optimizer`"
+            )
+        if switcher_optimizer is None:
+            raise ValueError(
+                "Expected `switcher_optimizer` to be a name or an instance. Received: None"
             )
         self.target_sparsity = target_sparsity
         self.alternation = alternation
@@ -242,7 +245,7 @@ class SwitchedModel(keras.Model):
                 for layer in self.switched_layers():
                     layer.switches.assign(ops.ones_like(layer.switches))
             self.alternation_state.restart()
-        if self.built:
+        if self.built and self.optimizer is not None:
             self._build_training()
 
     def _build_training(self) -> None:
@@ -301,14 +304,20 @@ class SwitchedModel(keras.Model):
         config: dict[str, Any] = super().get_config()
         if isinstance(self, functional_base()):
             config["switched"] = serialized_switched(inside_layers(self))
+            # Keras leaves it out for a graph. It decides whether a loss is scaled.
+            config["dtype"] = keras.saving.serialize_keras_object(self.dtype_policy)
         return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "SwitchedModel":
         """Recreate a model, with the switched layers inside its other layers."""
-        own = {name: value for name, value in config.items() if name != "switched"}
+        policy = config.get("dtype") if "switched" in config else None
+        left_out = ("switched",) if policy is None else ("switched", "dtype")
+        own = {name: value for name, value in config.items() if name not in left_out}
         # Keras takes what it has used out of the dictionary.
         model = super().from_config(dict(own), custom_objects)
+        if policy is not None:
+            model.dtype_policy = keras.saving.deserialize_keras_object(policy)
         if not config.get("switched"):
             return model
         # That module needs this one.
@@ -318,7 +327,9 @@ class SwitchedModel(keras.Model):
         if graph is model:
             return model
         own = {name: value for name, value in own.items() if name not in _OF_GRAPH}
-        return cls(inputs=graph.input, outputs=graph.output, **own)
+        whole = cls(inputs=graph.input, outputs=graph.output, **own)
+        whole.dtype_policy = model.dtype_policy
+        return whole
 
     def get_compile_config(self) -> dict[str, Any]:
         """Return the serialised arguments of `compile`."""
@@ -373,7 +384,8 @@ class SwitchedModel(keras.Model):
             ValueError: If the file is of a model with plain `Dense` layers, but this model is of a
                 subclass with its own `call`, which has no such counterpart.
         """
-        if self.compiled and self.built and not self.switcher_optimizer.built:
+        may_train = self.compiled and self.optimizer is not None
+        if may_train and self.built and not self.switcher_optimizer.built:
             # It was built after it was compiled. What is loaded has to come last.
             with self.distribute_strategy.scope():
                 self._build_training()
@@ -442,28 +454,17 @@ class SwitchedModel(keras.Model):
             warn_of_early_callbacks(callbacks, epochs, self.alternation.settle, first)
         history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
         # After all callbacks, as EarlyStopping may have gone back to an epoch of another phase.
-        first_phase, first_step = begun
-        steps = int(ops.convert_to_numpy(self.alternation_state.step)) - first_step
-        if history.epoch and steps == 0 and first_phase != SETTLE:
-            logger.warning(
-                "The switcher had no turn, as `train_step` of %s replaces that of SwitchedModel. "
-                "Let it return super().train_step(data), and change the loss in `compute_loss`.",
-                type(self).__name__,
-            )
-        elif self.target_sparsity is not None and self.phase != SETTLE:
-            logger.warning(
-                "Training ended in phase '%s' at sparsity %.4f, before the structure settled at "
-                "the target %.4f. Train on, or call model.settle() and fine-tune. A callback that "
-                "stops early or restores the best weights must wait for the settle phase, for "
-                "example EarlyStopping(start_from_epoch=...).",
-                self.phase,
-                self.sparsity,
-                self.target_sparsity,
-            )
+        if history.epoch:
+            warn_of_the_end(self, *begun)
         return history
 
     def make_train_function(self, force: bool = False) -> Any:
         """Return what `keras.Model.make_train_function` returns, after building both optimisers."""
+        if self.optimizer is None:
+            raise ValueError(
+                "Expected an optimiser: with compile(optimizer=None), a model can only be "
+                "evaluated. Received: optimizer=None"
+            )
         if self.built and not self.switcher_optimizer.built:
             # A subclassed model that was not built when it was compiled, but is by now.
             with self.distribute_strategy.scope():
@@ -690,25 +691,12 @@ class SwitchedModel(keras.Model):
         Raises:
             FloatingPointError: As `settle`.
         """
-        layers = self.switched_layers()
         if self.compiled and int(ops.convert_to_numpy(self.switcher_optimizer.iterations)):
             # If it keeps moving averages of the switchers' weights, these are what it has learned.
             self.switcher_optimizer.finalize_variable_values(self.switcher_variables)
         if self.target_sparsity is not None:
-            offset = self.alternation_state.offset
-            logits = [ops.convert_to_numpy(layer.compute_logits() + offset) for layer in layers]
-            for layer, z in zip(layers, logits, strict=True):
-                if not np.isfinite(z).all():
-                    raise FloatingPointError(
-                        f"Expected finite logits of layer '{layer.name}'. Received: "
-                        f"{type(layer.switcher).__name__} returning {np.sum(~np.isfinite(z))} of "
-                        f"{z.size} that are not, which do not rank its connections."
-                    )
-            sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
             before = self.sparsity
-            settled = settled_logits(logits, sizes, self.target_sparsity)
-            for layer, z in zip(layers, settled, strict=True):
-                layer.switches.assign(layer.gate(ops.convert_to_tensor(z)))
+            settle(self.switched_layers(), self.alternation_state.offset, self.target_sparsity)
             logger.info("Settled: sparsity %.4f -> %.4f", before, self.sparsity)
 
 

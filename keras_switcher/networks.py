@@ -123,6 +123,11 @@ def switched_as_configured(
     return _compiled_switched(config, model, **compile_options)
 
 
+def alternation_of(config: Config, **changed: Any) -> Alternation:
+    """Return the alternation of a configuration, with some of its options changed."""
+    return Alternation(**{**dataclasses.asdict(config.alternation), **changed})
+
+
 def _compiled_switched(
     config: Config, model: SwitchedModel, **compile_options: Any
 ) -> SwitchedModel:
@@ -133,7 +138,7 @@ def _compiled_switched(
             if config.optimisation.switcher_optimizer == "sgd"
             else keras.optimizers.Adam(rate),
             "target_sparsity": config.switching.target_sparsity,
-            "alternation": Alternation(**dataclasses.asdict(config.alternation)),
+            "alternation": alternation_of(config),
             "multiplier_rate": config.optimisation.multiplier_rate,
             "rate_exponent": config.optimisation.rate_exponent,
             **compile_options,

@@ -77,3 +77,17 @@ def write_plan(path: Path, content: Mapping[str, Any]) -> None:
         content: What it is to hold.
     """
     write_text(path, yaml.safe_dump(dict(content), sort_keys=False))
+
+
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as they are when read back from YAML."""
+    return {n: list(value) if isinstance(value, tuple) else value for n, value in options.items()}
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return the names whose values differ, such as `epochs: 50 -> 30`."""
+    return [
+        f"{name}: {before.get(name, 'none')} -> {after.get(name, 'none')}"
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
+    ]

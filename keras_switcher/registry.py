@@ -6,6 +6,9 @@ from typing import Any, Generic, TypeVar, cast
 
 from keras_switcher.checks import nearest
 
+# Under which Keras knows the classes of this package.
+PACKAGE = "keras_switcher"
+
 T = TypeVar("T")
 Item = TypeVar("Item")
 

@@ -1,6 +1,7 @@
 """The phases of a training: the callback that moves a model through them, and warnings."""
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,20 +101,25 @@ class PhaseSchedule(keras.callbacks.Callback):
         # validated with is then also what is saved of it. But there may be no further batch, and
         # an execution of several steps may have passed the time.
         step = int(ops.convert_to_numpy(self.model.alternation_state.step))
-        if self.model.learns_switches:
-            self._check_switchers(epoch)
+        if self.model.learns_switches and not self.model.stop_training:
+            self._check_switchers(epoch, (logs or {}).get("loss"))
         self._settle_at(step if self._is_last else step - 1)
 
-    def _check_switchers(self, epoch: int) -> None:
+    def _check_switchers(self, epoch: int, loss: float | None) -> None:
         """Check that the switchers' weights are numbers: if not, their layers lose all switches."""
+        reason = (
+            "it has returned logits that are not, such as the logarithm of 0, or its learning rate "
+            "is too high."
+        )
+        if loss is not None and not math.isfinite(loss):
+            reason = f"they learn by the gradient of the loss, which is {loss}."
         for layer in self.model.switched_layers():
             for variable in layer.switcher_variables:
                 if not np.isfinite(ops.convert_to_numpy(variable)).all():
                     raise FloatingPointError(
                         f"The weights of the switcher of layer '{layer.name}', a "
                         f"{type(layer.switcher).__name__}, are not finite after epoch {epoch + 1}: "
-                        "it has returned logits that are not, such as the logarithm of 0, or its "
-                        "learning rate is too high."
+                        f"{reason}"
                     )
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -167,3 +173,30 @@ def warn_of_early_callbacks(
                 "EarlyStopping(start_from_epoch=%d).",
                 sparse_from,
             )
+
+
+def warn_of_the_end(model: Any, first_phase: str, first_step: int) -> None:
+    """Warn of a training that was none of the switchers, or that ended too early.
+
+    Args:
+        model: The `SwitchedModel`, after it.
+        first_phase: Its phase before it.
+        first_step: Its number of steps before it.
+    """
+    steps = int(ops.convert_to_numpy(model.alternation_state.step)) - first_step
+    if steps == 0 and first_phase != SETTLE:
+        logger.warning(
+            "The switcher had no turn, as `train_step` of %s replaces that of SwitchedModel. "
+            "Let it return super().train_step(data), and change the loss in `compute_loss`.",
+            type(model).__name__,
+        )
+    elif model.target_sparsity is not None and model.phase != SETTLE:
+        logger.warning(
+            "Training ended in phase '%s' at sparsity %.4f, before the structure settled at "
+            "the target %.4f. Train on, or call model.settle() and fine-tune. A callback that "
+            "stops early or restores the best weights must wait for the settle phase, for "
+            "example EarlyStopping(start_from_epoch=...).",
+            model.phase,
+            model.sparsity,
+            model.target_sparsity,
+        )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -35,6 +36,31 @@ def is_at_target(layers: Sequence[SwitchedDense], target_sparsity: float) -> boo
 
 def _sparsity(chosen: Sequence[np.ndarray], sizes: Sequence[np.ndarray], connections: int) -> float:
     return 1 - sum(float(np.sum(c * s)) for c, s in zip(chosen, sizes, strict=True)) / connections
+
+
+def settle(layers: Sequence[SwitchedDense], offset: Any, target_sparsity: float) -> None:
+    """Set the switches of layers such that a target is met, by `settled_logits`.
+
+    Args:
+        layers: The built switched layers of a model.
+        offset: What is added to the logits of all.
+        target_sparsity: Share of all connections to turn off, in [0, 1).
+
+    Raises:
+        FloatingPointError: If a switcher returns logits that are not finite.
+    """
+    logits = [ops.convert_to_numpy(layer.compute_logits() + offset) for layer in layers]
+    for layer, z in zip(layers, logits, strict=True):
+        if not np.isfinite(z).all():
+            raise FloatingPointError(
+                f"Expected finite logits of layer '{layer.name}'. Received: "
+                f"{type(layer.switcher).__name__} returning {np.sum(~np.isfinite(z))} of "
+                f"{z.size} that are not, which do not rank its connections."
+            )
+    sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
+    settled = settled_logits(logits, sizes, target_sparsity)
+    for layer, z in zip(layers, settled, strict=True):
+        layer.switches.assign(layer.gate(ops.convert_to_tensor(z)))
 
 
 def settled_logits(

@@ -14,9 +14,7 @@ from keras import ops
 from keras_switcher.checks import is_integer, is_number
 from keras_switcher.granularity import Granularity
 from keras_switcher.granularity import get as get_granularity
-from keras_switcher.registry import Registry, is_same_definition
-
-PACKAGE = "keras_switcher"
+from keras_switcher.registry import PACKAGE, Registry, is_same_definition
 
 registry: Registry[type["Switcher"]] = Registry(
     "switcher", "@keras_switcher.switchers.register('name')"

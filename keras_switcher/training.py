@@ -1,9 +1,7 @@
 """The command `train.py`: from flags to a trained, sparse and stripped model in a run's folder."""
 
-import gzip
 import json
 import logging
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from keras_switcher.checks import ConfigError
-from keras_switcher.commands import load_tensorflow, shown_messages
+from keras_switcher.commands import load_tensorflow, run_command
 from keras_switcher.config import Config, changes, from_values, to_yaml, validate
 from keras_switcher.display import (
     say,
     show_comparison,
     show_config,
-    show_error,
     show_layers,
     show_workers,
 )
@@ -45,8 +42,6 @@ from keras_switcher.workers import WorkerLost, Workers, how_to_resume
 # TensorFlow takes seconds to load, so the functions import the modules that need it, after the
 # checks.
 if TYPE_CHECKING:
-    import keras
-
     from keras_switcher.data import ImageData
     from keras_switcher.networks import Start
 
@@ -102,13 +97,14 @@ def _trained(
         load_tensorflow(config.run.verbose)
         import keras
 
-        from keras_switcher.batches import evaluation_batches
         from keras_switcher.convert import strip
         from keras_switcher.fitting import (
             OutOfMemory,
+            accuracy,
             check_replicas,
             execution,
             fit,
+            load_data,
             origin_of,
             resources,
         )
@@ -121,6 +117,7 @@ def _trained(
             whole_switched,
         )
         from keras_switcher.report.page import FinishedRun, page
+        from keras_switcher.summary import gzip_bytes, seconds, summary_of
 
         # Workers are silent while TensorFlow's servers meet, so wait here for those that are slow
         # to load TensorFlow.
@@ -186,23 +183,18 @@ def _trained(
                             dense.save(path)
 
                 # The test examples are not read before this point.
-                test = evaluation_batches(
-                    data.x_test,
-                    data.y_test,
-                    config.optimisation.batch_size,
-                    switched.distribute_strategy,
-                )
+                test = (data.x_test, data.y_test, config.optimisation.batch_size)
                 accuracies = {
-                    "test_accuracy": _accuracy(switched, test),
-                    "dense_test_accuracy": None if dense is None else _accuracy(dense, test),
+                    "test_accuracy": accuracy(switched, *test),
+                    "dense_test_accuracy": None if dense is None else accuracy(dense, *test),
                 }
 
                 def finish() -> bytes:
                     summary = {
-                        **_summary(config, data, switched, stripped, rows),
+                        **summary_of(config, data, switched, stripped, rows),
                         **accuracies,
-                        "dense_gzip_bytes": None if dense is None else _gzip_bytes(dense),
-                        "dense_seconds": None if dense is None else _seconds(dense_rows),
+                        "dense_gzip_bytes": None if dense is None else gzip_bytes(dense),
+                        "dense_seconds": None if dense is None else seconds(dense_rows),
                     }
                     text = json.dumps(summary, indent=2) + "\n"
                     folder.write_text(SUMMARY_FILE, text)
@@ -299,32 +291,6 @@ def _resumable(folder: RunFolder, workers: Workers) -> Iterator[None]:
         raise
 
 
-def load_data(config: Config) -> "ImageData":
-    """Load the data of a run.
-
-    Args:
-        config: The configuration.
-
-    Raises:
-        ConfigError: If the data can't be had, or a batch is larger than the number of training
-            examples.
-    """
-    from keras_switcher.data import load
-
-    options = config.data
-    try:
-        data = load(options.dataset, options.data_dir, options.limit, options.validation)
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
-    examples, batch = len(data.x_train), config.optimisation.batch_size
-    if batch > examples:
-        raise ConfigError(
-            f"Expected --batch-size to be at most the number of training examples, {examples}. "
-            f"Received: {batch}"
-        )
-    return data
-
-
 def _examples(
     start: "Start", data: "ImageData", folder: RunFolder, console: Console
 ) -> "ImageData":
@@ -349,58 +315,6 @@ def _show_data(console: Console, data: "ImageData") -> None:
     )
 
 
-def _summary(
-    config: Config,
-    data: "ImageData",
-    switched: "keras.Model",
-    stripped: "keras.Model",
-    rows: list[dict[str, Any]],
-) -> dict[str, Any]:
-    from keras_switcher.metrics import layer_table
-
-    layers = layer_table(switched)
-    parameters = stripped.count_params()
-    off = sum(layer["connections"] - layer["on"] for layer in layers)
-    phases = [row["phase"] for row in rows]
-    return {
-        "model": config.network.name,
-        "init_from": config.network.init_from,
-        "freeze_trunk": config.network.freeze_trunk,
-        "dataset": config.data.dataset,
-        "dataset_source": data.source,
-        "train_examples": len(data.x_train),
-        "validation_examples": len(data.x_validation),
-        "test_examples": len(data.x_test),
-        "epochs": config.optimisation.epochs,
-        "seed": config.optimisation.seed,
-        "target_sparsity": config.switching.target_sparsity,
-        "granularity": config.switching.granularity,
-        "validation_accuracy": rows[-1]["val_accuracy"],
-        "fc_sparsity": off / sum(layer["connections"] for layer in layers),
-        "model_sparsity": off / parameters,
-        "parameters": parameters,
-        "switcher_parameters": sum(math.prod(v.shape) for v in switched.switcher_variables),
-        "gzip_bytes": _gzip_bytes(stripped),
-        "seconds": _seconds(rows),
-        "phases": {phase: phases.count(phase) for phase in dict.fromkeys(phases)},
-        "layers": layers,
-    }
-
-
-def _accuracy(model: "keras.Model", examples: Any) -> float:
-    accuracy: float = model.evaluate(examples, verbose=0, return_dict=True)["accuracy"]
-    return accuracy
-
-
-def _seconds(rows: list[dict[str, Any]]) -> float:
-    return round(sum(row["seconds"] for row in rows), 3)
-
-
-def _gzip_bytes(model: "keras.Model") -> int:
-    """Return the compressed size of a model's weights, which shows what zeros save in a file."""
-    return len(gzip.compress(b"".join(w.tobytes() for w in model.get_weights()), mtime=0))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -412,21 +326,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         130 and 143 after Ctrl-C and SIGTERM.
     """
     flags = sys.argv[1:] if arguments is None else arguments
-    # Read before the configuration, whose errors it is about.
-    verbose = "--verbose" in flags
-    errors = Console(stderr=True)
     stop = StopSignals()
-    with shown_messages(errors, verbose):
-        try:
-            with stop.handled():
-                train(resolve(flags), Console(), stop)
-        except (Interrupted, RunError, ConfigError, OSError) as error:
-            if verbose:
-                errors.print_exception()
-            show_error(errors, "\n".join([str(error), *getattr(error, "__notes__", [])]))
-            return getattr(error, "exit_status", 2)
-    return 0
 
+    def command(console: Console) -> int:
+        with stop.handled():
+            train(resolve(flags), console, stop)
+        return 0
 
-if __name__ == "__main__":
-    sys.exit(main())
+    # Read before the configuration, whose errors it is about.
+    return run_command(command, "--verbose" in flags)

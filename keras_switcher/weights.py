@@ -1,7 +1,9 @@
 """Weight files saved from a model with plain `Dense` layers."""
 
 import io
+import json
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -12,8 +14,19 @@ from keras_switcher.layers import switched_layers
 
 
 def is_of_dense_layers(filepath: Any) -> bool:
-    """Return whether a `.weights.h5` or `.keras` file was saved from a model without switches."""
+    """Return whether a file of weights was saved from a model without switches.
+
+    Args:
+        filepath: A `.weights.h5` or `.keras` file, or the `.weights.json` of several.
+    """
     name = str(filepath)
+    if name.endswith(".weights.json"):
+        path = Path(filepath)
+        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+        names = {
+            each for listed in found for each in ([listed] if isinstance(listed, str) else listed)
+        }
+        return all(is_of_dense_layers(path.with_name(each)) for each in names)
     if name.endswith(".keras"):
         with zipfile.ZipFile(filepath) as archive:
             if "model.weights.h5" not in archive.namelist():
@@ -32,7 +45,7 @@ def load_dense_weights(model: keras.Model, filepath: Any, **kwargs: Any) -> None
 
     Args:
         model: A built `SwitchedModel`; its switches and switchers stay as they are.
-        filepath: A `.weights.h5` or `.keras` file.
+        filepath: A `.weights.h5` or `.keras` file, or the `.weights.json` of several.
         **kwargs: Keyword arguments of `keras.Model.load_weights`.
 
     Raises:

@@ -21,7 +21,8 @@ from typing import Any
 
 from keras_switcher.checks import ConfigError
 from keras_switcher.cluster import Cluster
-from keras_switcher.connection import (
+from keras_switcher.files import RunError
+from keras_switcher.messages import (
     ALIVE,
     ALIVE_EVERY,
     BYE,
@@ -33,7 +34,6 @@ from keras_switcher.connection import (
     Connection,
     told,
 )
-from keras_switcher.files import RunError
 from keras_switcher.programs import resuming_command
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from command import SMALL
 from rich.console import Console
 
 from keras_switcher.compare.work import Work
+from keras_switcher.fitting import load_data
 from keras_switcher.flags import resolve
 from keras_switcher.signals import StopSignals
-from keras_switcher.training import load_data
 
 
 def work(folder, *flags, target=0.9, found=None, base=SMALL) -> Work:

@@ -16,6 +16,10 @@ import pytest
 from command import offline
 from hypothesis import settings
 
+from keras_switcher import gates, granularity, switchers
+from keras_switcher.compare.method import registry as methods
+from keras_switcher.data import DATASETS
+from keras_switcher.models import MODELS
 from keras_switcher.training import main
 
 # How long an example takes depends on what else the machine does.
@@ -36,6 +40,14 @@ def _left_behind():
     keras.backend.clear_session()
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_registered_stays(monkeypatch):
+    """What a test registers is not there for those after it."""
+    registries = (switchers.registry, gates.registry, granularity.registry, methods)
+    for registry in (*registries, DATASETS, MODELS):
+        monkeypatch.setattr(registry, "_items", dict(registry._items))
 
 
 @pytest.fixture

@@ -19,17 +19,12 @@ from rich.console import Console
 from keras_switcher.callbacks import Diverged
 from keras_switcher.checks import ConfigError
 from keras_switcher.compare.arguments import checked_plan
-from keras_switcher.compare.cell import (
-    _commit,
-    _reason,
-    _versions,
-    forget_peak,
-    peak_mib,
-    train_cell,
-)
+from keras_switcher.compare.cell import _reason, train_cell
 from keras_switcher.compare.command import _check_data, main
 from keras_switcher.compare.pool import Pool
+from keras_switcher.compare.provenance import commit, versions_of
 from keras_switcher.files import RunError
+from keras_switcher.peak_memory import forget_peak, peak_mib
 from keras_switcher.signals import Interrupted, StopSignals
 
 # A method of a user's own: quick, and it leaves a trace of each training.
@@ -147,7 +142,7 @@ def test_it_trains_each_cell_once_and_shows_what_they_come_to(
 
 def test_the_peak_of_a_cell_is_not_that_of_what_started_it():
     large = b"x" * (400 << 20)
-    code = "from keras_switcher.compare.cell import peak_mib; print(peak_mib())"
+    code = "from keras_switcher.peak_memory import peak_mib; print(peak_mib())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         check=True,
@@ -174,27 +169,27 @@ def test_the_commit_of_a_checkout_is_known_and_whether_it_has_changes(tmp_path):
         identity = ("-c", "user.name=n", "-c", "user.email=e")
         subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True)
 
-    assert _commit(tmp_path) == ""
+    assert commit(tmp_path) == ""
     git("init", "--quiet")
     (tmp_path / "file").write_text("one")
     git("add", "file")
     git("commit", "--quiet", "--message", "first")
-    clean = _commit(tmp_path)
+    clean = commit(tmp_path)
     assert re.fullmatch("[0-9a-f]{7,}", clean)
     (tmp_path / "file").write_text("two")
-    assert _commit(tmp_path) == f"{clean}-dirty"
+    assert commit(tmp_path) == f"{clean}-dirty"
 
 
 def test_a_cell_that_goes_on_by_another_version_names_both(tmp_path, monkeypatch):
     names = iter(["one", "two", "two", "three"])
-    monkeypatch.setattr("keras_switcher.compare.cell._version", lambda: next(names))
-    assert _versions(tmp_path) == ["one"]
+    monkeypatch.setattr("keras_switcher.compare.provenance.version", lambda: next(names))
+    assert versions_of(tmp_path) == ["one"]
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "switched-00001.checkpoint").touch()
-    assert _versions(tmp_path) == _versions(tmp_path) == ["one", "two"]
+    assert versions_of(tmp_path) == versions_of(tmp_path) == ["one", "two"]
     (tmp_path / "checkpoints" / "switched-00001.checkpoint").unlink()
     # From the beginning.
-    assert _versions(tmp_path) == ["three"]
+    assert versions_of(tmp_path) == ["three"]
 
 
 def test_a_cell_trains_on_the_data_of_the_comparison_or_not_at_all(tmp_path, monkeypatch):

@@ -13,23 +13,15 @@ from keras_switcher import fitting
 from keras_switcher.checkpoints import CheckpointError
 from keras_switcher.checks import ConfigError
 from keras_switcher.compare.arguments import checked_plan
-from keras_switcher.compare.cell import _reason, load_methods
+from keras_switcher.compare.cell import _reason
 from keras_switcher.compare.command import _check_data
-from keras_switcher.compare.method import Method, Trained, register, registry
+from keras_switcher.compare.method import Method, Trained, load_methods, register, registry
 from keras_switcher.compare.plan import TRAINS_ANEW
 from keras_switcher.files import RunError
 from keras_switcher.networks import compiled_dense, dense_model, new_start
 
 ROW = {"name": "fc", "shape": [4, 5], "connections": 20, "on": 2}
 FIGURES = (0.5, 0.4, [ROW], 100, 82, 1.0)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_registered_stays():
-    before = dict(registry._items)
-    yield
-    registry._items.clear()
-    registry._items.update(before)
 
 
 class OnceAndAgain(Method):

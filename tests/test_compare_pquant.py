@@ -9,9 +9,9 @@ from keras import ops
 
 from keras_switcher.compare.method import registry
 from keras_switcher.compare.methods.pquant import _epochs, _odds, _with_layers_of_pquant
-from keras_switcher.compare.plan import MODEL_FILE
 from keras_switcher.files import RunError
 from keras_switcher.networks import Start, compiled_dense
+from keras_switcher.runs import MODEL_FILE
 
 FLAGS = ("--epochs", "24", "--warmup", "0.1", "--settle", "0.25", "--lr", "0.003")
 

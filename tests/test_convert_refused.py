@@ -27,6 +27,12 @@ def test_unknown_name_is_answered_with_the_names_there_are():
         switch(made("sequential"), ["first", "third"])
 
 
+@pytest.mark.parametrize("layers", [5, True, b"first", keras.layers.Dense])
+def test_a_choice_of_another_type_is_refused(layers):
+    with pytest.raises(TypeError, match="Expected `layers` to be None, a layer or its name"):
+        switch(made("sequential"), layers)
+
+
 @pytest.mark.parametrize("function", [switch, strip])
 def test_unbuilt_model_is_refused(function):
     with pytest.raises(ValueError, match="is not built.*call it on a batch"):

@@ -8,7 +8,7 @@ import pytest
 from kinds_of_models import REGISTER, X, classes_inside, turned_off
 from small import CLASSES, INPUTS, compiled, network
 
-from keras_switcher import SwitchedModel, strip, switch
+from keras_switcher import SwitchedDense, SwitchedModel, strip, switch
 from keras_switcher.layers import switched_layers
 from keras_switcher.nesting import walk
 
@@ -461,3 +461,117 @@ def test_a_saved_graph_with_a_call_of_its_own_comes_back(tmp_path):
     again = keras.models.load_model(tmp_path / "halved.keras")
     np.testing.assert_allclose(again(X), halved(X), atol=1e-6)
     assert len(again.switched_layers()) == len(halved.switched_layers())
+
+
+class Pair:
+    """Two layers one after another, which its caller makes."""
+
+    def __init__(self, first, second, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = first, second
+
+    def call(self, inputs):
+        return self.second(self.first(inputs))
+
+    def get_config(self):
+        parts = {"first": self.first, "second": self.second}
+        parts = {n: keras.saving.serialize_keras_object(part) for n, part in parts.items()}
+        return {**super().get_config(), **parts}
+
+    @classmethod
+    def from_config(cls, config):
+        parts = {n: keras.saving.deserialize_keras_object(config.pop(n)) for n in PARTS}
+        return cls(**parts, **config)
+
+
+@REGISTER
+class Chain(Pair, keras.layers.Layer):
+    """The two as a layer."""
+
+
+@REGISTER
+class ChainModel(Pair, keras.Model):
+    """The two as a model."""
+
+
+PARTS = ("first", "second")
+ONES = {
+    "dense": lambda: keras.layers.Dense(INPUTS, "relu"),
+    "graph": lambda: keras.Sequential([keras.Input((INPUTS,)), keras.layers.Dense(INPUTS)]),
+}
+
+
+@pytest.mark.parametrize("one", list(ONES))
+@pytest.mark.parametrize("is_subclassed", [True, False])
+@pytest.mark.parametrize("layers", [None, "last"])
+def test_a_layer_given_twice_to_another_stays_one(one, is_subclassed, layers):
+    shared = ONES[one]()
+    inputs = keras.Input((INPUTS,))
+    last = keras.layers.Dense(CLASSES, name="last")
+    if is_subclassed:
+        model = ChainModel(Chain(shared, shared), last)
+        model(X)
+    else:
+        model = keras.Model(inputs, last(Chain(shared, shared)(inputs)))
+    switched = switch(model, layers)
+    np.testing.assert_array_equal(switched(X), model(X))
+    assert len(switched.task_variables) == len(model.trainable_variables) == 4
+    plain = strip(switched)
+    np.testing.assert_array_equal(plain(X), model(X))
+    assert len(plain.trainable_variables) == 4
+
+
+def test_a_trained_layer_given_twice_is_stripped_and_saved_as_one(tmp_path):
+    shared = SwitchedDense(INPUTS)
+    inputs = keras.Input((INPUTS,))
+    model = SwitchedModel(inputs, SwitchedDense(CLASSES)(Chain(shared, shared)(inputs)))
+    turned_off(model)
+    expected = model(X)
+    np.testing.assert_array_equal(strip(model)(X), expected)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(X), expected)
+    np.testing.assert_array_equal(strip(loaded)(X), expected)
+
+
+def test_what_is_changed_after_init_is_refused_or_warned_of(caplog):
+    tied = ChainModel(keras.layers.Dense(INPUTS), keras.layers.Dense(INPUTS))
+    tied.get_config = lambda: {**Pair.get_config(tied), "second": other}
+    other = keras.saving.serialize_keras_object(keras.layers.Dense(INPUTS))
+    tied.second = tied.first
+    tied(X)
+    with pytest.raises(ValueError, match="layer at 'second' of its copy.*none of the original's"):
+        switch(tied)
+
+    model = Classifier()
+    model.tower.base.layers[1].momentum = 0.5
+    model(X)
+    with caplog.at_level(logging.WARNING):
+        switch(model)
+    assert "at 'tower/base/layers/1'" in caplog.text
+    assert "momentum: 0.99 where the original has 0.5" in caplog.text
+    caplog.clear()
+    switch(subclassed()[0])
+    assert not caplog.text
+
+
+def test_single_weights_that_are_frozen_stay_so():
+    inputs = keras.Input((INPUTS,))
+    norm = keras.layers.BatchNormalization()
+    dense = keras.layers.Dense(CLASSES)
+    model = keras.Model(inputs, dense(norm(keras.layers.Dense(6)(inputs))))
+    dense.kernel.trainable = norm.beta.trainable = False
+    switched = switch(model)
+    shapes = sorted(tuple(v.shape) for v in model.trainable_variables)
+    assert len(shapes) == 4
+    assert sorted(tuple(v.shape) for v in switched.task_variables) == shapes
+    assert sorted(tuple(v.shape) for v in strip(switched).trainable_variables) == shapes
+
+
+@pytest.mark.parametrize("layers", [None, "last"])
+def test_a_frozen_layer_inside_one_that_is_not_stays_so(layers):
+    model = ChainModel(keras.layers.Dense(6), keras.layers.Dense(CLASSES, name="last"))
+    model(X)
+    model.second.trainable = False
+    switched = switch(model, layers)
+    assert len(switched.task_variables) == len(strip(switched).trainable_variables) == 2

@@ -70,15 +70,6 @@ def no_data(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def registered():
-    """Registers data sets for one test."""
-    before = dict(data.DATASETS._items)
-    yield data.DATASETS.register
-    data.DATASETS._items.clear()
-    data.DATASETS._items.update(before)
-
-
-@pytest.fixture
 def host(monkeypatch):
     """A download host on this machine; returns its address and what it was asked for."""
     asked = []
@@ -178,8 +169,8 @@ def test_limit_takes_the_first_examples(embedded):
 # Split, limit, checks
 
 
-def test_validation_comes_from_the_training_data(registered):
-    registered("made")(made_loader(120))
+def test_validation_comes_from_the_training_data():
+    data.DATASETS.register("made")(made_loader(120))
     split = data.load("made", validation=0.25)
     assert len(split.y_validation) == 30
     assert sorted(numbers(split.x_train) + numbers(split.x_validation)) == list(range(120))
@@ -194,13 +185,13 @@ def test_validation_comes_from_the_training_data(registered):
         assert (np.array(numbers(images)) % 4 == labels).all()
 
 
-def test_default_validation_is_a_twelfth(registered):
-    registered("made")(made_loader(120))
+def test_default_validation_is_a_twelfth():
+    data.DATASETS.register("made")(made_loader(120))
     assert len(data.load("made").y_validation) == 10
 
 
-def test_limit_applies_to_training_and_test_data(registered):
-    registered("made")(made_loader(120))
+def test_limit_applies_to_training_and_test_data():
+    data.DATASETS.register("made")(made_loader(120))
     split = data.load("made", limit=24, validation=0.25)
     assert sorted(numbers(split.x_train) + numbers(split.x_validation)) == list(range(24))
     assert len(split.y_validation) == 6
@@ -210,8 +201,8 @@ def test_limit_applies_to_training_and_test_data(registered):
     assert len(everything.y_test) == 40
 
 
-def test_a_tiny_limit_leaves_both_parts_an_example(registered):
-    registered("made")(made_loader(120))
+def test_a_tiny_limit_leaves_both_parts_an_example():
+    data.DATASETS.register("made")(made_loader(120))
     for validation in (0.01, 0.99):
         split = data.load("made", limit=2, validation=validation)
         assert len(split.y_train) == len(split.y_validation) == 1
@@ -246,8 +237,8 @@ def test_unknown_data_set_lists_what_exists():
         ({"y_train": made(119)[1]}, "one label per image.*119 labels"),
     ],
 )
-def test_a_loader_that_returns_wrong_data_is_told(registered, changes, message):
-    registered("made")(made_loader(**changes))
+def test_a_loader_that_returns_wrong_data_is_told(changes, message):
+    data.DATASETS.register("made")(made_loader(**changes))
     with pytest.raises(ValueError, match=message):
         data.load("made")
 
@@ -271,8 +262,8 @@ def tiny(url="http://127.0.0.1:9/nothing", fallback=None):
 
 
 @pytest.mark.parametrize("how", ["argument", "environment"])
-def test_prepared_data_set_is_read(registered, prepared, no_network, monkeypatch, how):
-    registered("tiny")(tiny())
+def test_prepared_data_set_is_read(prepared, no_network, monkeypatch, how):
+    data.DATASETS.register("tiny")(tiny())
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared if how == "environment" else "/nowhere"))
     loaded = data.load("tiny", data_dir=prepared if how == "argument" else None, validation=0.1)
     assert loaded.source == "tfds ks_tiny_digits/1.0.0"
@@ -285,9 +276,9 @@ def test_prepared_data_set_is_read(registered, prepared, no_network, monkeypatch
     assert (loaded.x_train[:, 0, 0] == (255, 0, 7)).all()
 
 
-def test_missing_data_set_is_made_where_the_host_answers(registered, tmp_path, host):
+def test_missing_data_set_is_made_where_the_host_answers(tmp_path, host):
     address, asked = host
-    registered("tiny")(tiny(f"{address}/file"))
+    data.DATASETS.register("tiny")(tiny(f"{address}/file"))
     folder = tmp_path / "new"
     assert len(data.load("tiny", data_dir=folder).y_test) == 20
     assert asked == ["/file"]
@@ -300,18 +291,18 @@ def test_missing_data_set_is_made_where_the_host_answers(registered, tmp_path, h
     "error",
     [tfds.download.DownloadError("HTTP code: 511"), NonMatchingChecksumError("file", "url")],
 )
-def test_a_download_that_fails_is_told(registered, tmp_path, host, monkeypatch, error):
+def test_a_download_that_fails_is_told(tmp_path, host, monkeypatch, error):
     def fail(self):
         raise error
 
     address, _ = host
-    registered("tiny")(tiny(f"{address}/file"))
+    data.DATASETS.register("tiny")(tiny(f"{address}/file"))
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     with pytest.raises(OSError, match="Can't download the data set 'ks_tiny_digits'.*--data-dir"):
         data.load("tiny", data_dir=tmp_path)
 
 
-def test_damaged_data_set_is_named(registered, prepared, tmp_path, no_network):
+def test_damaged_data_set_is_named(prepared, tmp_path, no_network):
     folder = tmp_path / "ks_tiny_digits" / "1.0.0"
     folder.mkdir(parents=True)
     for file in (prepared / "ks_tiny_digits" / "1.0.0").iterdir():
@@ -319,18 +310,16 @@ def test_damaged_data_set_is_named(registered, prepared, tmp_path, no_network):
         folder.joinpath(file.name).write_bytes(
             content[: len(content) // 2] if "train.tfrecord" in file.name else content
         )
-    registered("tiny")(tiny())
+    data.DATASETS.register("tiny")(tiny())
     with pytest.raises(OSError, match=r"'ks_tiny_digits' in .*1\.0\.0 is damaged or incomplete"):
         data.load("tiny", data_dir=tmp_path)
 
 
-def test_a_data_set_whose_description_is_damaged_is_named(
-    registered, prepared, tmp_path, no_network
-):
+def test_a_data_set_whose_description_is_damaged_is_named(prepared, tmp_path, no_network):
     shutil.copytree(prepared / "ks_tiny_digits", tmp_path / "ks_tiny_digits")
     path = tmp_path / "ks_tiny_digits" / "1.0.0" / "dataset_info.json"
     path.write_text(path.read_text()[:20])
-    registered("tiny")(tiny())
+    data.DATASETS.register("tiny")(tiny())
     with pytest.raises(OSError, match="'ks_tiny_digits' in .* is damaged or incomplete"):
         data.load("tiny", data_dir=tmp_path)
 
@@ -416,17 +405,19 @@ def test_a_variable_that_names_no_folder_is_an_error(tmp_path, no_network, monke
     ("images", "received"),
     [((3, 7, 5, 3), r"3 test images of shape \(7, 5, 3\)"), ((0, 6, 5, 3), "0 test images of")],
 )
-def test_test_images_are_like_the_training_images(registered, images, received):
+def test_test_images_are_like_the_training_images(images, received):
     train = np.zeros((8, 6, 5, 3), "uint8")
     test = np.zeros(images, "uint8")
     labels = np.zeros(8, "int32"), np.zeros(len(test), "int32")
-    registered("mine")(lambda _: data.Examples("mine", train, labels[0], test, labels[1], 2))
+    data.DATASETS.register("mine")(
+        lambda _: data.Examples("mine", train, labels[0], test, labels[1], 2)
+    )
     with pytest.raises(ValueError, match=rf"shape of the training images, \(6, 5, 3\).*{received}"):
         data.load("mine")
 
 
-def test_the_folder_of_one_data_set_is_answered_with_its_parent(prepared, registered, no_network):
-    registered("tiny")(tiny())
+def test_the_folder_of_one_data_set_is_answered_with_its_parent(prepared, no_network):
+    data.DATASETS.register("tiny")(tiny())
     with pytest.raises(FileNotFoundError, match="its parent: the one that contains"):
         data.load("tiny", data_dir=prepared / "ks_tiny_digits")
 
@@ -438,8 +429,8 @@ def test_a_file_as_folder_is_an_error(tmp_path):
         data.load("mnist", data_dir=file)
 
 
-def test_without_a_fallback_missing_data_is_an_error(registered, no_data, no_network):
-    registered("tiny")(tiny())
+def test_without_a_fallback_missing_data_is_an_error(no_data, no_network):
+    data.DATASETS.register("tiny")(tiny())
     with pytest.raises(FileNotFoundError, match="Received: TFDS_DATA_DIR=.*empty"):
         data.load("tiny")
 

@@ -7,15 +7,6 @@ from keras_switcher import SwitchedDense, gates
 LOGITS = np.array([-np.inf, -5, -1, -1e-30, -0.0, 0.0, 1e-30, 0.5, 1, 30, np.inf], "float32")
 
 
-@pytest.fixture
-def registered():
-    """Registers gates for one test."""
-    before = dict(gates.registry._items)
-    yield gates.register
-    gates.registry._items.clear()
-    gates.registry._items.update(before)
-
-
 def gradient(gate, logits, upstream=1.0):
     logits = tf.constant(logits)
     with tf.GradientTape() as tape:
@@ -86,8 +77,8 @@ def test_a_gate_must_be_a_name_or_a_callable(wrong):
         gates.get(wrong)
 
 
-def test_own_gate_is_found_and_serialised_by_its_name(registered):
-    @registered("square")
+def test_own_gate_is_found_and_serialised_by_its_name():
+    @gates.register("square")
     def square(logits):
         return tf.square(tf.nn.relu(logits))
 
@@ -113,8 +104,8 @@ def test_serialize_is_the_inverse_of_get(name):
         lambda logits: tf.math.log(logits),
     ],
 )
-def test_a_gate_that_does_not_do_what_it_must_is_refused_before_any_training(wrong, registered):
-    registered("wrong")(wrong)
+def test_a_gate_that_does_not_do_what_it_must_is_refused_before_any_training(wrong):
+    gates.register("wrong")(wrong)
     with pytest.raises(ValueError, match="0 where a logit is <= 0, and positive elsewhere"):
         SwitchedDense(3, gate="wrong")
 

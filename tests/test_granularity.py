@@ -12,15 +12,6 @@ some_kernels = st.tuples(st.integers(1, 40), st.integers(1, 5))
 properties = settings(max_examples=30)
 
 
-@pytest.fixture
-def registered():
-    """Registers granularities for one test."""
-    before = dict(granularity.registry._items)
-    yield granularity.register
-    granularity.registry._items.clear()
-    granularity.registry._items.update(before)
-
-
 def reference_groups(name, inputs):
     """The inputs under each switch of a unit, one list a switch."""
     size = SIZES[name] or inputs
@@ -124,8 +115,8 @@ def test_a_granularity_must_be_a_name_or_a_granularity(wrong):
         granularity.get(wrong)
 
 
-def test_own_granularity_works_in_a_layer_and_is_found_again(registered):
-    block3 = registered(Granularity("block3", np.int64(3)))
+def test_own_granularity_works_in_a_layer_and_is_found_again():
+    block3 = granularity.register(Granularity("block3", np.int64(3)))
     layer = SwitchedDense(2, granularity=block3)
     layer.build((None, 7))
     assert layer.switches.shape == (3, 2)

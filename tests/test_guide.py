@@ -8,7 +8,6 @@ import yaml
 from compare_work import sparsity, work
 
 import keras_switcher.compare.methods  # noqa: F401
-from keras_switcher import switchers
 from keras_switcher.compare.arguments import METHODS
 from keras_switcher.compare.method import registry
 from keras_switcher.config import Config, to_values
@@ -34,8 +33,6 @@ def blocks(name, language):
 @pytest.mark.parametrize("name", ["index.md", "library.md", "granularity.md"])
 def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # What a page registers is not there for the tests after it.
-    monkeypatch.setattr(switchers.registry, "_items", dict(switchers.registry._items))
     code = re.sub(r"epochs=\d+", "epochs=1", "\n".join(blocks(name, "python")))
     exec(compile(code, name, "exec"), {"__name__": "page"})
     if "small.keras" in code:

@@ -14,7 +14,8 @@ from keras_switcher import launch
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import from_values
 from keras_switcher.fitting import execution
-from keras_switcher.launch import Launch, command_of, free_ports, shared_gpus
+from keras_switcher.launch import Launch, command_of, shared_gpus
+from keras_switcher.machine import free_ports
 from keras_switcher.signals import stopping
 from keras_switcher.workers import LAUNCHER_FLAGS
 

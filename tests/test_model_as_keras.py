@@ -211,11 +211,21 @@ def layers(dense):
     ]
 
 
-@pytest.mark.parametrize("name", ["plain.weights.h5", "plain.keras"])
+def save(model, path):
+    if path.suffix == ".json":
+        # In gigabytes: a file for every few thousand bytes.
+        model.save_weights(path, max_shard_size=5e-6)
+    elif path.suffix == ".keras":
+        model.save(path)
+    else:
+        model.save_weights(path)
+
+
+@pytest.mark.parametrize("name", ["plain.weights.h5", "plain.keras", "plain.weights.json"])
 def test_weights_of_a_dense_model_load(tmp_path, name):
     plain = keras.Sequential(layers(keras.layers.Dense))
     plain.get_layer(index=1).moving_mean.assign([1.0, 2.0, 3.0])
-    (plain.save if name.endswith(".keras") else plain.save_weights)(tmp_path / name)
+    save(plain, tmp_path / name)
     switched = switch(keras.Sequential(layers(keras.layers.Dense)))
     x = np.random.default_rng(0).normal(size=(4, 6, 6, 1)).astype("float32")
     assert not np.array_equal(switched.predict(x, verbose=0), plain.predict(x, verbose=0))
@@ -225,14 +235,43 @@ def test_weights_of_a_dense_model_load(tmp_path, name):
     assert_identical(arrays(switched.switcher_variables), before)
 
 
-@pytest.mark.parametrize("name", ["own.weights.h5", "own.keras"])
+@pytest.mark.parametrize("name", ["own.weights.h5", "own.keras", "own.weights.json"])
 def test_weights_of_a_switched_model_load(tmp_path, name):
     model, other = network(), network(seed=1)
     compiled(model).fit(X, Y, epochs=2, verbose=0)
-    (model.save if name.endswith(".keras") else model.save_weights)(tmp_path / name)
+    save(model, tmp_path / name)
     assert not are_identical(arrays(other.weights), arrays(model.weights))
     other.load_weights(tmp_path / name)
     assert_identical(arrays(other.weights), arrays(model.weights))
+
+
+def test_a_model_without_an_optimiser_can_be_evaluated_alone(tmp_path):
+    model = network()
+    model.compile(None, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    expected = model.evaluate(X, Y, verbose=0, return_dict=True)
+    assert expected["sparsity"] == 0.0
+    with pytest.raises(ValueError, match="Expected an optimiser: with compile.optimizer=None"):
+        model.fit(X, Y, verbose=0)
+    model.save_weights(tmp_path / "a.weights.h5")
+    model.load_weights(tmp_path / "a.weights.h5")
+    model.save(tmp_path / "a.keras")
+    loaded = keras.models.load_model(tmp_path / "a.keras")
+    assert loaded.evaluate(X, Y, verbose=0, return_dict=True) == expected
+    with pytest.raises(ValueError, match="Expected `switcher_optimizer` to be a name"):
+        model.compile("adam", "mse", switcher_optimizer=None)
+
+
+def test_a_graph_of_mixed_precision_is_loaded_as_one_whatever_the_policy(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = compiled(network())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.fit(X, Y, epochs=1, verbose=0)
+    model.save(tmp_path / "mixed.keras")
+    for other in (keras.models.load_model(tmp_path / "mixed.keras"), copy.deepcopy(model)):
+        assert other.dtype_policy.name == "mixed_float16"
+        assert_identical(arrays(other.optimizer.variables), arrays(model.optimizer.variables))
 
 
 def test_weights_of_another_model_are_refused(tmp_path):

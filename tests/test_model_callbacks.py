@@ -334,15 +334,24 @@ def test_tensorboard_writes_the_sparsity(tmp_path):
 
 
 @pytest.mark.parametrize("run_eagerly", [True, False])
-def test_terminate_on_nan_stops_a_training_that_has_failed(run_eagerly):
+@pytest.mark.parametrize("task_steps", [1, 2])
+def test_terminate_on_nan_stops_a_training_that_has_failed(run_eagerly, task_steps):
     # Not in the input: a ReLU makes 0 of it on some processors.
     weights = np.ones(len(X), "float32")
     weights[40] = np.nan
-    model = compiled(network(), run_eagerly=run_eagerly)
+    course = Alternation(task_steps=task_steps, warmup=0.0)
+    model = compiled(network(), run_eagerly=run_eagerly, alternation=course)
     stop = keras.callbacks.TerminateOnNaN()
     history = model.fit(sample_weight=weights, epochs=3, callbacks=[stop], **FIT)
     assert int(model.optimizer.iterations) == 2
     assert history.epoch == [0]
+
+
+def test_a_loss_that_is_not_a_number_is_named_as_the_reason():
+    weights = np.full(len(X), np.nan, "float32")
+    model = compiled(network(), alternation=Alternation(task_steps=1, warmup=0.0))
+    with pytest.raises(FloatingPointError, match="gradient of the loss, which is nan"):
+        model.fit(sample_weight=weights, epochs=3, **FIT)
 
 
 def test_callbacks_may_be_one_callback():

@@ -14,7 +14,7 @@ from command import ROOT, SMALL, TRAIN, Process, offline
 from run_folders import LEFT, same
 
 from keras_switcher.cluster import Cluster, to_tf_config
-from keras_switcher.launch import free_ports
+from keras_switcher.machine import free_ports
 
 pytestmark = pytest.mark.slow
 

@@ -30,13 +30,10 @@ class RankSwitcher(Switcher):
         return self.factor * ops.abs(kernel)
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def registered():
     """`RankSwitcher` under a name, for the tests of this file."""
-    before = dict(switchers.registry._items)
-    yield switchers.register("test-rank")(RankSwitcher)
-    switchers.registry._items.clear()
-    switchers.registry._items.update(before)
+    return switchers.register("test-rank")(RankSwitcher)
 
 
 def kernel(*shape, seed=0):

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_switcher import gates
-from keras_switcher.tuning.gradients import forget_gradients
+from keras_switcher.tuning.memory import forget_gradients
 
 
 def graph_with_a_gate():

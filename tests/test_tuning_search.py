@@ -11,7 +11,7 @@ import pytest
 import yaml
 from command import Process
 
-from keras_switcher.launch import free_ports
+from keras_switcher.machine import free_ports
 
 TINY = (
     *("--model", "lenet300", "--dataset", "mnist5k", "--limit", "300", "--width", "0.1"),

@@ -15,7 +15,7 @@ from keras_switcher import workers as workers_module
 from keras_switcher.checks import ConfigError
 from keras_switcher.cluster import Cluster
 from keras_switcher.files import RunError
-from keras_switcher.launch import free_ports
+from keras_switcher.machine import free_ports
 from keras_switcher.meeting import joined
 from keras_switcher.workers import WorkerLost, Workers, _has_ended
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from keras_switcher.checks import is_integer
+from keras_switcher.graphs import check_model, has_graph
 from keras_switcher.layers import switched_layers
 
 from ..errors import ExportError
@@ -82,20 +84,11 @@ def compact(model: keras.Model, group: int = 1, *, gather: bool = True) -> Compa
 
 
 def _check(model: Any, group: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"compact expects a keras.Model. Received: {model!r} (of type {type(model).__name__})"
-        )
-    if isinstance(group, bool) or not isinstance(group, int):
+    check_model(model, "compact")
+    if not is_integer(group):
         raise TypeError(f"`group` must be an integer. Received: group={group!r}")
     if group < 1:
         raise ValueError(f"`group` must be 1 or more. Received: group={group}")
-    if not model.built:
-        raise ValueError(
-            f"Model '{model.name}' is not built, so its kernels do not exist yet. Give it an Input "
-            "layer, or call it on a batch of data first. Received: an unbuilt "
-            f"{type(model).__name__}"
-        )
     switched = switched_layers(model)
     if switched:
         raise ExportError(
@@ -103,7 +96,7 @@ def _check(model: Any, group: Any) -> None:
             "keras_switcher.strip(model). Received: the switched layers "
             f"{[layer.name for layer in switched]}"
         )
-    if not (getattr(model, "inputs", None) and getattr(model, "outputs", None)):
+    if not has_graph(model):
         raise ExportError(
             f"Model '{model.name}' can't be compacted: it is not a graph of layers, so nothing is "
             "known of what its code does with them. Build it with the functional API or as "

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_switcher.features import producer
+from keras_switcher.graphs import producer
 
 from .rule import Rule
 from .rules import rule_of

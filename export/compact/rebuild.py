@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers, ops, tree
 
 from keras_switcher.copying import copied
-from keras_switcher.features import ends, producer
+from keras_switcher.graphs import ends, producer
 from keras_switcher.state import copy_weights
 
 from ..errors import ExportError

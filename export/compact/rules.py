@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import activations, layers, ops, tree
 
-from keras_switcher.features import producer
+from keras_switcher.graphs import producer
 
 from . import depthwise, elementwise, kernels, shapes
 from .elementwise import activation_function, in_float64

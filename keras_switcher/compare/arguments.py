@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_switcher.checks import ConfigError
+from keras_switcher.checks import COUNT, ConfigError, check_flags
 from keras_switcher.commands import load_tensorflow
 from keras_switcher.compare.ablations import ABLATIONS, ablated
 from keras_switcher.compare.plan import Cell, Plan, Variant
 from keras_switcher.config import Config, validate
 from keras_switcher.flags import resolve_shared
-from keras_switcher.launch import cores
+from keras_switcher.machine import cores
 
 METHODS = (
     "switcher",
@@ -108,17 +108,13 @@ def _checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     if options.load:
         # They may register what flags name: switchers, gates, data sets.
         load_tensorflow("--verbose" in others)
-        from keras_switcher.compare.cell import load_methods
+        from keras_switcher.compare.method import load_methods
 
         load_methods(options.load)
     config = resolve_shared(others, parser, _REFUSED, "--processes spreads a comparison")
     if options.processes is None:
         options.processes = max(1, cores() // max(1, options.threads))
-    for name in ("seeds", "processes", "threads"):
-        if getattr(options, name) < 1:
-            raise ConfigError(
-                f"Expected --{name} to be an integer >= 1. Received: {getattr(options, name)}"
-            )
+    check_flags(options, dict.fromkeys(("seeds", "processes", "threads"), COUNT))
     if not 0 <= options.first_seed <= 2**31 - options.seeds:
         raise ConfigError(
             "Expected --first-seed, and the --seeds from it on, to be integers in [0, 2**31). "
@@ -148,8 +144,7 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
     given = {text: Variant.parse(text) for text in options.methods}
     variants = tuple(given.values())
     load_tensorflow(config.run.verbose)
-    from keras_switcher.compare.cell import load_methods
-    from keras_switcher.compare.method import registry
+    from keras_switcher.compare.method import load_methods, registry
     from keras_switcher.initial import file_digest
 
     if not options.load:

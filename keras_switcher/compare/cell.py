@@ -4,19 +4,10 @@ The comparison starts it as `python -m keras_switcher.compare.cell DIR PID`, wit
 process. The folder holds `cell.json`, which says what to do; the cell leaves `result.json` there.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
-import platform
-import re
-import resource
-import runpy
-import signal
-import subprocess
 import sys
-import threading
-import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -25,41 +16,18 @@ from rich.console import Console
 
 from keras_switcher.checkpoints import CheckpointError
 from keras_switcher.checks import ConfigError
+from keras_switcher.children import end_with
 from keras_switcher.commands import load_tensorflow, shown_messages
 from keras_switcher.compare.plan import DIVERGED, ERROR_FILE, RESULT_FILE, TRAINS_ANEW
+from keras_switcher.compare.provenance import processor, versions_of
 from keras_switcher.config import from_values, validate
 from keras_switcher.files import LOCK, RunError, locked, write_json, write_text
+from keras_switcher.peak_memory import forget_peak, peak_mib
 from keras_switcher.runs import CHECKPOINTS, RunFolder
 from keras_switcher.signals import Interrupted, StopSignals
-from keras_switcher.training import load_data
 
 CELL_FILE = "cell.json"
 FEATURES = "features"
-_VERSIONS_FILE = "versions.json"
-
-
-def load_methods(paths: list[str]) -> None:
-    """Register the methods of this package, and those of Python files.
-
-    Args:
-        paths: The files.
-
-    Raises:
-        RunError: If one of them can't be run.
-    """
-    import keras_switcher.compare.methods  # noqa: F401
-
-    for path in paths:
-        # As for `python path`: it may import what lies beside it, also later.
-        if (neighbours := str(Path(path).resolve().parent)) not in sys.path:
-            sys.path.append(neighbours)
-        try:
-            runpy.run_path(path, run_name=Path(path).stem)
-        except Exception as error:
-            raise RunError(
-                f"Can't run {path}, from which --load was to read methods: "
-                f"{type(error).__name__}: {error}"
-            ) from error
 
 
 def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, Any]:
@@ -77,12 +45,13 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
     """
     order = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))
     load_tensorflow(verbose=False)
+    from keras_switcher.compare.method import Trained, load_methods, registry
+
     # They may register what the configuration names.
     load_methods(order["load"])
     config = validate(from_values(order["config"]))
-    from keras_switcher.compare.method import Trained, registry
     from keras_switcher.compare.work import Work
-    from keras_switcher.fitting import execution
+    from keras_switcher.fitting import execution, load_data
     from keras_switcher.networks import new_start
 
     method = registry.get(order["method"])()
@@ -101,7 +70,7 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
                 data = images if trunk is None else trunk.features(images, cache, with_test=True)
             # The first cell makes them for all; the memory that takes is no cost of its method.
             forget_peak()
-        versions = _versions(folder)
+        versions = versions_of(folder)
         work = Work(
             config, data, images, folder, order["found"], stop, console, order["keeps_models"]
         )
@@ -124,94 +93,14 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
         "peak_mib": peak_mib(),
         "threads": os.environ.get("TF_NUM_INTRAOP_THREADS"),
         "versions": "; ".join(versions),
-        "processor": _processor(),
+        "processor": processor(),
     }
-
-
-def _versions(folder: Path) -> list[str]:
-    """Return the versions that train the cell in a folder: several, if others continue it.
-
-    They are read when its process starts, whatever happens to the checkout while it trains.
-    """
-    path = folder / _VERSIONS_FILE
-    before: list[str] = []
-    if any((folder / CHECKPOINTS).glob("*")):
-        before = json.loads(path.read_text(encoding="utf-8"))
-    versions = list(dict.fromkeys([*before, _version()]))
-    write_json(path, versions)
-    return versions
-
-
-def _version() -> str:
-    import keras
-    import tensorflow as tf
-
-    import keras_switcher
-
-    ours = f"keras_switcher {keras_switcher.__version__}"
-    if commit := _commit(Path(keras_switcher.__file__).parents[1]):
-        ours += f" ({commit})"
-    return f"{ours}, Keras {keras.__version__}, TensorFlow {tf.__version__}"
-
-
-def _commit(folder: Path) -> str:
-    """Return a checkout's commit, with `-dirty` if it has changes; nothing for another folder."""
-    if not (folder / ".git").exists():
-        return ""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude", "*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
-
-
-def _processor() -> str:
-    """Return the name of the processor, as far as the system tells."""
-    with contextlib.suppress(OSError):
-        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        if found := re.search(r"^model name\s*: (.+)$", facts, re.MULTILINE):
-            return found[1]
-    return platform.processor() or platform.machine()
-
-
-def forget_peak() -> None:
-    """Make `peak_mib` leave out the time before, on Linux; elsewhere there is no way to."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def peak_mib() -> float:
-    """Return the greatest resident size of this process so far, in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # On Linux, the peak of getrusage is at least that of the process that started this one.
-        size = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
-        if size is not None:
-            return int(size[1]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak) / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _end_with(parent: int) -> None:
-    """Stop this process, as by SIGTERM, when the process that started it is gone.
-
-    Args:
-        parent: The id of the process that started this one.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> int:
     """Train a cell; return the exit status, and leave the reason in `error.txt` if it failed."""
     folder = Path(sys.argv[1])
-    _end_with(int(sys.argv[2]))
+    end_with(int(sys.argv[2]))
     stop = StopSignals()
     console = Console(width=120, force_terminal=False)
     with stop.handled(), shown_messages(console, verbose=False):

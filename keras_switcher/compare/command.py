@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -28,7 +28,12 @@ from keras_switcher.compare.plan import (
 from keras_switcher.display import say
 from keras_switcher.files import RunError
 from keras_switcher.plan_folder import plan_folder, read_plan, write_plan
+from keras_switcher.programs import same_command
 from keras_switcher.report.wording import duration
+from keras_switcher.runs import REPORT_FILE
+
+if TYPE_CHECKING:
+    from keras_switcher.compare.figures import Group
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +63,8 @@ def _check_data(plan: Plan, folder: Path, is_named: bool) -> tuple[str, Plan, li
 
     from keras_switcher.compare.method import registry
     from keras_switcher.compare.results import finished
+    from keras_switcher.fitting import load_data
     from keras_switcher.networks import new_start
-    from keras_switcher.training import load_data
 
     try:
         data = load_data(plan.config)
@@ -122,8 +127,9 @@ def open_folder(plan: Plan, folder: Path) -> Iterator[None]:
 
 def _compare(flags: Sequence[str], console: Console) -> int:
     options, plan = checked_plan(flags)
+    from keras_switcher.compare.figures import grouped
     from keras_switcher.compare.pool import Pool
-    from keras_switcher.compare.results import finished, read_result
+    from keras_switcher.compare.results import finished, ordered, read_result
 
     folder: Path = options.out
     # Ablations serve to choose options, for which the test examples must not be used.
@@ -165,10 +171,10 @@ def _compare(flags: Sequence[str], console: Console) -> int:
             failed = Pool(plan, folder, source, options.processes, options.threads, show).run()
         finally:
             _write(plan, folder, part)
-        if finished(folder):
-            _warn_of_other_seeds(plan, finished(folder))
-            _show_table(plan, folder, part, console)
-            say(console, f"Report: {folder / 'report.html'}")
+        if results := finished(folder):
+            _warn_of_other_seeds(plan, results)
+            _show_table(ordered(grouped(results), plan), part, console)
+            say(console, f"Report: {folder / REPORT_FILE}")
     if failed:
         # A diverged training continues from its last sound epoch, and would diverge again, and what
         # needs it would fail again.
@@ -197,10 +203,10 @@ def _write(plan: Plan, folder: Path, part: str | None) -> None:
     groups = ordered(grouped(results), plan)
     write_results(plan, folder, results, groups)
     if part is not None:
-        from keras_switcher.compare.picture import write_picture
+        from keras_switcher.compare.picture import PICTURE_FILE, write_picture
         from keras_switcher.compare.report import write_report
 
-        write_picture(groups, folder, part)
+        write_picture(groups, folder / PICTURE_FILE, part)
         write_report(plan, folder, groups, with_test=part == "test")
 
 
@@ -213,14 +219,12 @@ def _warn_of_other_seeds(plan: Plan, results: Sequence[Mapping[str, Any]]) -> No
         )
 
 
-def _show_table(plan: Plan, folder: Path, part: str, console: Console) -> None:
+def _show_table(groups: "Sequence[Group]", part: str, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from keras_switcher.compare.figures import grouped, off_target
-    from keras_switcher.compare.results import finished, ordered
+    from keras_switcher.compare.figures import off_target
 
-    groups = ordered(grouped(finished(folder)), plan)
     aimed = sorted({g.target_sparsity for g in groups if g.target_sparsity is not None})
     targets: list[float | None] = [*aimed] or [None]
     columns = ("–" if t is None else f"{100 * t:g} %" for t in targets)
@@ -255,4 +259,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         and 143 after Ctrl-C and SIGTERM.
     """
     flags = sys.argv[1:] if arguments is None else list(arguments)
-    return run_command(lambda console: _compare(flags, console), "--verbose" in flags)
+    advice = f"Nothing is lost: go on with {same_command()}."
+    return run_command(lambda console: _compare(flags, console), "--verbose" in flags, advice)

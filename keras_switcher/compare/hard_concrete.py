@@ -9,8 +9,9 @@ from keras import ops
 
 from keras_switcher.layers import SwitchedDense
 from keras_switcher.model import SwitchedModel
+from keras_switcher.registry import PACKAGE
 from keras_switcher.settling import choose_on
-from keras_switcher.switchers import PACKAGE, Switcher
+from keras_switcher.switchers import Switcher
 
 # Temperature and limits of the stretched distribution, as in the paper.
 _BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1

@@ -26,18 +26,18 @@ _FEWEST_TICKS, _MOST_TICKS = 4, 8
 _LEAST = 0.005
 
 
-def write_picture(groups: Sequence[Group], folder: Path, part: str = "test") -> None:
-    """Write `pareto.png`, as one atomic unit.
+def write_picture(groups: Sequence[Group], path: Path, part: str = "test") -> None:
+    """Write the picture as PNG, as one atomic unit.
 
     Args:
         groups: The results, in the order of the methods.
-        folder: The comparison's folder.
+        path: The file.
         part: The examples whose accuracy is drawn: "test" or "validation".
     """
     with matplotlib.rc_context({"axes.spines.right": False, "axes.spines.top": False}):
         figure = draw(groups, "#39424f", "#d5dae1", part)
         FigureCanvasAgg(figure)
-        with replacing(folder / PICTURE_FILE) as temporary:
+        with replacing(path) as temporary:
             figure.savefig(
                 temporary, format="png", dpi=150, facecolor="white", metadata={"Software": None}
             )

@@ -20,11 +20,11 @@ from keras_switcher.config import (
     influences,
     to_values,
 )
+from keras_switcher.plan_folder import differences, plain
 
 PLAN_FILE = "compare.yaml"
 CELLS = "cells"
 RESULT_FILE = "result.json"
-MODEL_FILE = "model.keras"
 ERROR_FILE = "error.txt"
 LOG_FILE = "log.txt"
 # How the reasons begin or end after which it does not help to repeat the command at once.
@@ -260,11 +260,8 @@ class Plan:
 
     def to_yaml(self) -> dict[str, Any]:
         """Return the content of `compare.yaml`."""
-        options = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in influences(self.config).items()
-            if name not in _SET_BY_CELLS
-        }
+        options = plain(influences(self.config))
+        options = {name: value for name, value in options.items() if name not in _SET_BY_CELLS}
         return {
             "methods": [str(variant) for variant in self.variants],
             "sparsities": list(self.sparsities),
@@ -279,12 +276,7 @@ class Plan:
         Args:
             earlier: The content of its `compare.yaml`.
         """
-        before, after = earlier.get("config") or {}, self.to_yaml()["config"]
-        return [
-            f"{name}: {before.get(name, 'none')} -> {after.get(name, 'none')}"
-            for name in dict.fromkeys([*before, *after])
-            if before.get(name) != after.get(name)
-        ]
+        return differences(earlier.get("config") or {}, self.to_yaml()["config"])
 
     def grown(self, earlier: Mapping[str, Any]) -> dict[str, Any]:
         """Return the new content of `compare.yaml`, which keeps what was compared before.

@@ -18,7 +18,7 @@ from keras_switcher.compare.results import read_result
 from keras_switcher.config import from_values, influences, to_values
 from keras_switcher.files import write_json
 from keras_switcher.initial import file_digest
-from keras_switcher.launch import THREADS
+from keras_switcher.machine import THREADS, child_environment
 from keras_switcher.runs import CHECKPOINTS, RunFolder
 from keras_switcher.signals import Interrupted
 
@@ -127,9 +127,7 @@ class Pool:
                 shutil.rmtree(folder / part, ignore_errors=True)
         write_json(path, order)
         environment = {
-            # Otherwise the first of the processes that share a GPU takes all of its memory.
-            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-            **os.environ,
+            **child_environment(),
             **dict.fromkeys((THREADS, *_OTHER_THREADS), str(self.threads)),
         }
         with open(folder / LOG_FILE, "ab") as log:

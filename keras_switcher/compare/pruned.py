@@ -1,19 +1,18 @@
 """Networks whose connections are chosen by a rule, in this project's own training loop."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_switcher.alternation import Alternation
 from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.compare.work import Work
 from keras_switcher.convert import switch
 from keras_switcher.model import SwitchedModel
-from keras_switcher.networks import compiled_switched
-from keras_switcher.switchers import PACKAGE, Switcher
+from keras_switcher.networks import alternation_of, compiled_switched
+from keras_switcher.registry import PACKAGE
+from keras_switcher.switchers import Switcher
 
 # Takes the kernels and the share of connections to keep; returns for each kernel the scores, of its
 # shape, and the least score that stays on.
@@ -26,7 +25,7 @@ UPDATE_EVERY = 100
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class NoSwitcher(Switcher):
+class MagnitudeSwitcher(Switcher):
     """Takes the place of a switcher network; its logits are the magnitudes.
 
     A `PrunedModel`, which chooses by its rule, does not use it.
@@ -102,11 +101,10 @@ def pruned_model(work: Work, rule: Rule) -> PrunedModel:
         rule: Function that returns the scores and thresholds.
     """
     start = work.start()
-    graph = switch(start.learned, switcher=NoSwitcher())
+    graph = switch(start.learned, switcher=MagnitudeSwitcher())
     model = PrunedModel(graph.inputs, graph.outputs, rule=rule)
-    phases = dataclasses.asdict(work.config.alternation)
     _, _, every = course(work)
-    alternation = Alternation(**{**phases, "task_steps": every, "switcher_steps": 1})
+    alternation = alternation_of(work.config, task_steps=every, switcher_steps=1)
     return compiled_switched(work.config, work.data, start, model, alternation=alternation)
 
 
@@ -119,9 +117,7 @@ def course(work: Work) -> tuple[int, int, int]:
     Args:
         work: The work to do.
     """
-    phases = work.config.alternation
-    begin, end, _ = Alternation(1, 1, phases.warmup, phases.settle, phases.ramp).plan(
-        work.steps_per_epoch * work.config.optimisation.epochs
-    )
+    steps = work.steps_per_epoch * work.config.optimisation.epochs
+    begin, end, _ = alternation_of(work.config).plan(steps)
     every = max(1, min(UPDATE_EVERY, (end - begin) // 10))
     return begin, begin + max(1, (end - begin) // every) * every, every

@@ -12,8 +12,7 @@ from keras_switcher.compare.results import differences
 from keras_switcher.files import write_text
 from keras_switcher.report.frame import document, section, table
 from keras_switcher.report.wording import counted, duration, percent_or_dash
-
-REPORT_FILE = "report.html"
+from keras_switcher.runs import REPORT_FILE
 
 _STYLE = """.picture svg { display: block; width: 100%; height: auto; }
 td.all { text-align: center; }

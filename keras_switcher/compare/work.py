@@ -11,16 +11,14 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from keras_switcher.batches import evaluation_batches
 from keras_switcher.callbacks import Diverged
 from keras_switcher.checks import is_integer
-from keras_switcher.compare.plan import MODEL_FILE
 from keras_switcher.config import Config
 from keras_switcher.data import ImageData
 from keras_switcher.files import RunError, replacing
-from keras_switcher.fitting import fit, fit_arguments, origin_of
+from keras_switcher.fitting import accuracy, fit, fit_arguments, origin_of
 from keras_switcher.networks import Start, new_start
-from keras_switcher.runs import CHECKPOINTS, RunFolder
+from keras_switcher.runs import CHECKPOINTS, MODEL_FILE, RunFolder
 from keras_switcher.signals import StopSignals
 from keras_switcher.workers import Workers
 
@@ -154,8 +152,7 @@ class Work:
             part: "validation" or "test".
         """
         x, y = (getattr(self.data, f"{axis}_{part}") for axis in "xy")
-        batches = evaluation_batches(x, y, self.config.optimisation.batch_size)
-        return float(model.evaluate(batches, verbose=0, return_dict=True)["accuracy"])
+        return accuracy(model, x, y, self.config.optimisation.batch_size)
 
 
 def fit_at_once(work: Work, model: Any, callbacks: Sequence[Any]) -> float:

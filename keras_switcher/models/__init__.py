@@ -13,7 +13,7 @@ from keras_switcher.models.resnet import resnet18, resnet34
 from keras_switcher.models.vgg import vgg16
 from keras_switcher.registry import Registry
 
-__all__ = ["MODELS", "ModelBuilder", "build", "names"]
+__all__ = ["MODELS", "ModelBuilder", "build"]
 
 
 class ModelBuilder(Protocol):
@@ -40,11 +40,6 @@ MODELS.register("resnet18")(resnet18)
 MODELS.register("resnet34")(resnet34)
 MODELS.register("vgg16")(vgg16)
 MODELS.register("mobilenet")(mobilenet)
-
-
-def names() -> list[str]:
-    """Returns the names that `build` accepts."""
-    return MODELS.names()
 
 
 def build(

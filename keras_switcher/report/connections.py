@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_switcher.features import nodes
+from keras_switcher.graphs import nodes
 from keras_switcher.layers import SwitchedDense, switched_layers
 
 # Layers that leave each pixel in its place, and layers that leave each unit in its place.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from keras_switcher import _flags_first
 
 if TYPE_CHECKING or not _flags_first:
-    from keras_switcher.tuning.gradients import forget_gradients
     from keras_switcher.tuning.hypermodel import SwitcherHyperModel
+    from keras_switcher.tuning.memory import forget_gradients
     from keras_switcher.tuning.objective import objective
 
 __all__ = ["SwitcherHyperModel", "forget_gradients", "objective"]

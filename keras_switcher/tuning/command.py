@@ -10,13 +10,14 @@ from typing import Any
 
 from rich.console import Console
 
-from keras_switcher.checks import ConfigError
+from keras_switcher.checks import AMOUNT, COUNT, ConfigError, check_flags
 from keras_switcher.commands import load_tensorflow, run_command
 from keras_switcher.config import to_values
 from keras_switcher.display import say
 from keras_switcher.extras import install_command
 from keras_switcher.files import RunError
 from keras_switcher.flags import resolve_shared
+from keras_switcher.programs import same_command
 from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.plan import COSTS, ORACLES, Plan, Terms
 from keras_switcher.tuning.space import Space, read_space
@@ -106,17 +107,10 @@ def plan_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
             "Expected --cost and --cost-weight together. "
             f"Received: cost={options.cost}, cost_weight={options.cost_weight}"
         )
-    for name in ("trials", "workers", "max_epochs"):
-        if getattr(options, name) < 1:
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(
-                f"Expected {flag} to be an integer >= 1. Received: {getattr(options, name)}"
-            )
-    for name in ("penalty", "cost_weight"):
-        value = getattr(options, name)
-        if value is not None and not 0 <= value < float("inf"):
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"Expected {flag} to be a number >= 0. Received: {value}")
+    check_flags(options, dict.fromkeys(("trials", "workers", "max_epochs"), COUNT))
+    check_flags(options, {"penalty": AMOUNT})
+    if options.cost_weight is not None:
+        check_flags(options, {"cost_weight": AMOUNT})
     names = {
         other[2:].split("=")[0].replace("-", "_") for other in others if other.startswith("--")
     }
@@ -185,4 +179,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         130 and 143 after Ctrl-C and SIGTERM.
     """
     flags = sys.argv[1:] if arguments is None else list(arguments)
-    return run_command(lambda console: _search(flags, console), "--verbose" in flags)
+    advice = f"Nothing is lost: go on with {same_command()}."
+    return run_command(lambda console: _search(flags, console), "--verbose" in flags, advice)

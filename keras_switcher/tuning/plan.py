@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, influences
+from keras_switcher.plan_folder import differences, plain
 from keras_switcher.tuning.space import Space
 
 PLAN_FILE = "search.yaml"
@@ -91,10 +92,7 @@ class Plan:
 
     def to_yaml(self) -> dict[str, Any]:
         """Return the content of `search.yaml`."""
-        options = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in influences(self.config).items()
-        }
+        options = plain(influences(self.config))
         named = {n: options[n] for n in ("model", "dataset", "target_sparsity", "seed")}
         return {
             **named,
@@ -115,12 +113,11 @@ class Plan:
         Args:
             earlier: The content of its `search.yaml`.
         """
-        before, after = _flat(earlier), _flat(self.to_yaml())
-        return [
-            f"{name}: {before.get(name, 'none')} -> {after.get(name, 'none')}"
-            for name in dict.fromkeys([*before, *after])
-            if name not in _MAY_CHANGE and before.get(name) != after.get(name)
-        ]
+        before, after = (
+            {name: value for name, value in _flat(content).items() if name not in _MAY_CHANGE}
+            for content in (earlier, self.to_yaml())
+        )
+        return differences(before, after)
 
 
 def _described(range_: Any) -> dict[str, Any]:

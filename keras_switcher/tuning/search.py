@@ -20,22 +20,20 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.errors import FatalError
 from rich.console import Console
 
-from keras_switcher.batches import evaluation_batches
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import to_yaml
 from keras_switcher.data import ImageData
 from keras_switcher.display import say
 from keras_switcher.files import RunError, locked, write_json, write_text
-from keras_switcher.fitting import data_digest, execution, origin_of
+from keras_switcher.fitting import accuracy, data_digest, execution, load_data, origin_of
 from keras_switcher.programs import train_command
 from keras_switcher.report.wording import counted
 from keras_switcher.runs import REPORT_FILE
 from keras_switcher.signals import Interrupted, StopSignals
-from keras_switcher.training import load_data
 from keras_switcher.tuning import oracles
 from keras_switcher.tuning.folder import DATA_LOCK, check_data
-from keras_switcher.tuning.gradients import forget_gradients
 from keras_switcher.tuning.hypermodel import with_options
+from keras_switcher.tuning.memory import forget_gradients
 from keras_switcher.tuning.objective import connections
 from keras_switcher.tuning.plan import BEST_CONFIG_FILE, BEST_FILE, TRIALS, TRIALS_FILE, Plan
 from keras_switcher.tuning.results import EndedTrial, Results
@@ -322,16 +320,13 @@ class Search:
         facts = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
         if facts.get("trial") != best.name:
             model = tuner.load_model(trial)
-            test = evaluation_batches(
-                data.x_test, data.y_test, self.plan.config.optimisation.batch_size
-            )
-            accuracy = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
+            batch_size = self.plan.config.optimisation.batch_size
             facts = {
                 "trial": best.name,
                 "objective": best.objective,
                 "val_accuracy": best.val_accuracy,
                 "sparsity": best.sparsity,
-                "test_accuracy": accuracy,
+                "test_accuracy": accuracy(model, data.x_test, data.y_test, batch_size),
                 "connections": connections(model),
                 "switcher_parameters": best.switcher_parameters,
                 "epochs": best.epochs,

@@ -7,10 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from keras_switcher.checks import ConfigError, is_integer, is_number, nearest
 from keras_switcher.config import check_values, from_values
+from keras_switcher.flags import read_mapping
 
 Value = str | int | float | bool
 
@@ -110,7 +109,7 @@ class Range:
         kind = hyperparameters.Int if self.is_integer else hyperparameters.Float
         return kind(name, self.minimum, self.maximum, sampling=self.sampling)
 
-    def check_examples(self) -> list[Any]:
+    def bounds(self) -> list[Any]:
         """Return the values to check in place of all: each one, or the least and the greatest."""
         return list(self.values) or [self.minimum, self.maximum]
 
@@ -281,21 +280,21 @@ class Space:
     def _check_values(self) -> None:
         """Check that every value is one that its option accepts."""
         for name, range_ in self.ranges.items():
-            for value in range_.check_examples():
+            for value in range_.bounds():
                 _check(name, value)
 
     def _check_together(self) -> None:
         """Check that there is a range for each width, and that the phases leave time."""
         for kind in _KINDS:
             deepest = self.ranges.get(f"{kind}_depth")
-            depth = 0 if deepest is None else max(deepest.check_examples())
+            depth = 0 if deepest is None else max(deepest.bounds())
             for index in range(1, depth + 1):
                 if f"{kind}_width_{index}" not in self.ranges:
                     raise ConfigError(
                         f"Expected a range for {kind}_width_{index} in the search space: "
                         f"{kind}_depth goes up to {depth}. Received: none"
                     )
-        longest = {n: max(r.check_examples()) for n, r in self.ranges.items() if n in _PHASES}
+        longest = {n: max(r.bounds()) for n, r in self.ranges.items() if n in _PHASES}
         if sum(longest.get(name, 0) for name in _PHASES) >= 1:
             raise ConfigError(
                 "Expected the greatest warmup and settle of the search space, or what is given for "
@@ -388,14 +387,7 @@ def read_space(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: If it can't be read, or holds anything but ranges by name.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(f"Can't read the search space {path}: {problem}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"Expected the search space {path} to hold lines of `hyperparameter: range`. "
-            f"Received: a {type(values).__name__}"
-        )
-    return {str(name).replace("-", "_"): value for name, value in values.items()}
+    values = read_mapping(path, "search space", "hyperparameter: range")
+    if values is None:
+        raise ConfigError(f"Expected the search space {path} to hold ranges. Received: nothing")
+    return values

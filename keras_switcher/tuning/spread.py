@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +13,9 @@ from types import FrameType
 from typing import TextIO
 
 from keras_switcher.checks import ConfigError
-from keras_switcher.children import Children
+from keras_switcher.children import Children, end_with
 from keras_switcher.cluster import without_proxy
-from keras_switcher.launch import THREADS, cores, free_ports
+from keras_switcher.machine import THREADS, child_environment, cores, free_ports
 from keras_switcher.programs import same_command
 
 # The variables that Keras Tuner reads.
@@ -87,15 +86,8 @@ class Place:
             # The signal comes at any time after the last trial.
             signal.signal(NO_WORKER_LEFT, signal.SIG_IGN)
 
-        def watch() -> None:
-            while os.getppid() == self.launcher:
-                time.sleep(0.5)
-            os.kill(os.getpid(), signal.SIGTERM)
-            # The main thread may be waiting for an answer from the chief, which has ended, too.
-            time.sleep(_TO_END / 2)
-            os._exit(128 + signal.SIGTERM)
-
-        threading.Thread(target=watch, daemon=True).start()
+        # The main thread may be waiting for an answer from the chief, which has ended, too.
+        end_with(self.launcher, forced_after=_TO_END / 2)
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
@@ -148,9 +140,7 @@ class Spread:
 
     def _run(self) -> int:
         self._environment = {
-            # Otherwise the first of the processes that share a GPU takes all of its memory.
-            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-            **os.environ,
+            **child_environment(),
             _IP: "127.0.0.1",
             _PORT: str(free_ports(1)[0]),
             _LAUNCHER: str(os.getpid()),

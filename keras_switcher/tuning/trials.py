@@ -42,6 +42,10 @@ class Hopeless(Exception):
     """A trial that is far behind the others."""
 
 
+# How far behind is hopeless, and how many others there must be at least.
+_HOPELESS_BY, _LEAST_OTHERS = 0.05, 5
+
+
 class StopHopeless(keras.callbacks.Callback):
     """Ends a trial that is far behind the median of the others at the same point.
 
@@ -52,8 +56,6 @@ class StopHopeless(keras.callbacks.Callback):
     Args:
         folder: The folder that holds the folders of all trials.
         epochs: Epochs of this trial.
-        margin: How far behind is hopeless.
-        least: How many others there must be at least.
 
     Raises:
         Hopeless: At the end of an epoch.
@@ -62,12 +64,10 @@ class StopHopeless(keras.callbacks.Callback):
         Golovin et al., Google Vizier, 2017, section 3.2.2: the median stopping rule.
     """
 
-    def __init__(self, folder: Path, epochs: int, margin: float = 0.05, least: int = 5):
+    def __init__(self, folder: Path, epochs: int):
         super().__init__()
         self.folder = folder
         self.epochs = epochs
-        self.margin = margin
-        self.least = least
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self.epochs / 2 <= epoch + 1 < self.epochs:
@@ -77,10 +77,10 @@ class StopHopeless(keras.callbacks.Callback):
             result = read_result(path)
             if result.get("epochs") == self.epochs and len(result["rows"]) > epoch:
                 others.append(result["rows"][epoch]["val_accuracy"])
-        if len(others) < self.least:
+        if len(others) < _LEAST_OTHERS:
             return
         accuracy, median = (logs or {})["val_accuracy"], statistics.median(others)
-        if accuracy < median - self.margin:
+        if accuracy < median - _HOPELESS_BY:
             raise Hopeless(
                 f"Validation accuracy {accuracy:.4f} after epoch {epoch + 1} of {self.epochs}; "
                 f"the median of {len(others)} others is {median:.4f}."

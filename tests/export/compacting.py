@@ -5,7 +5,7 @@ import numpy as np
 from keras import layers, tree
 
 from export.compact import Compacted, compact
-from keras_switcher.features import nodes, producer
+from keras_switcher.graphs import nodes, producer
 
 
 def sparsify(model: keras.Model, seed: int = 0, density: float = 0.4) -> keras.Model:

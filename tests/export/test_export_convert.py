@@ -7,7 +7,7 @@ from small_run import sparse_lenet300
 from tflite_files import interpreter
 
 from export import runtime
-from export.convert import Precision, convert, in_float32, output_names
+from export.convert import Precision, convert, in_precision, output_names
 from export.errors import ExportError
 from keras_switcher.signals import Interrupted
 
@@ -158,7 +158,7 @@ def test_an_adapted_normalisation_is_not_lost_with_the_precision():
             [keras.Input((6,)), normalize, keras.layers.Dense(8, "relu", dtype=policy)]
         )
         model = keras.Sequential([keras.Input((6,)), inner, keras.layers.Dense(3, dtype=policy)])
-        plain = in_float32(model)
+        plain = in_precision(model, "float32")
         assert {v.dtype for v in plain.trainable_variables} == {"float32"}
         scale = np.abs(plain(data)).max()
         np.testing.assert_allclose(
@@ -174,10 +174,10 @@ def test_mixed_precision_is_left_behind():
             keras.layers.Dense(2, dtype="float32"),
         ]
     )
-    plain = in_float32(with_policy)
+    plain = in_precision(with_policy, "float32")
     assert {layer.compute_dtype for layer in plain.layers} == {"float32"}
     x = np.random.default_rng(0).random((3, 4), "float32")
     np.testing.assert_allclose(plain(x), with_policy(x), atol=1e-2)
     for one, other in zip(plain.weights, with_policy.weights, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert in_float32(plain) is plain
+    assert in_precision(plain, "float32") is plain

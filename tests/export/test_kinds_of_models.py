@@ -154,7 +154,7 @@ def test_what_fails_beside_the_files_takes_nothing_from_them(tmp_path, caplog, m
 
     monkeypatch.setattr("export.exporting.experimental_sparsity", broken)
     options = ExportOptions(tmp_path / "mine.keras", threads=(1,), timeout=0.001)
-    monkeypatch.setattr("export.exporting._verdict", lambda *_: Verdict(4, 0.0, 1.0, None, ()))
+    monkeypatch.setattr("export.exporting._verdict", lambda *_: Verdict(0.0, 1.0, None, ()))
     content = export(options)
     assert "EXPERIMENTAL_SPARSITY failed: no such blocks" in caplog.text
     assert "could not be measured" in caplog.text

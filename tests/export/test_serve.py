@@ -20,7 +20,7 @@ from command import ROOT
 from export.bundle import write_bundle
 from export.command import main
 from export.errors import ExportError
-from export.serving import HEADERS, ISOLATION, PageServer
+from export.server import HEADERS, ISOLATION, PageServer
 from export.site import TYPES, content_type, site
 from keras_switcher.files import WriteError
 from keras_switcher.signals import Interrupted
@@ -336,7 +336,7 @@ def test_a_page_has_the_same_address_each_time_if_it_can(run, page, monkeypatch,
 def test_who_can_reach_the_page_is_told(run, page, monkeypatch, capsys, host, is_local):
     monkeypatch.setattr("export.site.PAGE", page)
     # Even if this machine does not know of an address of its own.
-    monkeypatch.setattr("export.serving._address_in_network", lambda family: None)
+    monkeypatch.setattr("export.server._address_in_network", lambda family: None)
     _, written = addresses(monkeypatch, capsys, run, "--host", host, "--port", "0")
     assert ("For a phone in the same network: --host 0.0.0.0" in written) == is_local
     assert ("over plain http" in written) != is_local

@@ -8,8 +8,8 @@ from keras_switcher.compare.method import Layers, Method, dense_layers, register
 from keras_switcher.compare.plan import TRAINING
 from keras_switcher.compare.work import Work
 from keras_switcher.config import Config
-from keras_switcher.features import output_layers
 from keras_switcher.files import RunError
+from keras_switcher.graphs import output_layers
 from keras_switcher.networks import Start, compiled_dense, dense_model
 from keras_switcher.state import copy_weights
 

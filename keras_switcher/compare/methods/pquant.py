@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from keras_switcher.alternation import Alternation
 from keras_switcher.compare.method import Method, Trained, register
 from keras_switcher.compare.plan import COURSE, TRAINING
 from keras_switcher.compare.work import Work, fit_at_once
@@ -18,7 +17,7 @@ from keras_switcher.config import Config
 from keras_switcher.extras import install_command
 from keras_switcher.files import RunError
 from keras_switcher.nesting import walk
-from keras_switcher.networks import Start, compiled_dense
+from keras_switcher.networks import Start, alternation_of, compiled_dense
 from keras_switcher.settling import choose_on
 from keras_switcher.state import copy_weights
 
@@ -227,9 +226,8 @@ def _odds(share: float) -> float:
 
 def _epochs(work: Work) -> tuple[int, int, int]:
     """Return the epochs before, in and after pruning: those of the switcher's phases."""
-    phases = work.config.alternation
     epochs = work.config.optimisation.epochs
-    begin, _, settle = Alternation(1, 1, phases.warmup, phases.settle, phases.ramp).plan(epochs)
+    begin, _, settle = alternation_of(work.config).plan(epochs)
     begin = min(begin, epochs - 1)
     settle = max(settle, begin + 1)
     return begin, settle - begin, epochs - settle

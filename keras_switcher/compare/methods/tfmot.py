@@ -17,8 +17,8 @@ from keras_switcher.compare.pruned import course
 from keras_switcher.compare.work import Work, fit_at_once
 from keras_switcher.config import Config
 from keras_switcher.extras import install_command
-from keras_switcher.features import producer
 from keras_switcher.files import RunError
+from keras_switcher.graphs import producer
 from keras_switcher.networks import Start
 
 # Entries of a layer's configuration that Keras 2 does not know, or that the weights make void.

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_switcher.compare.method import Method, check_granularity, register
+from keras_switcher.compare.method import Method, register
+from keras_switcher.compare.methods.switcher import Switcher
 from keras_switcher.compare.plan import TRAINING
-from keras_switcher.compare.pruned import READS, NoSwitcher
+from keras_switcher.compare.pruned import READS, MagnitudeSwitcher
 from keras_switcher.compare.work import Work
-from keras_switcher.config import Config
 from keras_switcher.convert import switch
-from keras_switcher.networks import Start, compiled_switched, switched_model
+from keras_switcher.networks import compiled_switched
 from keras_switcher.switchers import FreeSwitcher
+from keras_switcher.switchers import Switcher as SwitcherNetwork
 
 _READS = READS | {
     *("granularity", "gate", "task_steps", "switcher_steps"),
@@ -23,7 +24,7 @@ _READS = READS | {
 
 
 @register("free")
-class FreeSwitches(Method):
+class FreeSwitches(Switcher):
     """The switcher's training without a switcher network: a free logit for each connection.
 
     Target, phases, objective and gate are the switcher's own, so the difference shows what reading
@@ -33,16 +34,12 @@ class FreeSwitches(Method):
     title = "free logits, no network"
     reads = _READS
 
-    def check(self, config: Config, start: Start) -> None:
-        check_granularity(config, start)
-
-    def model(self, work: Work) -> keras.Model:
-        switcher = FreeSwitcher(seed=work.config.optimisation.seed)
-        return switched_model(work.config, work.data, work.start(), switcher)
+    def in_its_place(self, work: Work) -> SwitcherNetwork:
+        return FreeSwitcher(seed=work.config.optimisation.seed)
 
 
 @register("magnitude-switcher")
-class MagnitudeSwitches(Method):
+class MagnitudeSwitches(Switcher):
     """The switcher's training with the weights' magnitudes in place of the network's logits.
 
     Offsets still spread the density over the layers, but which connections of a layer are on is not
@@ -52,11 +49,8 @@ class MagnitudeSwitches(Method):
     title = "magnitude in the switcher's place"
     reads = _READS
 
-    def check(self, config: Config, start: Start) -> None:
-        check_granularity(config, start)
-
-    def model(self, work: Work) -> keras.Model:
-        return switched_model(work.config, work.data, work.start(), NoSwitcher())
+    def in_its_place(self, work: Work) -> SwitcherNetwork:
+        return MagnitudeSwitcher()
 
 
 @register("random")
@@ -72,7 +66,7 @@ class RandomMask(Method):
 
     def model(self, work: Work) -> keras.Model:
         start = work.start()
-        model = switch(start.learned, switcher=NoSwitcher())
+        model = switch(start.learned, switcher=MagnitudeSwitcher())
         compiled_switched(work.config, work.data, start, model)
         layers = model.switched_layers()
         shapes = [tuple(layer.kernel.shape) for layer in layers]

@@ -1,7 +1,7 @@
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
-from keras_switcher.connection import ALIVE, DATA, Connection
+from keras_switcher.messages import ALIVE, DATA, Connection
 
 
 class Patient(Connection):

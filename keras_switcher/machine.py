@@ -1,0 +1,46 @@
+"""What this machine has for processes: cores, ports, and the environment they start in."""
+
+import os
+import random
+import socket
+from contextlib import ExitStack, suppress
+
+THREADS = "TF_NUM_INTRAOP_THREADS"
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_ports(number: int) -> list[int]:
+    """Return ports that nothing listens on.
+
+    They lie below the ports that the system assigns to programs that ask for any port, so nobody
+    gets one of them by chance between this call and its use.
+
+    Args:
+        number: How many ports.
+
+    Raises:
+        OSError: If there are too few.
+    """
+    ports: list[int] = []
+    with ExitStack() as taken:
+        for port in random.sample(range(15_000, 32_000), 1000):
+            listener = taken.enter_context(socket.socket())
+            with suppress(OSError):
+                # On all interfaces, as TensorFlow will.
+                listener.bind(("", port))
+                ports.append(port)
+            if len(ports) == number:
+                return ports
+    raise OSError(f"Expected {number} free ports from 15000 to 31999. Received: {len(ports)}")
+
+
+def child_environment() -> dict[str, str]:
+    """Return this process's environment variables, as several processes beside each other need."""
+    # Otherwise the first of the processes that share a GPU takes all of its memory.
+    return {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ}
