@@ -13,7 +13,7 @@ import os
 import statistics
 from typing import Any
 
-from step_time import batches, block_seconds, block_steps, count, new_file
+from timing import batches, block_seconds, block_steps, count, in_turns, new_file
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -57,12 +57,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     models = {name: build(options, args) for name, options in OPTIONS.items()}
     args.steps, before = block_steps(args.steps, TOGETHER, TOGETHER)
     data = batches(args)
-    for model in models.values():
-        block_seconds(model, data, args.steps, before)
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(args.rounds):
-        for name in models if turn % 2 == 0 else reversed(models):
-            seconds[name].append(block_seconds(models[name], data, args.steps, before))
+
+    def block(name: str) -> float:
+        return block_seconds(models[name], data, args.steps, before)
+
+    seconds = in_turns(list(models), args.rounds, block)
     figures: dict[str, Any] = {}
     for name, values in seconds.items():
         ratios = sorted(v / d for v, d in zip(values, seconds[DEFAULTS], strict=True))

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from step_time import new_file
+from timing import new_file
 
 from keras_switcher.compare.cell import CELL_FILE
 from keras_switcher.compare.plan import PLAN_FILE, RESULT_FILE

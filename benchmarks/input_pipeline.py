@@ -14,7 +14,7 @@ import statistics
 import time
 from typing import Any
 
-from step_time import block_seconds, count, new_file
+from timing import block_seconds, count, in_turns, new_file
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -62,12 +62,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     )
     kinds = {"pipeline": pipeline(args, args.steps), "ready": ready(args, args.steps)}
 
-    for data in kinds.values():
-        block_seconds(model, data, args.steps)
-    found: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for pair in range(args.pairs):
-        for kind in kinds if pair % 2 == 0 else reversed(kinds):
-            found[kind].append(block_seconds(model, kinds[kind], args.steps))
+    found = in_turns(
+        list(kinds), args.pairs, lambda kind: block_seconds(model, kinds[kind], args.steps)
+    )
     ratios = sorted(a / b for a, b in zip(found["pipeline"], found["ready"], strict=True))
     data = pipeline(args, 200)
     start = time.perf_counter()

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from step_time import count
+from timing import count
 
 ROOT = Path(__file__).parent.parent
 _STATE = re.compile(r"^(?:\[(\d+)\] )?DEBUG\s+State after epoch (\d+): (\w+)", re.MULTILINE)

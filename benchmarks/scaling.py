@@ -34,7 +34,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from multiworker import train
-from step_time import block_seconds, count, new_file
+from timing import block_seconds, count, in_turns, new_file
 
 from keras_switcher import Alternation, UnitSwitcher, switch
 from keras_switcher.files import write_json
@@ -89,12 +89,9 @@ def measure(
     """Return the milliseconds of a plain step, of the masks and of the switcher's turn."""
     models = {kind: model(inputs, units, args.hidden, kind) for kind in KINDS}
     data = batches(inputs, batch, args.steps)
-    for each in models.values():
-        block_seconds(each, data, args.steps)
-    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for turn in range(args.rounds):
-        for kind in KINDS if turn % 2 == 0 else reversed(KINDS):
-            seconds[kind].append(block_seconds(models[kind], data, args.steps))
+    seconds = in_turns(
+        KINDS, args.rounds, lambda kind: block_seconds(models[kind], data, args.steps)
+    )
 
     def more(kind: str, base: str) -> float:
         return statistics.median(b - a for a, b in zip(seconds[base], seconds[kind], strict=True))

@@ -19,37 +19,19 @@ import gc
 import importlib
 import importlib.util
 import json
-import logging
-import math
 import os
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
+
+from timing import batches, block_seconds, block_steps, count, in_turns, new_file, per_step
 
 PLAIN, SWITCHED = "plain", "switched"
 TFMOT = "tfmot"
 # By default, tfmot chooses anew once in this many steps.
 PRUNING_STEPS = 100
-
-
-def count(text: str) -> int:
-    """Return the value of a flag that is an integer >= 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1. Received: {text}")
-    return int(text)
-
-
-def new_file(text: str) -> Path:
-    """Return the value of a flag that names a file to write, before anything is measured."""
-    path = Path(text).expanduser()
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(
-            f"expected a file in a folder that exists. Received: {text}"
-        )
-    return path
 
 
 def build(kind: str, args: argparse.Namespace) -> Any:
@@ -81,77 +63,6 @@ def build(kind: str, args: argparse.Namespace) -> Any:
         **options,
     )
     return net
-
-
-def batches(args: argparse.Namespace) -> Any:
-    """Return batches of made-up images; the time of a step does not depend on what they show."""
-    import numpy as np
-    import tensorflow as tf
-
-    random = np.random.default_rng(0)
-    x = random.integers(0, 256, (args.batch_size * 8, *args.image), dtype="uint8")
-    y = random.integers(0, 10, args.batch_size * 8, dtype="int32")
-    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(args.batch_size, drop_remainder=True)
-    return data.cache().repeat().take(args.steps).prefetch(2)
-
-
-def block_steps(wanted: int, period: int, together: int = 1) -> tuple[int, int]:
-    """Return how many steps a block has, and how many come before those that are timed.
-
-    The timed steps are a whole number of periods, at least one, and about four fifths of the wanted
-    steps. After them comes one more execution, as `per_step` leaves out the last one.
-
-    Args:
-        wanted: Number of steps that are wanted.
-        period: Steps from one turn of the switcher, or from one choice of tfmot, to the next.
-        together: Number of steps in one execution.
-    """
-    before = max(1, math.ceil(wanted / 5 / together)) * together
-    whole = math.lcm(period, together)
-    return before + max(1, round((wanted - before) / whole)) * whole + together, before
-
-
-def block_seconds(model: Any, data: Any, steps: int, before: int | None = None) -> float:
-    """Return the seconds per step of one `fit` over the data, without its start.
-
-    Args:
-        model: The model.
-        data: As many batches as steps.
-        steps: Number of steps.
-        before: Number of steps at the start that are not timed; a fifth by default.
-    """
-    import keras
-
-    before = steps // 5 if before is None else before
-    state = getattr(model, "alternation_state", None)
-    if state is not None:
-        # A `fit` ends with a settled model, whose switcher has no more turns.
-        state.restart()
-        turns = int(model.switcher_optimizer.iterations)
-    times: list[tuple[int, float]] = []
-    timer = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: times.append((batch, time.perf_counter()))
-    )
-    # In a training of one block, a switcher would have few turns: that warning is not wanted here.
-    logging.getLogger("keras_switcher").setLevel(logging.ERROR)
-    model.fit(data, steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0, callbacks=[timer])
-    if state is not None:
-        turns = int(model.switcher_optimizer.iterations) - turns
-        if turns != steps // model.alternation.task_steps:
-            raise RuntimeError(f"Expected a turn of the switcher every so often. Received: {turns}")
-    return per_step(times, before)
-
-
-def per_step(times: list[tuple[int, float]], before: int) -> float:
-    """Return the seconds per step, given the last batch of each execution and when it ended.
-
-    The last execution does not count: at its end, a switched model settles, once in a training.
-    """
-    first = next(one for one in times if one[0] >= before - 1)
-    (begun, start), (ended, end) = first, times[-2:][0]
-    if ended <= begun:
-        raise SystemExit("Expected several executions in a block: take more --steps.")
-    return (end - start) / (ended - begun)
 
 
 def build_keras_2(kind: str, args: argparse.Namespace) -> Any:
@@ -206,12 +117,7 @@ def measure_keras_2(args: argparse.Namespace) -> dict[str, Any]:
         models[kind].fit(data, steps_per_epoch=args.steps, verbose=0, callbacks=callbacks)
         return per_step(times, before)
 
-    for kind in kinds:
-        block(kind)
-    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for turn in range(args.rounds):
-        for kind in kinds if turn % 2 == 0 else reversed(kinds):
-            seconds[kind].append(block(kind))
+    seconds = in_turns(kinds, args.rounds, block)
     ratios = sorted(s / p for s, p in zip(seconds[TFMOT], seconds[PLAIN], strict=True))
     return {
         "keras_2_plain_ms": 1e3 * statistics.median(seconds[PLAIN]),
@@ -265,12 +171,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     kinds = [PLAIN, SWITCHED]
     models = {kind: build(kind, args) for kind in kinds}
     data = batches(args)
-    for model in models.values():
-        block_seconds(model, data, args.steps, args.before)
-    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for turn in range(args.rounds):
-        for kind in kinds if turn % 2 == 0 else reversed(kinds):
-            seconds[kind].append(block_seconds(models[kind], data, args.steps, args.before))
+    seconds = in_turns(
+        kinds, args.rounds, lambda kind: block_seconds(models[kind], data, args.steps, args.before)
+    )
     plain = memory(PLAIN)
     result: dict[str, Any] = {
         **{k: v for k, v in vars(args).items() if k not in ("json", "memory_of", "keras_2")},

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 import keras
 import numpy as np
-from step_time import new_file
+from timing import new_file
 
 from export import flatbuffer, runtime
 from export.benchmark import machine

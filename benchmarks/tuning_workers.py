@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from step_time import count, new_file
+from timing import count, new_file
 
 
 def search(workers: int, args: argparse.Namespace, folder: Path) -> dict[str, Any]:

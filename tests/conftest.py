@@ -16,6 +16,7 @@ import pytest
 from command import offline
 from hypothesis import settings
 
+import keras_switcher.compare.methods  # noqa: F401, registers them
 from keras_switcher import gates, granularity, switchers
 from keras_switcher.compare.method import registry as methods
 from keras_switcher.data import DATASETS

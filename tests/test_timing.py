@@ -1,10 +1,10 @@
-"""What `benchmarks/step_time.py` times of a block."""
+"""What `benchmarks/timing.py` times of a block."""
 
 import itertools
 
 import pytest
 
-from benchmarks.step_time import block_steps, per_step
+from benchmarks.timing import block_steps, per_step
 
 
 @pytest.mark.parametrize(
