@@ -155,9 +155,7 @@ def copied(operation: Any, *, build: bool = True) -> Any:
         # Its configuration has the bytes of its function, but not what its names refer to.
         return operation
     try:
-        with _sharing_objects():
-            config = operation.get_config()
-            copy = type(operation).from_config(config if build else _without_builds(config))
+        copy = _recreated(operation, build)
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
             f"Can't copy '{operation.name}', a {type(operation).__name__}: it does not come back "
@@ -172,21 +170,46 @@ def copied(operation: Any, *, build: bool = True) -> Any:
     return copy
 
 
-@contextlib.contextmanager
-def _sharing_objects() -> Iterator[None]:
-    """Have Keras make an object once that stands in several places of a configuration.
+def _recreated(operation: Any, build: bool) -> Any:
+    """Recreate an operation, with each layer in it once, wherever its configuration has it again.
 
-    It does so when it saves and loads a file, and has no public way to do it here. When this scope
-    ends, that of a file which is being loaded goes on: Keras's own would end it.
+    Keras does so when it saves and loads a file, and has no public way to do it elsewhere. When its
+    scope ends, that of a file which is being loaded goes on: Keras would end both.
     """
     names = ("shared_objects/id_to_obj_map", "shared_objects/id_to_config_map")
     before = {name: global_state.get_global_attribute(name) for name in names}
     try:
         with ObjectSharingScope():
-            yield
+            config = operation.get_config()
+            inner = (
+                {id(layer) for _, layer in walk(operation)}
+                if isinstance(operation, Layer)
+                else set()
+            )
+            config = _without_ids(config if build else _without_builds(config), inner)
+            # What the code of the operation serialises is its own affair.
+            global_state.set_global_attribute(names[1], None)
+            return type(operation).from_config(config)
     finally:
         for name, value in before.items():
             global_state.set_global_attribute(name, value)
+
+
+def _without_ids(config: Any, kept: set[int]) -> Any:
+    """Return a configuration without the marks of what is shared, but for some objects.
+
+    Keras knows an object by its address, which several that were made for a moment may have had.
+    """
+    if isinstance(config, dict):
+        marked = config.get("shared_object_id")
+        return {
+            key: _without_ids(value, kept)
+            for key, value in config.items()
+            if key != "shared_object_id" or marked in kept
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(_without_ids(value, kept) for value in config)
+    return config
 
 
 def _set_policies_like(old: Layer, new: Layer) -> None:

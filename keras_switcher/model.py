@@ -454,8 +454,7 @@ class SwitchedModel(keras.Model):
             warn_of_early_callbacks(callbacks, epochs, self.alternation.settle, first)
         history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
         # After all callbacks, as EarlyStopping may have gone back to an epoch of another phase.
-        if history.epoch:
-            warn_of_the_end(self, *begun)
+        warn_of_the_end(self, *begun, had_epochs=bool(history.epoch))
         return history
 
     def make_train_function(self, force: bool = False) -> Any:

@@ -175,16 +175,17 @@ def warn_of_early_callbacks(
             )
 
 
-def warn_of_the_end(model: Any, first_phase: str, first_step: int) -> None:
+def warn_of_the_end(model: Any, first_phase: str, first_step: int, had_epochs: bool) -> None:
     """Warn of a training that was none of the switchers, or that ended too early.
 
     Args:
         model: The `SwitchedModel`, after it.
         first_phase: Its phase before it.
         first_step: Its number of steps before it.
+        had_epochs: Whether there was any epoch.
     """
     steps = int(ops.convert_to_numpy(model.alternation_state.step)) - first_step
-    if steps == 0 and first_phase != SETTLE:
+    if had_epochs and steps == 0 and first_phase != SETTLE:
         logger.warning(
             "The switcher had no turn, as `train_step` of %s replaces that of SwitchedModel. "
             "Let it return super().train_step(data), and change the loss in `compute_loss`.",

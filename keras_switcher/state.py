@@ -1,6 +1,5 @@
 """What a layer has besides its configuration: weights, vocabularies, and what is frozen."""
 
-import logging
 import tempfile
 from typing import Any
 
@@ -10,8 +9,6 @@ from keras.layers import Layer
 
 from keras_switcher.layers import SwitchedDense
 from keras_switcher.nesting import children, walk
-
-logger = logging.getLogger(__name__)
 
 
 def pairs_of(old: Layer, new: Layer) -> list[tuple[str, Layer, Layer | None]]:
@@ -73,7 +70,6 @@ def copy_weights(old: Layer, new: Layer) -> None:
         for source, target in zip(sources, targets, strict=True):
             target.assign(ops.cast(source, target.dtype))
         if counterpart is not None:
-            _warn_of_other_options(path, original, counterpart)
             _set_rest_like(original, counterpart)
             for source, target in zip(sources, targets, strict=True):
                 target.trainable = source.trainable
@@ -92,37 +88,9 @@ def _check_no_more(old: Layer, new: Layer, inside: list[tuple[str, Layer, Layer 
             raise ValueError(
                 f"Can't copy the weights of '{old.name}', a {type(old).__name__}: the layer at "
                 f"'{path}' of its copy, '{layer.name}', is none of the original's own. A layer was "
-                "replaced, or put in two places, after __init__: do that in __init__, so that "
-                "from_config(get_config()) makes the same again."
+                "replaced, removed, or put in two places after __init__: do that in __init__, so "
+                "that from_config(get_config()) makes the same again."
             )
-
-
-def _warn_of_other_options(path: str, old: Layer, new: Layer) -> None:
-    """Warn if a layer inside a copy was made with other options than the original has now."""
-    if not path or children(old):
-        # The copy itself comes from its configuration, and what is inside is looked at by itself.
-        return
-    before, after = _options(old), _options(new)
-    different = [name for name in before if before[name] != after.get(name)]
-    if different:
-        logger.warning(
-            "The copy of the layer at '%s' is made by the code of the layers around it, with %s: "
-            "%s where the original has %s. Give it to their __init__, and return it from their "
-            "get_config().",
-            path,
-            different[0],
-            after.get(different[0]),
-            before[different[0]],
-        )
-
-
-def _options(layer: Layer) -> dict[str, str]:
-    try:
-        config = layer.get_config()
-    except (NotImplementedError, TypeError, ValueError):
-        return {}
-    left_out = ("name", "trainable", "dtype", "build_config")
-    return {name: repr(value) for name, value in config.items() if name not in left_out}
 
 
 def _copy_converted(old: Layer, new: Layer) -> None:

@@ -22,11 +22,11 @@ def is_of_dense_layers(filepath: Any) -> bool:
     name = str(filepath)
     if name.endswith(".weights.json"):
         path = Path(filepath)
-        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+        found = json.loads(path.read_text(encoding="utf-8")).get("weight_map", {}).values()
         names = {
             each for listed in found for each in ([listed] if isinstance(listed, str) else listed)
         }
-        return all(is_of_dense_layers(path.with_name(each)) for each in names)
+        return bool(names) and all(is_of_dense_layers(path.with_name(each)) for each in names)
     if name.endswith(".keras"):
         with zipfile.ZipFile(filepath) as archive:
             if "model.weights.h5" not in archive.namelist():

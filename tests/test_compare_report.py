@@ -260,5 +260,5 @@ def test_a_method_that_is_always_right_is_in_the_picture():
 
 def test_the_picture_is_drawn_with_any_sparsity(comparison):
     _, folder, _, groups = comparison
-    write_picture(groups, folder)
+    write_picture(groups, folder / "pareto.png")
     assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
