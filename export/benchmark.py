@@ -2,9 +2,11 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -94,32 +96,34 @@ def _validated(path: Path) -> bytes:
 
 
 def _show(console: Console, entries: list[dict[str, Any]]) -> None:
-    table = Table(title="TFLite files", title_justify="left")
-    table.add_column("file", overflow="fold")
-    for column in (
-        "bytes",
-        "gzipped",
-        "not zero",
-        "threads",
-        "XNNPACK",
-        "median",
-        "90 %",
-        "memory",
-    ):
-        table.add_column(column, justify="right")
-    for entry in entries:
-        for number, one in enumerate(entry["measurements"]):
-            first = number == 0
-            table.add_row(
-                escape(entry["file"]) if first else "",
-                f"{entry['bytes']:,}" if first else "",
-                f"{entry['gzip_bytes']:,}" if first else "",
-                f"{entry['nonzeros']:,}" if first else "",
+    # The names, which may be long, have a column that takes what is left of a terminal of 80.
+    files = _table("Files", ("", "bytes", "gzipped", "not zero"))
+    files.add_column("file", overflow="fold")
+    times = _table("Calls", ("", "threads", "XNNPACK", "median", "90 %", "memory"))
+    for number, entry in enumerate(entries, 1):
+        files.add_row(
+            str(number),
+            f"{entry['bytes']:,}",
+            f"{entry['gzip_bytes']:,}",
+            f"{entry['nonzeros']:,}",
+            escape(entry["file"]),
+        )
+        for one in entry["measurements"]:
+            times.add_row(
+                str(number),
                 str(one["threads"]),
                 "yes" if one["delegate"] else "no",
                 microseconds(one["median_us"]),
                 microseconds(one["p90_us"]),
                 megabytes(one["heap_bytes"]),
             )
-        table.add_section()
-    console.print(table)
+        times.add_section()
+    console.print(files)
+    console.print(times)
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
