@@ -20,6 +20,7 @@ from typing import TextIO
 from keras_switcher.children import Children
 from keras_switcher.cluster import TF_CONFIG, Cluster, to_tf_config
 from keras_switcher.machine import THREADS, cores, free_ports
+from keras_switcher.programs import module_command
 from keras_switcher.workers import GPUS, GRACE, LAUNCHER, LAUNCHER_FLAGS, WorkerLost
 
 # Seconds that the others get to end by themselves when one has failed, and then after SIGTERM.
@@ -199,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal that killed it; 2 for a mistake in the arguments.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m keras_switcher.launch",
+        prog=module_command("keras_switcher.launch", "keras-switcher-launch"),
         description="Run a training as several processes of this machine, for --strategy "
         "multiworker. The chief, worker 0, writes to this terminal; the others show when they "
         "fail.",

@@ -25,14 +25,24 @@ def program_name() -> str:
     return _INSTALLED if train_command() == _INSTALLED else "train.py"
 
 
+def module_command(module: str, installed: str) -> str:
+    """Return the start of a command line of a module: `python -m export`, for example.
+
+    Args:
+        module: The name of the module.
+        installed: The name under which it is installed: `keras-switcher-export`, for example.
+    """
+    is_installed = Path(sys.argv[0]).stem.startswith("keras-switcher")
+    return installed if is_installed else f"python -m {module}"
+
+
 def export_command(package: str) -> str:
-    """Return the start of a command line that exports: `python -m export`, for example.
+    """Return the start of a command line that exports.
 
     Args:
         package: The name under which the package of the export is imported.
     """
-    is_installed = Path(sys.argv[0]).stem.startswith("keras-switcher")
-    return "keras-switcher-export" if is_installed else f"python -m {package}"
+    return module_command(package, "keras-switcher-export")
 
 
 def resuming_command() -> str:

@@ -12,6 +12,7 @@ from keras_switcher.compare.plan import Cell, Plan, Variant
 from keras_switcher.config import Config, validate
 from keras_switcher.flags import resolve_shared
 from keras_switcher.machine import cores
+from keras_switcher.programs import module_command
 
 METHODS = (
     "switcher",
@@ -42,7 +43,7 @@ _REFUSED = {
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m keras_switcher.compare",
+        prog=module_command("keras_switcher.compare", "keras-switcher-compare"),
         description="Train the same network by several methods, at several sparsities and from "
         "several seeds, and hold them against each other. The same command goes on after it was "
         "stopped or killed; with more methods, sparsities or seeds it trains what is missing.",

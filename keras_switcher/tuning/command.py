@@ -17,7 +17,7 @@ from keras_switcher.display import say
 from keras_switcher.extras import install_command
 from keras_switcher.files import RunError
 from keras_switcher.flags import resolve_shared
-from keras_switcher.programs import same_command
+from keras_switcher.programs import module_command, same_command
 from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.plan import COSTS, ORACLES, Plan, Terms
 from keras_switcher.tuning.space import Space, read_space
@@ -33,7 +33,7 @@ _REFUSED = {
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m keras_switcher.tuning",
+        prog=module_command("keras_switcher.tuning", "keras-switcher-tune"),
         description="Search for a better switcher network with Keras Tuner. The same command goes "
         "on after it was stopped or killed.",
         epilog="All other flags are those of train.py (--model, --dataset, --limit, --width, ...): "
