@@ -181,12 +181,9 @@ def _recreated(operation: Any, build: bool) -> Any:
     try:
         with ObjectSharingScope():
             config = operation.get_config()
-            inner = (
-                {id(layer) for _, layer in walk(operation)}
-                if isinstance(operation, Layer)
-                else set()
-            )
-            config = _without_ids(config if build else _without_builds(config), inner)
+            inside = walk(operation) if isinstance(operation, Layer) else []
+            config = config if build else _without_builds(config)
+            config = _without_ids(config, {id(layer) for _, layer in inside})
             # What the code of the operation serialises is its own affair.
             global_state.set_global_attribute(names[1], None)
             return type(operation).from_config(config)

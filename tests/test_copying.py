@@ -578,8 +578,12 @@ class Limited(keras.layers.Layer):
         return self.dense(inputs) * self.limits[0] + self.limits[1]
 
     def get_config(self):
-        made = [keras.saving.serialize_keras_object(keras.regularizers.L2(x)) for x in self.limits]
-        return {**super().get_config(), "first": made[0], "second": made[1]}
+        # At one address, as objects made for a moment may be.
+        made = keras.regularizers.L2(self.limits[0])
+        first = keras.saving.serialize_keras_object(made)
+        made.l2 = self.limits[1]
+        second = keras.saving.serialize_keras_object(made)
+        return {**super().get_config(), "first": first, "second": second}
 
 
 @pytest.mark.parametrize("layers", [None, "last"])
