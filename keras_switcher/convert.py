@@ -12,7 +12,6 @@ from keras_switcher.copying import (
     build_like,
     converted_attributes,
     converted_functional,
-    copied,
     has_own,
 )
 from keras_switcher.granularity import get as get_granularity
@@ -20,6 +19,7 @@ from keras_switcher.graphs import check_model, has_graph, output_layers
 from keras_switcher.layers import SwitchedDense, switched_layers
 from keras_switcher.model import SwitchedModel
 from keras_switcher.nesting import shared_layers, walk
+from keras_switcher.recreating import copied
 from keras_switcher.state import copy_weights
 
 logger = logging.getLogger(__name__)

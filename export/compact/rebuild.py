@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from keras import layers, ops, tree
 
-from keras_switcher.copying import copied
 from keras_switcher.graphs import ends, producer
+from keras_switcher.recreating import copied
 from keras_switcher.state import copy_weights
 
 from ..errors import ExportError
