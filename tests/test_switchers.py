@@ -20,7 +20,7 @@ KINDS = {"unit": UnitSwitcher, "connection": ConnectionSwitcher}
 GRANULARITIES = ["connection", "block4", "block16", "unit"]
 
 
-class RankSwitcher(Switcher):
+class RankedByWeight(Switcher):
     """The example of the class docstring."""
 
     def build(self, kernel_shape):
@@ -32,8 +32,8 @@ class RankSwitcher(Switcher):
 
 @pytest.fixture(autouse=True)
 def registered():
-    """`RankSwitcher` under a name, for the tests of this file."""
-    return switchers.register("test-rank")(RankSwitcher)
+    """`RankedByWeight` under a name, for the tests of this file."""
+    return switchers.register("test-rank")(RankedByWeight)
 
 
 def kernel(*shape, seed=0):
@@ -312,7 +312,7 @@ class Fixed(UnitSwitcher):
         (Passing, (9,)),
         (Fixed, (7,)),
         (FreeSwitcher, None),
-        (RankSwitcher, None),
+        (RankedByWeight, None),
     ],
 )
 def test_a_class_is_given_the_options_that_it_takes(cls, hidden, monkeypatch):
@@ -335,7 +335,7 @@ def test_a_wrong_value_of_an_option_is_not_left_out():
 
 
 def test_own_switcher_is_registered_under_its_name():
-    assert type(switchers.get("test-rank")) is RankSwitcher
+    assert type(switchers.get("test-rank")) is RankedByWeight
     with pytest.raises(ValueError, match="'test-rank' is registered already"):
         switchers.register("test-rank")(UnitSwitcher)
 
@@ -368,13 +368,13 @@ def test_own_switcher_works_in_a_layer(granularity):
 
 def test_own_switcher_survives_saving(tmp_path):
     inputs = keras.Input((6,))
-    layer = SwitchedDense(4, switcher=RankSwitcher(), granularity="block4", name="ranked")
+    layer = SwitchedDense(4, switcher=RankedByWeight(), granularity="block4", name="ranked")
     model = keras.Model(inputs, layer(inputs))
     layer.switcher.factor.assign(np.arange(1, 7, dtype="float32")[:, None])
     layer.switches.assign(layer.gate(layer.compute_logits() + 1.0))
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras").get_layer("ranked")
-    assert type(again.switcher) is RankSwitcher
+    assert type(again.switcher) is RankedByWeight
     assert np.array_equal(again.switcher.factor, layer.switcher.factor)
     assert np.array_equal(again.compute_logits(), layer.compute_logits())
     assert np.array_equal(again.switches, layer.switches)
