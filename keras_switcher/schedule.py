@@ -176,7 +176,7 @@ def warn_of_early_callbacks(
 
 
 def warn_of_the_end(model: Any, first_phase: str, first_step: int, had_epochs: bool) -> None:
-    """Warn of a training that was none of the switchers, or that ended too early.
+    """Warn of a training in which the switchers had no turn, or that ended too early.
 
     Args:
         model: The `SwitchedModel`, after it.

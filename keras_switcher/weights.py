@@ -23,9 +23,8 @@ def is_of_dense_layers(filepath: Any) -> bool:
     if name.endswith(".weights.json"):
         path = Path(filepath)
         found = json.loads(path.read_text(encoding="utf-8")).get("weight_map", {}).values()
-        names = {
-            each for listed in found for each in ([listed] if isinstance(listed, str) else listed)
-        }
+        # A name, or a list of names.
+        names = set(keras.tree.flatten(list(found)))
         return bool(names) and all(is_of_dense_layers(path.with_name(each)) for each in names)
     if name.endswith(".keras"):
         with zipfile.ZipFile(filepath) as archive:
