@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from keras_switcher.alternation import ALTERNATE, WARMUP
-from keras_switcher.checkpoints import Checkpoint, CheckpointError, Checkpoints
+from keras_switcher.checkpoints import Checkpoint, CheckpointError, Checkpoints, storable
 from keras_switcher.display import say
 from keras_switcher.files import RunError
 from keras_switcher.runs import RunFolder
@@ -197,7 +197,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self.workers = workers
 
     def on_epoch_end(self, epoch: int, logs: Row | None = None) -> None:
-        arrays = [np.asarray(keras.ops.convert_to_numpy(v)) for v in variables(self.model)]
+        arrays = [storable(keras.ops.convert_to_numpy(v)) for v in variables(self.model)]
         for variable, array in zip(variables(self.model), arrays, strict=True):
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise Diverged(f"{variable.path} is not finite after epoch {epoch + 1}.")

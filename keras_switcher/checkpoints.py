@@ -30,6 +30,12 @@ class CheckpointError(RunError):
         self.what = what
 
 
+def storable(array: Any) -> np.ndarray:
+    """Return an array in a type that NumPy's files hold: bfloat16, which they don't, as float32."""
+    array = np.asarray(array)
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """The state of training after an epoch.
@@ -38,7 +44,7 @@ class Checkpoint:
         epoch: Number of epochs done.
         rows: The lines of the history so far.
         facts: What the state belongs to; a run that differs in these facts can't continue from it.
-        arrays: Every variable, in the order of the model and its optimisers.
+        arrays: Every variable, `storable`, in the order of the model and its optimisers.
     """
 
     epoch: int

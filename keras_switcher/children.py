@@ -92,6 +92,26 @@ class Children:
             process.send_signal(self._signals[-1])
 
 
+def exit_status(returncode: int) -> int:
+    """Return the exit status of a process as a shell gives it, 128 + 9 for one killed by SIGKILL.
+
+    Args:
+        returncode: `returncode` of its `subprocess.Popen`.
+    """
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+def how_it_ended(returncode: int) -> str:
+    """Return how a process ended, in words that follow its name.
+
+    Args:
+        returncode: `returncode` of its `subprocess.Popen`.
+    """
+    if returncode < 0:
+        return f"was killed by {signal.Signals(-returncode).name}"
+    return f"ended with status {returncode}"
+
+
 def end_with(parent: int, forced_after: float | None = None) -> None:
     """Stop this process, as by SIGTERM, when the process that started it is gone.
 

@@ -5,12 +5,15 @@ Nothing here imports TensorFlow before it must, so a wrong cluster is reported a
 
 import dataclasses
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from keras_switcher.checks import ConfigError, is_integer
+
+logger = logging.getLogger(__name__)
 
 TF_CONFIG = "TF_CONFIG"
 _SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST")
@@ -82,6 +85,8 @@ def find_cluster(environment: Mapping[str, str] = os.environ) -> Cluster:
 def refuse_lone_workers(strategy: str, environment: Mapping[str, str] = os.environ) -> None:
     """Refuse a strategy with which each of several workers would train by itself.
 
+    For the tasks of a step of Slurm, which may be meant to train different networks, it warns.
+
     Args:
         strategy: The strategy, not multiworker.
         environment: The environment.
@@ -89,6 +94,13 @@ def refuse_lone_workers(strategy: str, environment: Mapping[str, str] = os.envir
     Raises:
         ConfigError: If TF_CONFIG names more than one worker.
     """
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks != "1":
+        logger.warning(
+            "Each of the %s tasks of this step of Slurm trains the whole by itself: to train "
+            "together, they need --strategy multiworker.",
+            tasks,
+        )
     try:
         cluster = read_tf_config(environment.get(TF_CONFIG, ""))
     except ConfigError:

@@ -32,11 +32,12 @@ from keras_switcher.data import ImageData, load
 from keras_switcher.display import say
 from keras_switcher.files import RunError, WriteError
 from keras_switcher.initial import file_digest
+from keras_switcher.machine import GPUS
 from keras_switcher.moving_statistics import AverageStatistics
 from keras_switcher.runs import CHECKPOINTS, RunFolder
 from keras_switcher.signals import StopSignals
 from keras_switcher.strategy import MultiWorkerStrategy
-from keras_switcher.workers import GPUS, LAUNCHER_FLAGS, Workers
+from keras_switcher.workers import LAUNCHER_FLAGS, Workers
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_switcher.batches import evaluation_batches
+from keras_switcher.checkpoints import storable
 from keras_switcher.data import ImageData
 from keras_switcher.features import split
 from keras_switcher.files import replacing
@@ -223,8 +224,7 @@ class FrozenTrunk:
     def _computed(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         batches = evaluation_batches(images, labels, _BATCH).map(lambda x, _: x)
         features = np.asarray(self.trunk.predict(batches, verbose=0))
-        # NumPy's files do not hold bfloat16.
-        return features.astype("float32") if features.dtype.name == "bfloat16" else features
+        return storable(features)
 
     def copy_head(self, head: SwitchedModel, whole: SwitchedModel) -> None:
         """Copy what a switched head has learned into the whole model, switched as well.

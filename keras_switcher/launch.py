@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from keras_switcher.children import Children
+from keras_switcher.children import Children, exit_status, how_it_ended
 from keras_switcher.cluster import TF_CONFIG, Cluster, to_tf_config
-from keras_switcher.machine import THREADS, cores, free_ports
+from keras_switcher.machine import GPUS, THREADS, cores, free_ports
 from keras_switcher.programs import module_command
-from keras_switcher.workers import GPUS, GRACE, LAUNCHER, LAUNCHER_FLAGS, WorkerLost
+from keras_switcher.workers import GRACE, LAUNCHER, LAUNCHER_FLAGS, WorkerLost
 
 # Seconds that the others get to end by themselves when one has failed, and then after SIGTERM.
 _TO_END = GRACE + 5.0
@@ -160,27 +160,20 @@ class Launch:
                 worker in victims or worker.process.returncode == WorkerLost.exit_status
             )
         )
-        status = failed[0].process.returncode
-        status = status if status > 0 else 128 - status
+        status = exit_status(failed[0].process.returncode)
         if self._children.signal is None or status != 128 + self._children.signal:
             self._report(failed[0])
         return status
 
     def _report(self, worker: _Worker) -> None:
         """Say which worker failed and how, show its last lines, and say how to go on."""
-        status = worker.process.returncode
-        how = (
-            f"was killed by {signal.Signals(-status).name}"
-            if status < 0
-            else f"ended with exit status {status}"
-        )
         lines = []
         if worker.reader is not None:
             worker.reader.join(timeout=5)
             lines = [] if self.show_all else list(worker.last)
         self._say(
-            f"Worker {worker.index} of {self.count} {how}; the others were ended."
-            + (" Its last lines:" if lines else "")
+            f"Worker {worker.index} of {self.count} {how_it_ended(worker.process.returncode)}; "
+            "the others were ended." + (" Its last lines:" if lines else "")
         )
         for line in lines:
             print(f"[{worker.index}] {line}", file=self.output, flush=True)

@@ -6,6 +6,7 @@ import socket
 from contextlib import ExitStack, suppress
 
 THREADS = "TF_NUM_INTRAOP_THREADS"
+GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 def cores() -> int:
@@ -40,7 +41,18 @@ def free_ports(number: int) -> list[int]:
     raise OSError(f"Expected {number} free ports from 15000 to 31999. Received: {len(ports)}")
 
 
-def child_environment() -> dict[str, str]:
-    """Return this process's environment variables, as several processes beside each other need."""
+def child_environment(number: int) -> dict[str, str]:
+    """Return the environment variables of one of several processes that train beside each other.
+
+    They are those of this process, but of the GPUs that CUDA_VISIBLE_DEVICES names each gets one.
+
+    Args:
+        number: Number of the process, from 0; where there are more processes than GPUs, they begin
+            again with the first GPU.
+    """
     # Otherwise the first of the processes that share a GPU takes all of its memory.
-    return {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ}
+    environment = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ}
+    if GPUS in os.environ:
+        names = os.environ[GPUS].split(",")
+        environment[GPUS] = names[number % len(names)]
+    return environment

@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 # to start them again, and, with these, the GPUs of each worker.
 LAUNCHER = "KERAS_SWITCHER_LAUNCHER"
 LAUNCHER_FLAGS = "KERAS_SWITCHER_LAUNCHER_FLAGS"
-GPUS = "CUDA_VISIBLE_DEVICES"
 # Seconds that TensorFlow gets to notice by itself that a worker is lost.
 GRACE = 10.0
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from small import compiled, everything, network, separable
 
-from keras_switcher import Alternation
+from keras_switcher import Alternation, SwitchedDense, SwitchedModel
 from keras_switcher.callbacks import (
     Diverged,
     EpochRows,
@@ -145,6 +145,27 @@ def test_validation_loss_that_is_not_finite_ends_training_without_a_checkpoint(t
             callbacks=[StopOnDivergence(), rows, save],
         )
     assert checkpoints.load() is None
+
+
+def test_a_model_of_bfloat16_is_restored_and_its_weights_must_be_finite(tmp_path):
+    # NumPy knows neither how to keep such weights nor that they are numbers.
+    x = given = keras.Input((12,))
+    x = SwitchedDense(8, "relu", dtype="bfloat16")(x)
+    model = compiled(SwitchedModel(given, keras.layers.Dense(4)(x)))
+    checkpoints = Checkpoints(tmp_path, "x")
+    save = SaveCheckpoints(checkpoints, EpochRows([]), {}, RunFolder(tmp_path), "h.csv", Workers())
+    save.set_model(model)
+    model.fit(X, Y, verbose=0)
+    save.on_epoch_end(0)
+    before = [np.array(v, "float32") for v in variables(model)]
+    kernel = model.switched_layers()[0].kernel
+    assert kernel.dtype == "bfloat16"
+    kernel.assign(keras.ops.full_like(kernel, math.nan))
+    with pytest.raises(Diverged, match="kernel is not finite after epoch 2"):
+        save.on_epoch_end(1)
+    restore(model, checkpoints.load(), {})
+    for value, expected in zip(variables(model), before, strict=True):
+        np.testing.assert_array_equal(np.array(value, "float32"), expected)
 
 
 def test_weight_that_is_not_finite_is_never_saved(tmp_path):

@@ -70,7 +70,7 @@ def test_without_a_cluster_the_launcher_is_named():
         find_cluster({})
 
 
-def test_strategy_for_one_is_refused_where_there_are_several_workers():
+def test_strategy_for_one_is_refused_where_there_are_several_workers(caplog):
     several = {"TF_CONFIG": tf_config({"worker": ["a:1", "b:1"]})}
     with pytest.raises(ConfigError, match="Expected --strategy multiworker"):
         refuse_lone_workers("none", several)
@@ -78,6 +78,10 @@ def test_strategy_for_one_is_refused_where_there_are_several_workers():
     refuse_lone_workers("none", {"TF_CONFIG": tf_config({"worker": ["a:1"]})})
     refuse_lone_workers("none", {"TF_CONFIG": '{"environment": "cloud"}'})
     refuse_lone_workers("mirrored", {})
+    refuse_lone_workers("none", {"SLURM_STEP_NUM_TASKS": "1"})
+    assert not caplog.messages
+    refuse_lone_workers("none", {"SLURM_STEP_NUM_TASKS": "4"})
+    assert "Each of the 4 tasks of this step of Slurm trains the whole" in caplog.text
 
 
 def test_grpc_is_told_to_pass_a_proxy_by():

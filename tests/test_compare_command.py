@@ -224,6 +224,23 @@ def test_a_network_that_ends_since_it_was_asked_to_has_not_failed(tmp_path, monk
     assert told == ["It ended with status 1."]
 
 
+def test_networks_trained_at_a_time_have_a_gpu_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    flags = [*SMALL, "--out", str(tmp_path / "out"), "--methods", "dense", "--seeds", "4"]
+    _, plan = checked_plan(flags)
+    seen = []
+
+    def started(command, env, **options):
+        seen.append(env["CUDA_VISIBLE_DEVICES"])
+        # The second network ends first, and the third takes its place.
+        ends = [1] if len(seen) != 1 else [None, None, 1]
+        return mock.Mock(poll=lambda: ends.pop(0) if len(ends) > 1 else ends[0])
+
+    monkeypatch.setattr("keras_switcher.children.subprocess.Popen", started)
+    Pool(plan, tmp_path / "out", "made", 2, 1, lambda cell, reason: None).run()
+    assert seen == ["4", "7", "7", "7"]
+
+
 def test_a_method_without_a_target_can_not_need_the_results_of_one_with(tmp_path):
     own = tmp_path / "own.py"
     own.write_text(

@@ -179,6 +179,19 @@ def test_the_place_comes_from_the_variables_of_keras_tuner():
     assert worker.is_worker and not worker.is_chief and worker.name == "worker-3"
     with pytest.raises(ConfigError, match="KERASTUNER_ORACLE_PORT together, or none of them"):
         Place.from_environment(cluster)
+    for name, value in (("PORT", "70000"), ("PORT", "0"), ("PORT", "a"), ("IP", "a" * 70)):
+        wrong = {**cluster, "KERASTUNER_TUNER_ID": "chief", f"KERASTUNER_ORACLE_{name}": value}
+        with pytest.raises(ConfigError, match=f"a number from 1 to 65535. Received: .*{value}"):
+            Place.from_environment(wrong)
+
+
+@pytest.mark.parametrize("name", ["chief", "tuner0"])
+def test_a_process_of_a_cluster_starts_no_workers(name, tmp_path, monkeypatch, capsys):
+    for part, value in (("TUNER_ID", name), ("ORACLE_IP", "10.0.0.1"), ("ORACLE_PORT", "8000")):
+        monkeypatch.setenv(f"KERASTUNER_{part}", value)
+    assert main(["--out", str(tmp_path / "out"), *SMALL, "--workers", "2"]) == 2
+    assert "Expected no --workers with a chief" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_chief_that_has_served_outlives_the_word_that_no_worker_is_left(tmp_path):

@@ -142,6 +142,19 @@ def test_three_failures_in_a_row_end_the_search(tmp_path):
     assert not oracle.tuner_ids
 
 
+def test_a_failure_that_a_worker_tells_again_is_one(tmp_path):
+    oracle = oracle_in(tmp_path, trials=20)
+    trial = oracle.create_trial("tuner0")
+    for _ in range(3):
+        # The answer to the first was lost.
+        end(oracle, trial, status="FAILED")
+    assert oracle.failures == 1
+    assert oracle.create_trial("tuner0").status == TrialStatus.RUNNING
+    again = reloaded(tmp_path, trials=20)
+    end(again, trial, status="FAILED")
+    assert again.failures == 0
+
+
 def test_a_trial_of_another_worker_that_ends_well_does_not_take_the_end_back(tmp_path):
     oracle = oracle_in(tmp_path, trials=20)
     long = oracle.create_trial("tuner1")

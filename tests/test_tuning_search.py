@@ -148,6 +148,16 @@ def process_of(name: str, launcher: int) -> int:
 
 
 @pytest.mark.slow
+def test_a_mistake_that_workers_find_is_told_alone_and_leaves_no_search(tmp_path):
+    flags = ("--trials", "2", "--workers", "2", "--batch-size", "5000")
+    process = Tuning(*flags, cwd=tmp_path)
+    assert process.wait() == 2
+    assert "Expected --batch-size to be at most" in " ".join(process.output.split())
+    assert "Stopped by" not in process.output and "Nothing is lost" not in process.output
+    assert {path.name for path in (tmp_path / "search").iterdir()} <= {".lock"}
+
+
+@pytest.mark.slow
 @pytest.mark.endurance
 def test_whichever_process_is_killed_no_trial_is_lost_and_none_runs_twice(tmp_path):
     flags = ("--trials", "5", "--workers", "2")

@@ -8,6 +8,7 @@ from made_searches import made_search, make_trial
 from keras_switcher.config import from_values
 from keras_switcher.data import ImageData
 from keras_switcher.signals import Interrupted, StopSignals
+from keras_switcher.tuning.objective import connections, switcher_parameters
 from keras_switcher.tuning.plan import Terms
 from keras_switcher.tuning.results import best_of
 from keras_switcher.tuning.space import Range, Space
@@ -53,7 +54,7 @@ def test_no_trial_is_hopeless_too_early_at_its_end_or_with_few_others(tmp_path):
     assert not is_stopped(tmp_path / "few", 0.1)
 
 
-def trial_model(folder, stop=None, **options):
+def trial_model(folder, stop=None, terms=None, **options):
     rng = np.random.default_rng(0)
     labels = (np.arange(240) % 4).astype("int32")
     images = (60 * labels[:, None, None, None] + rng.integers(0, 20, (240, 6, 6, 1))).astype(
@@ -64,7 +65,7 @@ def trial_model(folder, stop=None, **options):
         {"model": "lenet300", "width": 0.05, "batch_size": 24, "learning_rate": 0.01, **options}
     )
     space = Space.from_yaml({"switcher": "unit", "unit_depth": 0})
-    terms = Terms(penalty=2.0)
+    terms = terms or Terms(penalty=2.0)
     model = TrialModel(config, data, space, terms, 3, True, stop or StopSignals())
     model.folder = folder / "trial_0"
     model.folder.mkdir()
@@ -111,6 +112,15 @@ def test_a_trial_that_diverges_has_learned_nothing(tmp_path):
     model = trial_model(tmp_path, learning_rate=1e30, optimizer="sgd")
     assert run(model) == {"val_objective": -2.0 * 0.95, "val_accuracy": 0.0, "sparsity": 0.0}
     assert read_result(model.folder / "result.json")["stopped"] == "diverged"
+
+
+def test_a_trial_that_diverges_is_no_better_than_one_that_costs_much(tmp_path):
+    terms = Terms(penalty=2.0, cost="parameters", cost_weight=10.0)
+    model = trial_model(tmp_path, terms=terms, learning_rate=1e30, optimizer="sgd")
+    found = run(model)["val_objective"]
+    built = model.build(keras_tuner.HyperParameters())
+    cost = switcher_parameters(built) / connections(built)
+    assert found == pytest.approx(-2.0 * 0.95 - 10.0 * cost) and found < -4.0
 
 
 def test_a_hopeless_trial_is_stopped(tmp_path):

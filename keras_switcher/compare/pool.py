@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_switcher.children import Children
+from keras_switcher.children import Children, how_it_ended
 from keras_switcher.compare.cell import CELL_FILE
 from keras_switcher.compare.plan import ERROR_FILE, LOG_FILE, RESULT_FILE, Cell, Plan, cell_folder
 from keras_switcher.compare.results import read_result
@@ -56,6 +55,7 @@ class Pool:
         self.threads = threads
         self.ended = ended
         self._running: dict[Cell, subprocess.Popen[bytes]] = {}
+        self._places: dict[Cell, int] = {}
         self._failed: dict[Cell, str] = {}
         self._children = Children()
 
@@ -126,8 +126,9 @@ class Pool:
             for part in (CHECKPOINTS, "tensorboard"):
                 shutil.rmtree(folder / part, ignore_errors=True)
         write_json(path, order)
+        self._places[cell] = min({*range(self.processes)} - {*self._places.values()})
         environment = {
-            **child_environment(),
+            **child_environment(self._places[cell]),
             **dict.fromkeys((THREADS, *_OTHER_THREADS), str(self.threads)),
         }
         with open(folder / LOG_FILE, "ab") as log:
@@ -149,7 +150,7 @@ class Pool:
             status = process.poll()
             if status is None:
                 continue
-            del self._running[cell]
+            del self._running[cell], self._places[cell]
             if status == 0 and self._has_result(cell):
                 self.ended(cell, None)
             elif self._children.signal is None:
@@ -160,9 +161,7 @@ class Pool:
         path = cell_folder(self.folder, cell) / ERROR_FILE
         if path.exists():
             return path.read_text(encoding="utf-8").strip()
-        if status < 0:
-            return f"It was killed by {signal.Signals(-status).name}."
-        return f"It ended with status {status}."
+        return f"It {how_it_ended(status)}."
 
     def _fail(self, cell: Cell, reason: str) -> None:
         self._failed[cell] = reason

@@ -21,7 +21,7 @@ from keras_switcher.programs import module_command, same_command
 from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.plan import COSTS, ORACLES, Plan, Terms
 from keras_switcher.tuning.space import Space, read_space
-from keras_switcher.tuning.spread import Place, Spread, own_command
+from keras_switcher.tuning.spread import ID, Place, Spread, own_command
 
 _NEEDED = {"keras_tuner": "keras-tuner", "sklearn": "scikit-learn"}
 # Flags of a run that a search does not have.
@@ -137,16 +137,24 @@ def _search(flags: Sequence[str], console: Console) -> int:
             "is started again would remove the search. Remove the folder yourself. "
             "Received: overwrite=True"
         )
+    if options.workers > 1 and place.is_cluster:
+        raise ConfigError(
+            "Expected no --workers with a chief and workers on machines of their own: start one "
+            f"process for each worker, with {ID} of its own. Received: workers={options.workers}"
+        )
     missing = [pip for name, pip in _NEEDED.items() if importlib.util.find_spec(name) is None]
     if missing:
         raise RunError(f"The search needs {' and '.join(missing)}: {install_command('tune')}")
     if options.workers > 1 and not (place.is_worker or place.is_chief):
-        from keras_switcher.tuning.folder import open_folder
+        from keras_switcher.tuning.folder import forget_mistaken, open_folder
 
-        with open_folder(plan, options.out, options.overwrite):
+        with open_folder(plan, options.out, options.overwrite) as is_new:
             pass
         own = [flag for flag in flags if flag != "--overwrite"]
-        return Spread(options.workers, own_command(own), options.out, sys.stderr).run()
+        status = Spread(options.workers, own_command(own), options.out, sys.stderr).run()
+        if status == ConfigError.exit_status and is_new:
+            forget_mistaken(options.out)
+        return status
     place.take()
     stop = StopSignals()
     with stop.handled():

@@ -12,6 +12,7 @@ from keras_switcher.checks import ConfigError
 from keras_switcher.files import LOCK, RunError
 from keras_switcher.plan_folder import plan_folder, read_plan, write_plan
 from keras_switcher.tuning.plan import BEST_FILE, PLAN_FILE, TRIALS, Plan
+from keras_switcher.tuning.spread import LOGS
 
 # Seconds that a worker waits for the chief to make the folder.
 _TO_COME = 600.0
@@ -21,7 +22,7 @@ DATA_LOCK = ".data-lock"
 
 
 @contextlib.contextmanager
-def open_folder(plan: Plan, folder: Path, overwrite: bool, *, alone: bool = True) -> Iterator[None]:
+def open_folder(plan: Plan, folder: Path, overwrite: bool, *, alone: bool = True) -> Iterator[bool]:
     """Make the folder of a search, or check that the search in it is the same; keep others out.
 
     Args:
@@ -30,6 +31,9 @@ def open_folder(plan: Plan, folder: Path, overwrite: bool, *, alone: bool = True
         overwrite: Whether to remove another search that is there.
         alone: Whether no other process may be at work on the same search.
 
+    Yields:
+        Whether the search is new.
+
     Raises:
         RunError: If something else is there, or a search is under way.
         ConfigError: If more trials have ended than there are to be.
@@ -37,20 +41,32 @@ def open_folder(plan: Plan, folder: Path, overwrite: bool, *, alone: bool = True
     written = folder / PLAN_FILE
     with plan_folder(folder, PLAN_FILE, "search") as is_there:
         shutil.rmtree(folder / _REMOVED, ignore_errors=True)
+        is_new = overwrite or not is_there
         if overwrite and is_there:
             _remove(folder)
         elif is_there:
             _check_same(plan, folder)
         write_plan(written, plan.to_yaml())
         try:
-            yield
+            yield is_new
         except ConfigError:
-            # Once its mistake is mended, the command is that of another search.
-            if alone and not is_there and not list((folder / TRIALS).glob("trial_*")):
-                shutil.rmtree(folder / TRIALS, ignore_errors=True)
-                for name in (PLAN_FILE, DATA_FILE, DATA_LOCK):
-                    (folder / name).unlink(missing_ok=True)
+            if alone and is_new:
+                forget_mistaken(folder)
             raise
+
+
+def forget_mistaken(folder: Path) -> None:
+    """Remove a search that was a mistake, if it has no trials: once mended, it is another one.
+
+    Args:
+        folder: The folder of the search, which is new.
+    """
+    if not list((folder / TRIALS).glob("trial_*")):
+        for path in folder.iterdir():
+            if path.name in (TRIALS, LOGS):
+                shutil.rmtree(path)
+            elif path.name in (PLAN_FILE, DATA_FILE, DATA_LOCK):
+                path.unlink()
 
 
 def _remove(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The number that a search maximises: a metric, less a penalty for missing sparsity."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -51,6 +52,14 @@ class LogObjective(keras.callbacks.Callback):
                 "compile the model with the metric, or name another by `metric`. "
                 f"Received: {sorted(logs)}"
             )
+        logs[NAME] = self.value(logs)
+
+    def value(self, logs: Mapping[str, Any]) -> float:
+        """Return the objective of the model in training.
+
+        Args:
+            logs: Its metric, and its sparsity if it has a target.
+        """
         model: SwitchedModel = self.model
         missing = 0.0
         if model.target_sparsity is not None:
@@ -59,7 +68,7 @@ class LogObjective(keras.callbacks.Callback):
             # A settled model meets the target to within one switch.
             missing = 0.0 if missing <= _largest_switch(model) + 1e-6 else missing
         sign = 1 if self.terms.direction == "max" else -1
-        logs[NAME] = (
+        return (
             sign * float(logs[self.terms.metric])
             - self.terms.penalty * missing
             - self.terms.cost_weight * self._cost(model)

@@ -117,7 +117,9 @@ class Durable(keras_tuner.Oracle):
 
     @keras_tuner.synchronized
     def end_trial(self, trial: Trial) -> None:
-        """Record how a trial ended, and call `ended`."""
+        """Record how a trial ended, and call `ended`; once, even if a worker says it again."""
+        if trial.trial_id in self.end_order:
+            return
         try:
             super().end_trial(trial)
             # The trial's worker may have outlived a chief that had put the trial back into the
@@ -143,8 +145,8 @@ class Durable(keras_tuner.Oracle):
 
     @property
     def ended_trials(self) -> list[Trial]:
-        """The trials that have ended, each once, in order of ending."""
-        return [self.trials[number] for number in dict.fromkeys(self.end_order)]
+        """The trials that have ended, in order of ending."""
+        return [self.trials[number] for number in self.end_order]
 
 
 def _has_ended(trial: Trial) -> bool:

@@ -13,13 +13,13 @@ from types import FrameType
 from typing import TextIO
 
 from keras_switcher.checks import ConfigError
-from keras_switcher.children import Children, end_with
-from keras_switcher.cluster import without_proxy
+from keras_switcher.children import Children, end_with, exit_status, how_it_ended
+from keras_switcher.cluster import split_address, without_proxy
 from keras_switcher.machine import THREADS, child_environment, cores, free_ports
 from keras_switcher.programs import same_command
 
 # The variables that Keras Tuner reads.
-_ID, _IP, _PORT = "KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
+ID, _IP, _PORT = "KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
 _LAUNCHER = "KERAS_SWITCHER_TUNING_LAUNCHER"
 
 # The signal to a chief that serves workers.
@@ -28,6 +28,7 @@ NO_WORKER_LEFT = signal.SIGUSR1
 _STARTS = 3
 _TO_END = 30.0
 _LAST_LINES = 15
+LOGS = "logs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,19 +60,24 @@ class Place:
             environment: The environment variables.
 
         Raises:
-            ConfigError: If only some of them are set.
+            ConfigError: If only some of them are set, or to what is no address.
         """
-        given = [name for name in (_ID, _IP, _PORT) if environment.get(name)]
+        given = [name for name in (ID, _IP, _PORT) if environment.get(name)]
         if not given:
             return cls()
         if len(given) < 3:
             raise ConfigError(
-                f"Expected {_ID}, {_IP} and {_PORT} together, or none of them. Received: "
+                f"Expected {ID}, {_IP} and {_PORT} together, or none of them. Received: "
                 f"{', '.join(given)}"
             )
-        if not environment[_PORT].isdecimal():
-            raise ConfigError(f"Expected {_PORT} to be a number. Received: {environment[_PORT]}")
-        name, launcher = environment[_ID], int(environment.get(_LAUNCHER, 0))
+        try:
+            split_address(f"{environment[_IP]}:{environment[_PORT]}")
+        except ValueError:
+            raise ConfigError(
+                f"Expected {_IP} to be the address of the chief and {_PORT} a number from 1 to "
+                f"65535. Received: {environment[_IP]}, {environment[_PORT]}"
+            ) from None
+        name, launcher = environment[ID], int(environment.get(_LAUNCHER, 0))
         # This is how Keras Tuner tells them apart.
         is_chief = "chief" in name
         return cls(name, not is_chief, is_chief, launcher)
@@ -129,7 +135,7 @@ class Spread:
         self.command = list(command)
         self.folder = folder
         self.output = output
-        self._environment: dict[str, str] = {}
+        self._shared: dict[str, str] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._children = Children()
 
@@ -139,20 +145,18 @@ class Spread:
             return self._run()
 
     def _run(self) -> int:
-        self._environment = {
-            **child_environment(),
+        # Without it each worker would take every core for itself.
+        threads = os.environ.get(THREADS, str(max(1, cores() // self.count)))
+        self._shared = {
             _IP: "127.0.0.1",
             _PORT: str(free_ports(1)[0]),
             _LAUNCHER: str(os.getpid()),
+            THREADS: threads,
         }
-        # Without it each worker would take every core for itself.
-        self._environment.setdefault(THREADS, str(max(1, cores() // self.count)))
-        (self.folder / "logs").mkdir(exist_ok=True)
+        (self.folder / LOGS).mkdir(exist_ok=True)
         workers = [f"tuner{index}" for index in range(self.count)]
         starts = dict.fromkeys(workers, 1)
-        self._say(
-            f"{self.count} workers on this machine, {self._environment[THREADS]} threads each."
-        )
+        self._say(f"{self.count} workers on this machine, {threads} threads each.")
         for name in ("chief", *workers):
             self._start(name)
         while workers:
@@ -170,46 +174,46 @@ class Spread:
                 elif status is not None and (status > 0 or self._children.signal):
                     return self._stopped(f"Worker {name}", status)
                 elif status is not None:
-                    how = signal.Signals(-status).name
                     if starts[name] > _STARTS:
                         self._say(f"Worker {name} was killed {starts[name]} times.")
                         return self._stopped(f"Worker {name}", status)
                     starts[name] += 1
-                    self._say(f"Worker {name} was killed by {how}: starting it again.")
+                    self._say(f"Worker {name} {how_it_ended(status)}: starting it again.")
                     self._start(name)
         # The chief waits for workers that may still come, but none will.
         self._processes["chief"].send_signal(NO_WORKER_LEFT)
-        return self._exit_status(self._processes["chief"].wait())
+        return exit_status(self._processes["chief"].wait())
 
     def _start(self, name: str) -> None:
         # The chief writes to this terminal.
-        path = os.devnull if name == "chief" else self.folder / "logs" / f"{name}.log"
+        path = os.devnull if name == "chief" else self.folder / LOGS / f"{name}.log"
+        number = 0 if name == "chief" else int(name.removeprefix("tuner"))
+        environment = {**child_environment(number), **self._shared, ID: name}
         with open(path, "ab") as file:
             log = None if name == "chief" else file
             self._processes[name] = self._children.start(
-                self.command, {**self._environment, _ID: name}, stdout=log, stderr=log
+                self.command, environment, stdout=log, stderr=log
             )
 
     def _stopped(self, who: str, status: int) -> int:
         """End the processes that still run; say which one failed, unless all were asked to stop."""
+        if self._children.signal is None:
+            # Asked to stop, it would say so, and what it has written survives a kill.
+            self._processes["chief"].kill()
         self._children.end()
         if self._children.signal is not None:
             return 128 + self._children.signal
-        self._say(f"{who} ended with status {status}; the others were ended.")
+        self._say(f"{who} {how_it_ended(status)}; the others were ended.")
         if who.startswith("Worker "):
             name = who.removeprefix("Worker ")
-            path = self.folder / "logs" / f"{name}.log"
+            path = self.folder / LOGS / f"{name}.log"
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[
                 -_LAST_LINES:
             ]:
                 print(f"[{name}] {line}", file=self.output, flush=True)
         if status < 0:
             self._say(f"Nothing is lost: go on with {same_command()}.")
-        return self._exit_status(status)
-
-    @staticmethod
-    def _exit_status(status: int) -> int:
-        return status if status >= 0 else 128 - status
+        return exit_status(status)
 
     def _say(self, text: str) -> None:
         print(f"[tuning] {text}", file=self.output, flush=True)

@@ -152,7 +152,8 @@ class TrialModel(keras_tuner.HyperModel):
         """
         epochs = self.epochs(hp)
         record = EpochRows([], more=(NAME,))
-        callbacks = [LogObjective(self.terms), record, *kwargs["callbacks"]]
+        objective = LogObjective(self.terms)
+        callbacks = [objective, record, *kwargs["callbacks"]]
         if self.hopeless:
             callbacks.append(StopHopeless(self.folder.parent, epochs))
         callbacks += [StopOnDivergence(), StopOnSignal(self.stop, Workers())]
@@ -169,8 +170,8 @@ class TrialModel(keras_tuner.HyperModel):
             logger.debug("Stopped: %s", reason)
         # A diverged trial counts as if it had learned nothing, so that the oracle keeps away from
         # such values.
-        target = model.target_sparsity or 0.0
-        nothing = {NAME: -self.terms.penalty * target, "val_accuracy": 0.0, "sparsity": 0.0}
+        nothing = {"val_accuracy": 0.0, "sparsity": 0.0}
+        nothing[NAME] = objective.value(nothing)
         rows = [nothing] if stopped == "diverged" or not record.rows else record.rows
         best = max(rows, key=lambda row: row[NAME])
         self.keep(
