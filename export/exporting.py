@@ -153,10 +153,11 @@ def _reference(source: Source) -> Reference:
             f"{source.examples.source}. Look for nan in its weights and in the examples."
         )
     first = {name: values[:_FOR_ROUNDING] for name, values in inputs.items()}
+    labels = source.examples.labels
     return Reference(
         inputs,
         outputs,
-        accuracy(outputs, source.examples.labels),
+        None if labels is None else accuracy(outputs, labels),
         _rounding(source.model, first, outputs),
     )
 

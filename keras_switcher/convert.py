@@ -105,7 +105,9 @@ def strip(model: keras.Model) -> keras.Model:
     """Return a plain Keras model with the same predictions, independent of this package.
 
     Each `SwitchedDense` becomes a `Dense` whose kernel is the masked kernel, with exact zeros where
-    connections are off. The given model is not changed.
+    connections are off. The given model is not changed. Code of a layer that reads the `kernel` of
+    a dense layer, as with tied weights, gets this one, too, and not the unmasked one of before: the
+    predictions are the same only if it had read `masked_kernel()`.
 
     Args:
         model: A built model with `SwitchedDense` layers.

@@ -1,5 +1,6 @@
 """Gradients by the switches, kept for the switcher's turn, and gradients that overflow."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ import tensorflow as tf
 from keras import ops
 
 from keras_switcher.layers import SwitchedDense
+
+logger = logging.getLogger(__name__)
 
 
 class SwitchGradients:
@@ -31,8 +34,10 @@ class SwitchGradients:
                 aggregation=tf.VariableAggregation.SUM,
             )
 
+        self._layers = list(layers)
         self._sums = [zeros(layer.switches.shape) for layer in layers]
         self._steps = zeros(())
+        self._has_warned = False
 
     def add(self, gradients: Sequence[Any]) -> None:
         """Add the gradients of a task step, in a replica.
@@ -44,6 +49,26 @@ class SwitchGradients:
         for total, gradient in zip(self._sums, gradients, strict=True):
             if gradient is not None:
                 total.assign_add(gradient, read_value=False)
+
+    def warn_of_missing(self, gradients: Sequence[Any], reached: Sequence[Any]) -> None:
+        """Warn, once, of layers whose kernels learn from the loss, but whose switches don't.
+
+        Args:
+            gradients: One for each layer, by its switches; `None` where there is none.
+            reached: The variables by which there is a gradient.
+        """
+        known = {id(variable) for variable in reached}
+        pairs = zip(self._layers, gradients, strict=True)
+        missing = [la.path for la, g in pairs if g is None and id(la.kernel) in known]
+        if missing and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "The loss reaches the kernel, but not the switches of %s: they will not learn from "
+                "it. A layer that is computed again for the gradient (keras.remat, "
+                "tf.recompute_grad), or whose kernel only other code reads, has to be left out, by "
+                "`layers` of `switch`.",
+                ", ".join(missing),
+            )
 
     def means(self) -> list[Any]:
         """Return the mean gradients of the replica that asks: float32, of the switches' shapes."""

@@ -177,7 +177,8 @@ class SwitchedModel(keras.Model):
                 "adam" by default. With `None`, the model can only be evaluated.
             loss: As in `keras.Model.compile`.
             loss_weights: As in `keras.Model.compile`.
-            metrics: As in `keras.Model.compile`; `sparsity` is added automatically.
+            metrics: As in `keras.Model.compile`; `sparsity` is added automatically, and no other
+                may have that name.
             switcher_optimizer: Optimiser of the switcher networks' weights, a name or an instance.
             target_sparsity: Share of the switched connections to turn off, in [0, 1), or `None`
                 to minimise the loss alone.
@@ -192,7 +193,7 @@ class SwitchedModel(keras.Model):
         Raises:
             ValueError: If the target lies outside [0, 1), the rate outside (0, 1] or the exponent
                 outside [0, 1], if both optimisers are the same instance or that of the switchers
-                is `None`, or if the model has no switched layer.
+                is `None`, if a metric is called "sparsity", or if the model has no switched layer.
             TypeError: If `alternation` is not an `Alternation`.
         """
         target_sparsity = check_target(target_sparsity)
@@ -219,6 +220,12 @@ class SwitchedModel(keras.Model):
         if switcher_optimizer is None:
             raise ValueError(
                 "Expected `switcher_optimizer` to be a name or an instance. Received: None"
+            )
+        given = keras.tree.flatten([metrics, kwargs.get("weighted_metrics")])
+        if any("sparsity" in (getattr(m, "name", ""), getattr(m, "__name__", "")) for m in given):
+            raise ValueError(
+                "Expected metrics with other names than that of the model's own. Received: a "
+                "metric called 'sparsity'"
             )
         self.target_sparsity = target_sparsity
         self.alternation = alternation
@@ -524,6 +531,9 @@ class SwitchedModel(keras.Model):
         gradients = tape.gradient(scaled, [*variables, *switches])
         gradients = overflowing_together(self.optimizer, gradients)
         if kept:
+            pairs = zip(variables, gradients, strict=False)
+            reached = [variable for variable, gradient in pairs if gradient is not None]
+            kept.warn_of_missing(gradients[len(variables) :], reached)
             # Before the update, which may change the scale.
             self._keep(kept, gradients[len(variables) :])
         self.optimizer.apply(gradients[: len(variables)], variables)

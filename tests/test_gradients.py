@@ -15,7 +15,7 @@ from small import (
     separable,
 )
 
-from keras_switcher import Alternation, SwitchedDense, SwitchedModel
+from keras_switcher import Alternation, SwitchedDense, SwitchedModel, switch
 
 X, Y = separable()
 
@@ -157,6 +157,39 @@ def test_a_scaled_loss_leaves_its_own_gradients_and_none_of_a_step_that_overflow
     if dynamic:
         model.train_on_batch(np.full_like(X, np.inf), Y)
         assert_close(kept(model), by_hand(model, X, Y))
+
+
+@keras.saving.register_keras_serializable("test_gradients")
+class Recomputed(keras.layers.Layer):
+    """A block that computes its dense layer again for the gradient, or not."""
+
+    def __init__(self, again, **kwargs):
+        super().__init__(**kwargs)
+        self.again = again
+        self.dense = keras.layers.Dense(INPUTS, name="dense")
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return keras.remat(self.dense)(x) if self.again else self.dense(x)
+
+    def get_config(self):
+        return {**super().get_config(), "again": self.again}
+
+
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_layers_whose_switches_the_gradient_misses_are_named_once(run_eagerly, caplog):
+    for again in (False, True):
+        inputs = keras.Input((INPUTS,))
+        block = Recomputed(again, name="block")(inputs)
+        model = switch(keras.Model(inputs, keras.layers.Dense(CLASSES)(block)))
+        compiled(model, alternation=always(100), run_eagerly=run_eagerly)
+        for _ in range(2):
+            model.train_on_batch(X, Y)
+        assert [bool(np.any(total)) for total in kept(model)] == [not again, True]
+        told = [m for m in caplog.messages if "not the switches of block/dense" in m]
+        assert len(told) == again and len(caplog.messages) == again
 
 
 @pytest.mark.parametrize("kind", ["twice", "inside", "unused"])

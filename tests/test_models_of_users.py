@@ -135,6 +135,18 @@ def test_a_metric_of_ones_own_that_is_called_loss_stays_ones_own():
     assert logs["val_loss"][0] < 50
 
 
+def test_a_metric_of_ones_own_must_not_be_called_sparsity():
+    def sparsity(y, y_pred):
+        return 0.0
+
+    named = keras.metrics.SparseCategoricalAccuracy(name="sparsity")
+    for metrics in ([named], {"out": ["accuracy", sparsity]}):
+        with pytest.raises(ValueError, match="a metric called 'sparsity'"):
+            compiled(network(), metrics=metrics)
+    with pytest.raises(ValueError, match="a metric called 'sparsity'"):
+        compiled(network(), weighted_metrics=[named])
+
+
 class Optional(SwitchedModel):
     """A model of which an input may be missing, and that has a layer for training alone."""
 

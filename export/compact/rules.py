@@ -106,6 +106,9 @@ def _is_plain(call: Any) -> bool:
 def _kernel_rule(layer: Any, group: int) -> Rule | None:
     if layer.quantization_mode is not None or getattr(layer, "lora_enabled", False):
         return None
+    if getattr(layer.activation, "weights", None):
+        # They would have to be cut with the units.
+        return None
     function = activation_function(layer.activation)
     if isinstance(layer, layers.Dense):
         return kernels.FullKernel(layer, function, group=group, units="units")

@@ -27,6 +27,31 @@ MIXING = {
 }
 
 
+@pytest.mark.parametrize("kind", ["dense", "convolution"])
+def test_layer_whose_activation_has_weights_keeps_its_units(kind):
+    given = keras.Input((5, 4, 2))
+    if kind == "dense":
+        x = layers.Dense(6, activation=layers.PReLU(), name="hidden")(layers.Flatten()(given))
+    else:
+        x = layers.Conv2D(6, 3, activation=layers.PReLU(shared_axes=[1, 2]), name="hidden")(given)
+        x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dense(6, "relu", name="next")(x)
+    model = keras.Model(given, layers.Dense(3, name="out")(x))
+    model(np.zeros((1, 5, 4, 2)))
+    sparsify(model, density=1.0)
+    edit(model, "hidden", "kernel", np.s_[..., 2])
+    edit(model, "next", "kernel", np.s_[:, 4])
+    model.get_layer("hidden").activation.alpha.assign_sub([0.5, -2.0, 1.0, 0.0, 3.0, 0.1])
+    compacted = compacted_like(model)
+    if kind == "dense":
+        assert units(compacted)["hidden"] == 6
+    # The layers around it are compacted.
+    assert compacted.model.get_layer("next").units < 6
+    before, after = (each.get_layer("hidden") for each in (model, compacted.model))
+    assert len(after.weights) == 3
+    assert after.activation is not before.activation
+
+
 @pytest.mark.parametrize("mixing", MIXING.values(), ids=MIXING.keys())
 def test_layer_that_mixes_features_gets_all_of_them(mixing):
     given = keras.Input((8,))
