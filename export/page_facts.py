@@ -7,10 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_switcher.graphs import producer
+from keras_switcher.graphs import calls, producer
 
 from .artifacts import labels
-from .compact.graph import Graph
 from .convert import class_count, fixed_shape, score_kind
 from .source import Examples, Source
 
@@ -97,7 +96,7 @@ def live_inputs(model: keras.Model) -> dict[str, Any] | None:
         no place. `shape` is (rows, columns, channels), or (1, inputs, 1) for a vector;
         `connections` counts, row by row, the connections that are on at each place.
     """
-    for call in Graph.of(model, 1, False).calls:
+    for call in calls(model):
         layer = call.operation
         if not isinstance(layer, keras.layers.Dense):
             continue

@@ -57,9 +57,7 @@ class Thresholds:
     joined_bytes: int = 2**18
 
     def are_met(self, weight: Weight, storage: Storage) -> bool:
-        """Return whether a storage is at least as fast as dense, for the weights of a layer."""
-        if storage not in (Storage.CSR, Storage.BLOCK4, Storage.BLOCK16):
-            return True
+        """Return whether a storage that is read as it is is at least as fast as dense."""
         return 1 - block_density(weight.array, BLOCKS[storage]) >= self._bound(weight, storage)
 
     def _bound(self, weight: Weight, storage: Storage) -> float:

@@ -1,6 +1,5 @@
 """The callbacks of `train.py`: progress, history, checkpoints, stopping in time."""
 
-import hashlib
 import logging
 import math
 import time
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from keras_switcher.alternation import ALTERNATE, WARMUP
-from keras_switcher.checkpoints import Checkpoint, CheckpointError, Checkpoints, storable
+from keras_switcher.checkpoints import Checkpoint, CheckpointError, Checkpoints, digest_of, storable
 from keras_switcher.display import say
 from keras_switcher.files import RunError
 from keras_switcher.runs import RunFolder
@@ -72,16 +71,15 @@ class StopOnSignal(keras.callbacks.Callback):
         self._every = 1
 
     def on_train_batch_end(self, batch: int, logs: Row | None = None) -> None:
-        if batch + 1 != (self.params or {}).get("steps"):
-            self._check()
+        if batch + 1 == (self.params or {}).get("steps"):
+            # The end of the epoch comes at once.
+            return
+        self._batches += 1
+        if self._batches >= self._every:
+            self._ask()
 
     def on_epoch_end(self, epoch: int, logs: Row | None = None) -> None:
         self._ask()
-
-    def _check(self) -> None:
-        self._batches += 1
-        if self.workers.count == 1 or self._batches >= self._every:
-            self._ask()
 
     def _ask(self) -> None:
         if self.workers.count == 1:
@@ -209,10 +207,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def _compare(self, arrays: list[np.ndarray], epoch: int) -> None:
         if self.workers.count == 1:
             return
-        content = hashlib.sha256()
-        for array in arrays:
-            content.update(array.tobytes())
-        digest = content.hexdigest()[:16]
+        digest = digest_of(arrays)[:16]
         logger.debug("State after epoch %d: %s", epoch + 1, digest)
         digests = self.workers.gather("the state after an epoch", digest)
         if len(set(digests)) > 1:

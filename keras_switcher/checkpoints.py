@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ def storable(array: Any) -> np.ndarray:
     """Return an array in a type that NumPy's files hold: bfloat16, which they don't, as float32."""
     array = np.asarray(array)
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
+
+
+def digest_of(arrays: Iterable[np.ndarray]) -> str:
+    """Return a string that tells arrays with other values apart."""
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(array.tobytes())
+    return content.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

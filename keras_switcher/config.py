@@ -282,16 +282,14 @@ class Config:
     run: Run = dataclasses.field(default_factory=Run)
 
 
+# What a network of a file has of its own.
+OF_NEW_NETWORKS = ("width", "dropout", "fc_units")
 _PATHS = ("init_from", "data_dir", "config", "run_dir")
 
 
-def _fields() -> list[tuple[str, dataclasses.Field[Any]]]:
-    """Return (group, field) for every option."""
-    return [
-        (group.name, field)
-        for group in dataclasses.fields(Config)
-        for field in dataclasses.fields(getattr(Config(), group.name))
-    ]
+# The class of each group, by the group's name, and (group, field) for every option.
+_GROUPS: dict[str, Any] = {group.name: group.type for group in dataclasses.fields(Config)}
+_FIELDS = [(name, field) for name, cls in _GROUPS.items() for field in dataclasses.fields(cls)]
 
 
 def to_values(config: Config, *, only_saved: bool = False) -> dict[str, Any]:
@@ -304,7 +302,7 @@ def to_values(config: Config, *, only_saved: bool = False) -> dict[str, Any]:
     """
     return {
         field.name: getattr(getattr(config, group), field.name)
-        for group, field in _fields()
+        for group, field in _FIELDS
         if field.metadata["saved"] or not only_saved
     }
 
@@ -318,23 +316,7 @@ def influences(config: Config) -> dict[str, Any]:
     values = to_values(config)
     if values["init_from"] is not None:
         values["init_from"] = "a file"
-    return {
-        field.name: values[field.name] for _, field in _fields() if field.metadata["influences"]
-    }
-
-
-def changes(before: Config, after: Config) -> list[str]:
-    """Return the differences between two configurations in options that affect a run's numbers.
-
-    Args:
-        before: One configuration.
-        after: The other.
-
-    Returns:
-        Lines such as `epochs: 30 -> 40`.
-    """
-    old, new = influences(before), influences(after)
-    return [f"{name}: {old[name]} -> {new[name]}" for name in old if old[name] != new[name]]
+    return {field.name: values[field.name] for _, field in _FIELDS if field.metadata["influences"]}
 
 
 def from_values(values: Mapping[str, Any], source: str = "the configuration") -> Config:
@@ -350,24 +332,22 @@ def from_values(values: Mapping[str, Any], source: str = "the configuration") ->
     Raises:
         ConfigError: If a name is unknown.
     """
-    known = {field.name: group for group, field in _fields()}
-    groups: dict[str, dict[str, Any]] = {group: {} for group in known.values()}
+    known = {field.name: (group, field) for group, field in _FIELDS}
+    groups: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
     for name, value in values.items():
         if name not in known:
             raise ConfigError(
                 f"Unknown option {name!r} in {source}.{nearest(name, known)} "
                 f"Known: {', '.join(known)}."
             )
-        groups[known[name]][name] = _from_yaml(name, value)
-    types = {
-        group.name: type(getattr(Config(), group.name)) for group in dataclasses.fields(Config)
-    }
-    return Config(**{group: types[group](**options) for group, options in groups.items()})
+        group, field = known[name]
+        groups[group][name] = _from_yaml(value, field)
+    return Config(**{group: _GROUPS[group](**options) for group, options in groups.items()})
 
 
-def _from_yaml(name: str, value: Any) -> Any:
+def _from_yaml(value: Any, field: dataclasses.Field[Any]) -> Any:
     """Return a value in the type of its option: YAML has no tuples, and reads 1e-3 as text."""
-    default = to_values(Config())[name]
+    name, default = field.name, field.default
     if hasattr(value, "item"):
         # A number of NumPy's, from a program, which YAML can't hold.
         value = value.item()
@@ -414,9 +394,9 @@ def validate(config: Config) -> Config:
             "Expected --strategy none with --freeze-trunk: dense layers on ready features learn in "
             f"minutes on one device. Received: {config.execution.strategy}"
         )
-    for name, default in (("width", 1.0), ("dropout", 0.1), ("fc_units", None)):
+    for name in OF_NEW_NETWORKS if config.network.init_from is not None else ():
         value = getattr(config.network, name)
-        if config.network.init_from is not None and value != default:
+        if value != getattr(Network(), name):
             flag = "--" + name.replace("_", "-")
             raise ConfigError(
                 f"Expected no {flag} with --init-from: the network is that of the file. "
@@ -460,7 +440,7 @@ def check_values(config: Config, source: str | None = None) -> None:
     Raises:
         ConfigError: If one is wrong.
     """
-    for group, field in _fields():
+    for group, field in _FIELDS:
         value = getattr(getattr(config, group), field.name)
         check: Check = field.metadata["check"]
         try:
@@ -478,7 +458,7 @@ def to_yaml(config: Config) -> str:
     """Return the configuration as YAML that `--config` reads."""
     lines, last = [], None
     values = to_values(config, only_saved=True)
-    for group, field in _fields():
+    for group, field in _FIELDS:
         if field.name not in values:
             continue
         if group != last:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import tree
 
-from keras_switcher.graphs import ends, has_graph, producer
+from keras_switcher.graphs import calls, ends, has_graph, producer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,34 +37,18 @@ def split(model: keras.Model, starts_head: Callable[[keras.layers.Layer], bool])
     """
     if not has_graph(model):
         return None
-    in_head: dict[int, bool] = {}
+    in_head = {id(tensor): False for tensor in model.inputs}
     cut: dict[int, Any] = {}
     above: set[int] = set()
-
-    def comes_from_head(tensor: Any) -> bool:
-        # Depth first without recursion: a deep network would exceed Python's stack.
-        stack = [tensor]
-        while stack:
-            current = stack[-1]
-            if id(current) in in_head:
-                stack.pop()
-                continue
-            operation, node = producer(current)
-            waiting = [t for t in node.input_tensors if id(t) not in in_head]
-            if waiting and operation is not None:
-                stack.extend(waiting)
-                continue
-            own = isinstance(operation, keras.layers.Layer) and starts_head(operation)
-            in_head[id(current)] = own or any(in_head[id(t)] for t in node.input_tensors)
-            if in_head[id(current)]:
-                above.add(id(operation))
-                cut.update({id(t): t for t in node.input_tensors if not in_head[id(t)]})
-            stack.pop()
-        return in_head[id(tensor)]
-
-    for output in model.outputs:
-        if not comes_from_head(output):
-            cut[id(output)] = output
+    for call in calls(model):
+        operation = call.operation
+        starts = isinstance(operation, keras.layers.Layer) and starts_head(operation)
+        is_above = starts or any(in_head[id(t)] for t in call.input_tensors)
+        in_head.update((id(t), is_above) for t in call.output_tensors)
+        if is_above:
+            above.add(id(operation))
+            cut.update({id(t): t for t in call.input_tensors if not in_head[id(t)]})
+    cut.update({id(t): t for t in model.outputs if not in_head[id(t)]})
     if not any(in_head.values()) or set(cut) <= {id(t) for t in model.inputs}:
         return None
     features = list(cut.values())

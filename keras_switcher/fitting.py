@@ -3,7 +3,6 @@
 import errno
 import faulthandler
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from keras_switcher.callbacks import (
     StopOnSignal,
     restore,
 )
-from keras_switcher.checkpoints import Checkpoint, Checkpoints
+from keras_switcher.checkpoints import Checkpoint, Checkpoints, digest_of
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, influences
 from keras_switcher.data import ImageData, load
@@ -327,10 +326,7 @@ def origin_of(config: Config) -> dict[str, str]:
 
 def data_digest(data: ImageData) -> str:
     """Return a string that tells two sets of training examples apart."""
-    content = hashlib.sha256()
-    for part in (data.x_train, data.y_train):
-        content.update(part.tobytes())
-    return f"{data.source} {content.hexdigest()[:16]}"
+    return f"{data.source} {digest_of((data.x_train, data.y_train))[:16]}"
 
 
 def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray, batch_size: int) -> float:

@@ -11,7 +11,14 @@ import tyro
 import yaml
 
 from keras_switcher.checks import ConfigError, nearest
-from keras_switcher.config import Config, check_values, from_values, to_values, validate
+from keras_switcher.config import (
+    OF_NEW_NETWORKS,
+    Config,
+    check_values,
+    from_values,
+    to_values,
+    validate,
+)
 from keras_switcher.programs import program_name
 from keras_switcher.runs import CONFIG_FILE, newest_run
 
@@ -21,7 +28,6 @@ RECIPES = Path(__file__).parent / "recipes"
 # A recipe chooses these for one switcher on the kernels of one model; for others they may be far
 # too large.
 _OF_ONE_SWITCHER = ("switcher_hidden", "switcher_learning_rate")
-_OF_NEW_NETWORKS = ("width", "dropout", "fc_units")
 
 
 def resolve(arguments: Sequence[str]) -> Config:
@@ -53,10 +59,10 @@ def resolve(arguments: Sequence[str]) -> Config:
     if named.network.init_from is not None:
         # A network that is loaded has its own, unlike that of the run which the file may be of.
         usual = to_values(Config())
-        taken_out = [n for n in _OF_NEW_NETWORKS if file.get(n, usual[n]) != usual[n]]
+        taken_out = [n for n in OF_NEW_NETWORKS if file.get(n, usual[n]) != usual[n]]
         if taken_out and file.get("init_from") is None:
             logger.info("--init-from: %s of the config file not used.", ", ".join(taken_out))
-        file = {name: value for name, value in file.items() if name not in _OF_NEW_NETWORKS}
+        file = {name: value for name, value in file.items() if name not in OF_NEW_NETWORKS}
     base = _earlier(named)
     if base is None:
         base = _recipe_of(named)

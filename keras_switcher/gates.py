@@ -63,9 +63,7 @@ def step(logits: Any) -> Any:
     """
     switches = ops.cast(logits > 0, logits.dtype)
 
-    def grad(*args: Any, upstream: Any = None) -> Any:
-        if upstream is None:  # TensorFlow passes it by position
-            (upstream,) = args
+    def grad(upstream: Any) -> Any:
         soft = ops.sigmoid(logits)
         return upstream * soft * (1.0 - soft)
 

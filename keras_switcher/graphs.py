@@ -58,6 +58,33 @@ def producer(tensor: Any) -> tuple[Any, Any]:
     return operation, nodes(operation)[node_index]
 
 
+def calls(model: keras.Model) -> list[Any]:
+    """Return the symbolic calls of a graph, each after those it depends on.
+
+    Args:
+        model: A Functional model, or a built Sequential one. The calls of its input layers are left
+            out.
+    """
+    ordered: list[Any] = []
+    done = {id(tensor) for tensor in model.inputs}
+    # Depth first without recursion, as a deep network would exceed Python's stack.
+    stack = list(reversed(model.outputs))
+    while stack:
+        tensor = stack[-1]
+        if id(tensor) in done:
+            stack.pop()
+            continue
+        _, call = producer(tensor)
+        waiting = [t for t in call.input_tensors if id(t) not in done]
+        if waiting:
+            stack.extend(reversed(waiting))
+            continue
+        ordered.append(call)
+        done.update(id(t) for t in call.output_tensors)
+        stack.pop()
+    return ordered
+
+
 def output_layers(model: keras.Model) -> list[keras.layers.Dense]:
     """Return the `Dense` layers whose units are outputs of a graph of layers.
 

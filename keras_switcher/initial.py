@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_switcher.batches import evaluation_batches
-from keras_switcher.checkpoints import storable
+from keras_switcher.checkpoints import digest_of, storable
 from keras_switcher.data import ImageData
 from keras_switcher.features import split
 from keras_switcher.files import replacing
@@ -177,7 +177,6 @@ class FrozenTrunk:
                 "Expected --freeze-trunk with a model whose dense part has one input. Received: "
                 f"'{model.name}', whose dense part has {len(parts.head.inputs)}"
             )
-        self.model = model
         self.trunk = parts.trunk
         self.head = parts.head
         self.head.dtype_policy = model.dtype_policy
@@ -216,10 +215,7 @@ class FrozenTrunk:
 
     def _origin(self, data: ImageData, parts: tuple[str, ...]) -> str:
         """Return a string that tells the features of other weights or images apart."""
-        content = hashlib.sha256()
-        for array in (*self.trunk.get_weights(), *(getattr(data, name) for name in parts)):
-            content.update(np.ascontiguousarray(array).tobytes())
-        return content.hexdigest()
+        return digest_of([*self.trunk.get_weights(), *(getattr(data, name) for name in parts)])
 
     def _computed(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         batches = evaluation_batches(images, labels, _BATCH).map(lambda x, _: x)

@@ -158,6 +158,10 @@ class SwitchedDense(keras.layers.Dense):
         """Return the switches with shape (inputs, units), or (1, units) for granularity `unit`."""
         return self.granularity.expand(self.switches, tuple(self.kernel.shape))
 
+    def group_sizes(self) -> np.ndarray:
+        """Return how many connections each switch controls: float32, (groups, 1)."""
+        return self.granularity.sizes(tuple(self.kernel.shape))
+
     def masked_kernel(self) -> Any:
         """Return the kernel that the layer applies, (inputs, units), with exact zeros where off."""
         kernel = ops.convert_to_tensor(self.kernel)
@@ -233,7 +237,7 @@ class SwitchedDense(keras.layers.Dense):
         """
         if switches is None:
             switches = ops.cast(ops.convert_to_tensor(self.switches) > 0, "float32")
-        return ops.sum(switches * self.granularity.sizes(tuple(self.kernel.shape)))
+        return ops.sum(switches * self.group_sizes())
 
     def density(self) -> Any:
         """Return the share of connections that are on, float32 scalar tensor in (0, 1]."""

@@ -1,5 +1,6 @@
 """Sparsity as a Keras metric and as a table."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,6 +42,11 @@ class Sparsity(keras.metrics.Metric):
         return 1.0 - on / sum(layer.connections for layer in layers)
 
 
+def switcher_parameters(model: Any) -> int:
+    """Return the number of weights of all switchers of a `SwitchedModel`."""
+    return sum(math.prod(v.shape) for v in model.switcher_variables)
+
+
 def layer_table(model: keras.Model) -> list[dict[str, Any]]:
     """Return one row per switched layer: name, shape, connections, on.
 
@@ -64,4 +70,4 @@ def layer_table(model: keras.Model) -> list[dict[str, Any]]:
 def _count_on(layer: SwitchedDense) -> int:
     # Count in integers: float32, in which a layer counts, holds no odd number above 2**24.
     on = ops.convert_to_numpy(layer.switches) > 0
-    return int((on * layer.granularity.sizes(tuple(layer.kernel.shape)).astype("int64")).sum())
+    return int((on * layer.group_sizes().astype("int64")).sum())

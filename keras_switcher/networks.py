@@ -217,20 +217,27 @@ def whole_dense(config: Config, data: ImageData, start: Start) -> keras.Model:
     return compiled_dense(config, data, start, start.network)
 
 
-def _optimizer(
-    config: Config, data: ImageData, undecayed: Sequence[Any] = ()
-) -> keras.optimizers.Optimizer:
+def optimizer_of(
+    config: Config, data: ImageData, undecayed: Sequence[Any] = (), library: Any = keras
+) -> Any:
+    """Return the optimiser of a network's weights.
+
+    Args:
+        config: The configuration.
+        data: The data, whose batches the learning rate falls over.
+        undecayed: Variables that must not decay, besides biases and normalisations.
+        library: Where its class comes from: `keras`, or Keras 2.
+    """
     options = config.optimisation
     rate: Any = options.learning_rate
     if options.lr_schedule == "cosine":
         steps = options.epochs * (len(data.x_train) // options.batch_size)
-        rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
+        rate = library.optimizers.schedules.CosineDecay(options.learning_rate, steps)
     decay = options.weight_decay or None
-    optimizer: keras.optimizers.Optimizer
     if options.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(rate, options.momentum, weight_decay=decay)
+        optimizer = library.optimizers.SGD(rate, options.momentum, weight_decay=decay)
     else:
-        optimizer = keras.optimizers.Adam(rate, weight_decay=decay)
+        optimizer = library.optimizers.Adam(rate, weight_decay=decay)
     if decay:
         optimizer.exclude_from_weight_decay(
             var_list=list(undecayed), var_names=["bias", "gamma", "beta"]
@@ -244,7 +251,7 @@ def _compile_options(
     from_logits = start.returns_logits
     smoothing = config.optimisation.label_smoothing
     return {
-        "optimizer": _optimizer(config, data, undecayed),
+        "optimizer": optimizer_of(config, data, undecayed),
         "loss": SmoothedCrossentropy(smoothing, from_logits=from_logits)
         if smoothing
         else keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),

@@ -21,7 +21,7 @@ def is_at_target(layers: Sequence[SwitchedDense], target_sparsity: float) -> boo
         target_sparsity: Share of all connections to turn off, in [0, 1).
     """
     switches = [ops.convert_to_numpy(layer.switches) for layer in layers]
-    sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
+    sizes = [layer.group_sizes() for layer in layers]
     connections = sum(layer.connections for layer in layers)
     sparsity = _sparsity([s > 0 for s in switches], sizes, connections)
     # What rounding to whole groups may leave.
@@ -57,7 +57,7 @@ def settle(layers: Sequence[SwitchedDense], offset: Any, target_sparsity: float)
                 f"{type(layer.switcher).__name__} returning {np.sum(~np.isfinite(z))} of "
                 f"{z.size} that are not, which do not rank its connections."
             )
-    sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
+    sizes = [layer.group_sizes() for layer in layers]
     settled = settled_logits(logits, sizes, target_sparsity)
     for layer, z in zip(layers, settled, strict=True):
         layer.switches.assign(layer.gate(ops.convert_to_tensor(z)))

@@ -1,14 +1,13 @@
 """The figures of a finished run, which `summary.json` holds."""
 
 import gzip
-import math
 from typing import Any
 
 import keras
 
 from keras_switcher.config import Config
 from keras_switcher.data import ImageData
-from keras_switcher.metrics import layer_table
+from keras_switcher.metrics import layer_table, switcher_parameters
 
 
 def summary_of(
@@ -48,7 +47,7 @@ def summary_of(
         "fc_sparsity": off / sum(layer["connections"] for layer in layers),
         "model_sparsity": off / parameters,
         "parameters": parameters,
-        "switcher_parameters": sum(math.prod(v.shape) for v in switched.switcher_variables),
+        "switcher_parameters": switcher_parameters(switched),
         "gzip_bytes": gzip_bytes(stripped),
         "seconds": seconds(rows),
         "phases": {phase: phases.count(phase) for phase in dict.fromkeys(phases)},

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from keras_switcher.checks import ConfigError
 from keras_switcher.commands import load_tensorflow, run_command
-from keras_switcher.config import Config, changes, from_values, to_yaml, validate
+from keras_switcher.config import Config, from_values, influences, to_yaml, validate
 from keras_switcher.display import (
     say,
     show_comparison,
@@ -24,6 +24,7 @@ from keras_switcher.display import (
 from keras_switcher.files import RunError, WriteError, replacing, writing
 from keras_switcher.flags import read_yaml, resolve
 from keras_switcher.multiworker import joined_as_configured, lost_workers_named
+from keras_switcher.plan_folder import differences
 from keras_switcher.runs import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -270,7 +271,7 @@ def _open_folder(config: Config) -> tuple[RunFolder, bool]:
             "an empty file, so it is damaged. Choose another --run-dir."
         )
     earlier = from_values(values)
-    if different := changes(earlier, config):
+    if different := differences(influences(earlier), influences(config)):
         raise ConfigError(
             f"The run in {folder.path} has another configuration: {'; '.join(different)}. Resume "
             "it without these options, or choose another --run-dir."

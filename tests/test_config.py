@@ -8,7 +8,6 @@ import yaml
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import (
     Config,
-    changes,
     check_values,
     from_values,
     influences,
@@ -16,6 +15,7 @@ from keras_switcher.config import (
     to_yaml,
     validate,
 )
+from keras_switcher.plan_folder import differences
 
 # For every option a value that is right and not its default.
 OTHER = {
@@ -282,17 +282,16 @@ def test_jit_needs_no_deterministic():
     validate(from_values({"jit": True, "deterministic": False}))
 
 
-def test_changes_names_what_numbers_depend_on_and_nothing_else():
-    assert changes(Config(), Config()) == []
-    assert changes(Config(), from_values({"epochs": 40, "limit": 600, "verbose": True})) == [
-        "limit: None -> 600",
-        "epochs: 30 -> 40",
-    ]
+def test_what_numbers_depend_on_and_nothing_else_influences_a_run():
+    usual = influences(Config())
+    other = influences(from_values({"epochs": 40, "limit": 600, "verbose": True}))
+    assert differences(usual, usual) == []
+    assert differences(usual, other) == ["limit: None -> 600", "epochs: 30 -> 40"]
     free = {"data_dir", "worker_timeout", *CALL}
     expected = {k: v for k, v in OTHER.items() if k not in free}
     # The same file may be elsewhere: its content is told from others.
     assert influences(from_values(OTHER)) == {**expected, "init_from": "a file"}
-    assert len(changes(Config(), from_values(OTHER))) == len(OTHER) - len(free)
+    assert len(differences(usual, influences(from_values(OTHER)))) == len(OTHER) - len(free)
 
 
 def test_every_option_is_documented():

@@ -170,12 +170,13 @@ def test_a_model_in_mixed_precision_goes_on_in_it(precision, tmp_path):
     finally:
         keras.config.set_dtype_policy(with_policy)
     images = data.load("made")
-    trunk = FrozenTrunk(load_initial(str(tmp_path / "mixed.keras"), images))
+    model = load_initial(str(tmp_path / "mixed.keras"), images)
+    trunk = FrozenTrunk(model)
     first, again = (trunk.features(images, tmp_path) for _ in range(2))
     assert first.x_train.dtype == (np.float16 if precision == "float16" else np.float32)
     np.testing.assert_array_equal(first.x_train, again.x_train)
-    for model in (trunk.model, trunk.head):
-        switched = switch(model)
+    for network in (model, trunk.head):
+        switched = switch(network)
         switched.compile("adam", "mse")
         # Only float16 needs its loss scaled.
         for optimizer in (switched.optimizer, switched.switcher_optimizer):

@@ -272,7 +272,7 @@ BLOBS = separable(512, inputs=20)
 def grain(model):
     """The largest group under one switch, as a share of all connections."""
     layers = model.switched_layers()
-    largest = max(layer.granularity.sizes(tuple(layer.kernel.shape)).max() for layer in layers)
+    largest = max(layer.group_sizes().max() for layer in layers)
     return largest / sum(layer.connections for layer in layers)
 
 

@@ -7,8 +7,9 @@ from made_searches import made_search, make_trial
 
 from keras_switcher.config import from_values
 from keras_switcher.data import ImageData
+from keras_switcher.metrics import switcher_parameters
 from keras_switcher.signals import Interrupted, StopSignals
-from keras_switcher.tuning.objective import connections, switcher_parameters
+from keras_switcher.tuning.objective import connections
 from keras_switcher.tuning.plan import Terms
 from keras_switcher.tuning.results import best_of
 from keras_switcher.tuning.space import Range, Space

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_switcher.graphs import producer
+from keras_switcher.graphs import calls
 
 from .rule import Rule
 from .rules import rule_of
@@ -54,13 +54,12 @@ class Graph:
             group: Number of inputs of a dense layer that stay or go together.
             gather: Whether entries of a vector may be left out by a gather.
         """
-        inputs, outputs = list(model.inputs), list(model.outputs)
-        calls = _calls(inputs, outputs)
+        ordered = calls(model)
         of_operation: dict[int, list[Any]] = {}
-        for call in calls:
+        for call in ordered:
             of_operation.setdefault(id(call.operation), []).append(call)
         parts = []
-        for call in calls:
+        for call in ordered:
             operation = call.operation
             together = of_operation[id(operation)]
             if not getattr(operation, "weights", ()):
@@ -69,26 +68,4 @@ class Graph:
                 parts.append(
                     Part(operation, together, rule_of(operation, together, together, group))
                 )
-        return cls(inputs, outputs, calls, parts, gather)
-
-
-def _calls(inputs: list[Any], outputs: list[Any]) -> list[Any]:
-    """Return the calls between inputs and outputs, each after those it depends on."""
-    ordered: list[Any] = []
-    done = {id(tensor) for tensor in inputs}
-    # Depth first without recursion, as a deep network would exceed Python's stack.
-    stack = list(reversed(outputs))
-    while stack:
-        tensor = stack[-1]
-        if id(tensor) in done:
-            stack.pop()
-            continue
-        _, call = producer(tensor)
-        waiting = [t for t in call.input_tensors if id(t) not in done]
-        if waiting:
-            stack.extend(reversed(waiting))
-            continue
-        ordered.append(call)
-        done.update(id(t) for t in call.output_tensors)
-        stack.pop()
-    return ordered
+        return cls(list(model.inputs), list(model.outputs), ordered, parts, gather)

@@ -189,7 +189,7 @@ class HardConcreteModel(SwitchedModel):
         """Keep the most probable gates, as many as the target allows, and freeze them."""
         layers = self.switched_layers()
         logits = [ops.convert_to_numpy(layer.switcher.values) for layer in layers]
-        sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)) for layer in layers]
+        sizes = [layer.group_sizes() for layer in layers]
         # By the paper's estimate, a connection is on if its gate is above 0.
         edge = math.log(-_GAMMA / _ZETA)
         chosen = choose_on([z - edge for z in logits], sizes, self.target_sparsity or 0.0)

@@ -182,13 +182,23 @@ class Method:
             )
         rows = work.fit(model)
         work.keep(strip(model) if switched_layers(model) else model)
+        return self.measured(model, work, sum(row["seconds"] for row in rows))
+
+    def measured(self, model: keras.Model, work: Work, seconds: float) -> Trained:
+        """Return the result of a work.
+
+        Args:
+            model: The trained model, compiled.
+            work: The work that was done.
+            seconds: How long the training took.
+        """
         return Trained(
             validation_accuracy=work.accuracy(model, "validation"),
             test_accuracy=work.accuracy(model, "test"),
             layers=self.layers(model),
             parameters=work.parameters,
             remaining_parameters=self.remaining(model, work),
-            seconds=sum(row["seconds"] for row in rows),
+            seconds=seconds,
         )
 
 

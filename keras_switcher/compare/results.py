@@ -1,16 +1,14 @@
 """The files of results: a CSV row for each network, and JSON with the statistics over them."""
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_switcher.compare.figures import CONFIDENCE, Difference, Group
-from keras_switcher.compare.plan import CELLS, RESULT_FILE, Plan, cell_name
-from keras_switcher.files import RunError, write_text
+from keras_switcher.compare.plan import CELLS, RESULT_FILE, TRAINS_ANEW, Plan, cell_name
+from keras_switcher.files import RunError, write_csv, write_json
 
 CSV_FILE = "results.csv"
 JSON_FILE = "results.json"
@@ -70,8 +68,7 @@ def read_result(folder: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(
-            f"Expected {path} to be JSON. Received: {error}. Remove {folder}, and the same command "
-            "trains this network anew."
+            f"Expected {path} to be JSON. Received: {error}. Remove {folder}, {TRAINS_ANEW}"
         ) from error
     return result
 
@@ -128,15 +125,16 @@ def write_results(
         results: The results of the cells.
         groups: The same, grouped.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_COLUMNS, "layer_sparsities"])
-    for result in results:
-        layers = " ".join(
-            f"{row['name']}={1 - row['on'] / row['connections']:.4f}" for row in result["layers"]
-        )
-        row = ["" if result.get(name) is None else result[name] for name in _COLUMNS]
-        writer.writerow([*row, layers])
+    rows = [
+        {
+            **{name: result.get(name) for name in _COLUMNS},
+            "layer_sparsities": " ".join(
+                f"{row['name']}={1 - row['on'] / row['connections']:.4f}"
+                for row in result["layers"]
+            ),
+        }
+        for result in results
+    ]
     targets = {group.target_sparsity for group in groups if group.target_sparsity is not None}
     content = {
         **plan.to_yaml(),
@@ -160,11 +158,8 @@ def write_results(
         ],
         "cells": list(results),
     }
-    for name, written in (
-        (CSV_FILE, text.getvalue()),
-        (JSON_FILE, json.dumps(content, indent=2) + "\n"),
-    ):
-        write_text(folder / name, written)
+    write_csv(folder / CSV_FILE, rows)
+    write_json(folder / JSON_FILE, content)
 
 
 def _described(group: Group) -> dict[str, Any]:

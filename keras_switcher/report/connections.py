@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_switcher.graphs import nodes
+from keras_switcher.graphs import nodes, producer
 from keras_switcher.layers import SwitchedDense, switched_layers
 
 # Layers that leave each pixel in its place, and layers that leave each unit in its place.
@@ -110,20 +110,19 @@ def _contains(tensors: list[Any] | None, tensor: Any) -> bool:
 
 def _image_shape(model: keras.Model, layer: SwitchedDense) -> tuple[int, int, int] | None:
     """Return the image's shape if the layer reads the pixels of the model's input directly."""
-    tensors = _tensors(layer, "input") or []
-    while len(tensors) == 1:
-        if _contains(getattr(model, "inputs", None), tensors[0]):
-            shape = tuple(tensors[0].shape[1:])
+    calls = nodes(layer)
+    while len(calls) == 1 and len(calls[0].input_tensors) == 1:
+        (tensor,) = calls[0].input_tensors
+        if _contains(getattr(model, "inputs", None), tensor):
+            shape = tuple(tensor.shape[1:])
             shape = (*shape, 1) if len(shape) == 2 else shape
             if len(shape) != 3 or None in shape or math.prod(shape) != layer.kernel.shape[0]:
                 return None
             return shape
-        tensors = [
-            tensor
-            for other in _operations(model)
-            if isinstance(other, _PIXELWISE) and _contains(_tensors(other, "output"), tensors[0])
-            for tensor in _tensors(other, "input") or ()
-        ]
+        operation, _ = producer(tensor)
+        if not isinstance(operation, _PIXELWISE):
+            return None
+        calls = nodes(operation)
     return None
 
 

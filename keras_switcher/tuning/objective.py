@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import keras_tuner
 
-from keras_switcher.metrics import layer_table
+from keras_switcher.metrics import switcher_parameters
 from keras_switcher.model import SwitchedModel
 from keras_switcher.tuning.plan import Terms
 
@@ -119,18 +119,13 @@ class _StepTime:
         return (self._seconds + self._epoch_seconds) / steps if steps else self._first
 
 
-def switcher_parameters(model: SwitchedModel) -> int:
-    """Return the number of weights of all switchers of a model."""
-    return sum(int(keras.ops.size(v)) for v in model.switcher_variables)
-
-
 def connections(model: SwitchedModel) -> int:
     """Return the number of connections that a model switches, on or off."""
-    return sum(layer["connections"] for layer in layer_table(model))
+    return sum(layer.connections for layer in model.switched_layers())
 
 
 def _largest_switch(model: SwitchedModel) -> float:
     """Return the greatest share of a model's connections that one switch controls."""
     layers = model.switched_layers()
-    sizes = [layer.granularity.sizes(tuple(layer.kernel.shape)).max() for layer in layers]
+    sizes = [layer.group_sizes().max() for layer in layers]
     return float(max(sizes)) / connections(model)

@@ -21,11 +21,12 @@ from keras_switcher.config import Config
 from keras_switcher.data import ImageData
 from keras_switcher.files import write_json
 from keras_switcher.fitting import fit_arguments
+from keras_switcher.metrics import switcher_parameters
 from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import new_start, switched_model
 from keras_switcher.signals import StopSignals
 from keras_switcher.tuning.hypermodel import with_options
-from keras_switcher.tuning.objective import NAME, LogObjective, switcher_parameters
+from keras_switcher.tuning.objective import NAME, LogObjective
 from keras_switcher.tuning.plan import Terms
 from keras_switcher.tuning.results import EndedTrial
 from keras_switcher.tuning.space import Space

@@ -88,14 +88,7 @@ class _Pquant(Method):
             own.set_weights([keras.ops.convert_to_numpy(weight) for weight in _weights(copy)])
         work.keep(start.learned)
         learned = compiled_dense(work.config, work.data, start, start.learned)
-        return Trained(
-            validation_accuracy=work.accuracy(learned, "validation"),
-            test_accuracy=work.accuracy(learned, "test"),
-            layers=self.layers(learned),
-            parameters=work.parameters,
-            remaining_parameters=self.remaining(learned, work),
-            seconds=seconds,
-        )
+        return self.measured(learned, work, seconds)
 
     def configure(self, parameters: Any, work: Work, epochs: int) -> None:
         """Set the parameters of the method that differ from those the package comes with.

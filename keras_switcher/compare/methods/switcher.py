@@ -6,7 +6,6 @@ from keras_switcher.compare.method import Method, check_granularity, register
 from keras_switcher.compare.work import Work
 from keras_switcher.config import Config
 from keras_switcher.networks import Start, switched_model
-from keras_switcher.switchers import Switcher as SwitcherNetwork
 
 
 @register("switcher")
@@ -19,8 +18,4 @@ class Switcher(Method):
         check_granularity(config, start)
 
     def model(self, work: Work) -> keras.Model:
-        return switched_model(work.config, work.data, work.start(), self.in_its_place(work))
-
-    def in_its_place(self, work: Work) -> SwitcherNetwork | None:
-        """Return what takes the place of the configured switcher network; `None` for nothing."""
-        return None
+        return switched_model(work.config, work.data, work.start())

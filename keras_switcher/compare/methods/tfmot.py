@@ -18,8 +18,8 @@ from keras_switcher.compare.work import Work, fit_at_once
 from keras_switcher.config import Config
 from keras_switcher.extras import install_command
 from keras_switcher.files import RunError
-from keras_switcher.graphs import producer
-from keras_switcher.networks import Start
+from keras_switcher.graphs import calls
+from keras_switcher.networks import Start, optimizer_of
 
 # Entries of a layer's configuration that Keras 2 does not know, or that the weights make void.
 _LEFT_OUT = ("dtype", "quantization_config", "lora_rank", "lora_alpha", "registered_name", "build")
@@ -82,7 +82,7 @@ class Tfmot(Method):
 
         model = tf_keras.models.clone_model(network, clone_function=wrapped)
         model.compile(
-            _optimizer(work),
+            optimizer_of(work.config, work.data, library=tf_keras),
             _loss(work, start.returns_logits),
             metrics=["accuracy"],
             jit_compile=work.config.execution.jit,
@@ -144,24 +144,18 @@ def to_keras_2(model: keras.Model) -> Any:
     """
     import tf_keras
 
-    made: dict[int, Any] = {}
+    (given,) = model.inputs
+    entry = tf_keras.Input(tuple(given.shape[1:]), dtype=given.dtype)
+    made: dict[int, Any] = {id(given): entry}
     layers: dict[int, Any] = {}
-
-    def converted(tensor: Any) -> Any:
-        if id(tensor) in made:
-            return made[id(tensor)]
-        operation, node = producer(tensor)
-        if isinstance(operation, keras.layers.InputLayer):
-            made[id(tensor)] = tf_keras.Input(tuple(tensor.shape[1:]), dtype=tensor.dtype)
-            return made[id(tensor)]
-        inputs = [converted(each) for each in node.input_tensors]
+    for call in calls(model):
+        inputs = [made[id(tensor)] for tensor in call.input_tensors]
+        operation = call.operation
         if id(operation) not in layers:
             layers[id(operation)] = _layer(operation)
-        made[id(tensor)] = layers[id(operation)](inputs[0] if len(inputs) == 1 else inputs)
-        return made[id(tensor)]
-
-    output = converted(model.outputs[0])
-    copy = tf_keras.Model(made[id(model.inputs[0])], output)
+        (output,) = call.output_tensors
+        made[id(output)] = layers[id(operation)](inputs[0] if len(inputs) == 1 else inputs)
+    copy = tf_keras.Model(entry, made[id(model.outputs[0])])
     for layer in model.layers:
         if layer.weights:
             layers[id(layer)].set_weights(layer.get_weights())
@@ -223,24 +217,6 @@ def _layer(layer: Any) -> Any:
             f"{type(layer).__name__}. Leave tfmot out of --methods. The error was: "
             f"{' '.join(str(error).split())}"
         ) from error
-
-
-def _optimizer(work: Work) -> Any:
-    import tf_keras
-
-    options = work.config.optimisation
-    rate: Any = options.learning_rate
-    if options.lr_schedule == "cosine":
-        steps = options.epochs * work.steps_per_epoch
-        rate = tf_keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
-    decay = options.weight_decay or None
-    if options.optimizer == "sgd":
-        optimizer = tf_keras.optimizers.SGD(rate, options.momentum, weight_decay=decay)
-    else:
-        optimizer = tf_keras.optimizers.Adam(rate, weight_decay=decay)
-    if decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
 
 
 def _loss(work: Work, from_logits: bool) -> Any:

@@ -12,9 +12,8 @@ from keras_switcher.compare.plan import TRAINING
 from keras_switcher.compare.pruned import READS, MagnitudeSwitcher
 from keras_switcher.compare.work import Work
 from keras_switcher.convert import switch
-from keras_switcher.networks import compiled_switched
+from keras_switcher.networks import compiled_switched, switched_model
 from keras_switcher.switchers import FreeSwitcher
-from keras_switcher.switchers import Switcher as SwitcherNetwork
 
 _READS = READS | {
     *("granularity", "gate", "task_steps", "switcher_steps"),
@@ -34,8 +33,10 @@ class FreeSwitches(Switcher):
     title = "free logits, no network"
     reads = _READS
 
-    def in_its_place(self, work: Work) -> SwitcherNetwork:
-        return FreeSwitcher(seed=work.config.optimisation.seed)
+    def model(self, work: Work) -> keras.Model:
+        start = work.start()
+        switcher = FreeSwitcher(seed=work.config.optimisation.seed)
+        return switched_model(work.config, work.data, start, switcher)
 
 
 @register("magnitude-switcher")
@@ -49,8 +50,8 @@ class MagnitudeSwitches(Switcher):
     title = "magnitude in the switcher's place"
     reads = _READS
 
-    def in_its_place(self, work: Work) -> SwitcherNetwork:
-        return MagnitudeSwitcher()
+    def model(self, work: Work) -> keras.Model:
+        return switched_model(work.config, work.data, work.start(), MagnitudeSwitcher())
 
 
 @register("random")
