@@ -24,8 +24,6 @@ from .errors import ExportError
 # The only signature of a file; its inputs and outputs have the names of the Keras model's.
 SIGNATURE = "serving_default"
 
-Examples = Sequence[Mapping[str, np.ndarray]]
-
 
 class Precision(enum.StrEnum):
     """The numbers that a file computes in; its inputs and outputs keep the Keras model's types."""
@@ -41,7 +39,7 @@ def convert(
     precision: Precision = Precision.FLOAT32,
     *,
     batch: int = 1,
-    representative: Examples | None = None,
+    representative: Sequence[Mapping[str, np.ndarray]] | None = None,
     experimental_sparsity: bool = False,
 ) -> bytes:
     """Convert a model to TFLite, with a fixed batch and a signature of named tensors.
@@ -225,7 +223,9 @@ def in_precision(model: keras.Model, dtype: str) -> keras.Model:
     return converted_functional(model, clone)
 
 
-def _set_precision(converter: Any, precision: Precision, representative: Examples | None) -> None:
+def _set_precision(
+    converter: Any, precision: Precision, representative: Sequence[Mapping[str, np.ndarray]] | None
+) -> None:
     if precision is Precision.FLOAT32:
         return
     converter.optimizations = [tf.lite.Optimize.DEFAULT]

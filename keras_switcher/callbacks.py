@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from keras_switcher.alternation import ALTERNATE, WARMUP
 from keras_switcher.checkpoints import Checkpoint, CheckpointError, Checkpoints, digest_of, storable
 from keras_switcher.display import say
-from keras_switcher.files import RunError
+from keras_switcher.files import RunError, write_csv
 from keras_switcher.runs import RunFolder
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.workers import Workers
@@ -202,7 +202,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self._compare(arrays, epoch)
         if self.workers.is_chief:
             self.checkpoints.save(Checkpoint(epoch + 1, self.rows.rows, self.facts, arrays))
-            self.folder.write_history(self.history, self.rows.rows)
+            write_csv(self.folder.path / self.history, self.rows.rows)
 
     def _compare(self, arrays: list[np.ndarray], epoch: int) -> None:
         if self.workers.count == 1:

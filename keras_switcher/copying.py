@@ -14,7 +14,7 @@ from keras_switcher.model import SwitchedModel
 from keras_switcher.nesting import (
     children,
     entries,
-    is_graph,
+    lists_its_layers,
     serialized_switched,
     shared_layers,
     walk,
@@ -47,7 +47,7 @@ def converted_functional(
             return copied(operation)
         if isinstance(operation, SwitchedNetwork):
             return new_one(operation.network)
-        if is_graph(operation) and not has_own(operation, "call"):
+        if lists_its_layers(operation) and not has_own(operation, "call"):
             plain = graph(operation) if isinstance(operation, SwitchedModel) else operation
             return _cloned(plain, clone)
         new = convert(operation) or _copied_with(operation, convert)
@@ -67,7 +67,7 @@ def _copied_with(layer: Layer, convert: Callable[[Layer], Layer | None]) -> Laye
     if not any(convert(inner) for _, inner in walk(layer)):
         copy: Layer = copied(layer)
         return copy
-    if is_graph(layer):
+    if lists_its_layers(layer):
         _check_no_own_call(layer)
     return converted_attributes(layer, convert)
 
@@ -293,7 +293,7 @@ def replace(layer: Layer, replacements: dict[int, Layer]) -> None:
     # `walk` returns children after their parents, and a model inside a nested model may have to be
     # replaced first.
     for _, child in reversed(walk(layer)):
-        if is_graph(child) and has_replaced(child):
+        if lists_its_layers(child) and has_replaced(child):
             _check_no_own_call(child)
             replacements[id(child)] = _cloned(child, clone)
     # The contents of a replaced model stay as they are: its layers may be built.

@@ -29,7 +29,7 @@ from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, influences
 from keras_switcher.data import ImageData, load
 from keras_switcher.display import say
-from keras_switcher.files import RunError, WriteError
+from keras_switcher.files import RunError, WriteError, write_csv
 from keras_switcher.initial import file_digest
 from keras_switcher.machine import GPUS
 from keras_switcher.moving_statistics import AverageStatistics
@@ -205,7 +205,7 @@ def fit(
         restore(model, checkpoint, facts)
         # The process may have ended after it wrote the checkpoint and before the history.
         if workers.is_chief:
-            folder.write_history(history, rows.rows)
+            write_csv(folder.path / history, rows.rows)
         say(console, f"Going on after epoch {done} of the {name} network.")
     if done == options.epochs:
         return rows.rows

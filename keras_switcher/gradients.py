@@ -78,7 +78,7 @@ class SwitchGradients:
     def reset(self) -> None:
         """Begin anew: after a turn, and when an epoch begins, as that may be of a resumed run."""
         for variable in (*self._sums, self._steps):
-            # What it would return is summed over all replicas.
+            # Reading the new value here would sum it over all replicas.
             variable.assign(tf.zeros(variable.shape), read_value=False)
 
 

@@ -19,7 +19,7 @@ from typing import TextIO
 
 from keras_switcher.children import Children, exit_status, how_it_ended
 from keras_switcher.cluster import TF_CONFIG, Cluster, to_tf_config
-from keras_switcher.machine import GPUS, THREADS, cores, free_ports
+from keras_switcher.machine import GPUS, THREADS, free_ports, threads_each
 from keras_switcher.programs import module_command
 from keras_switcher.workers import GRACE, LAUNCHER, LAUNCHER_FLAGS, WorkerLost
 
@@ -98,15 +98,12 @@ class Launch:
 
     def _start(self) -> None:
         addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(self.count))
-        environment = {**os.environ, LAUNCHER: str(os.getpid())}
+        threads = threads_each(self.count)
+        environment = {**os.environ, LAUNCHER: str(os.getpid()), THREADS: threads}
         if self.gpus:
             environment[LAUNCHER_FLAGS] = f"--gpus-per-worker {len(self.gpus[0])} "
-        if THREADS not in os.environ:
-            # Without it each worker would take every core for itself.
-            environment[THREADS] = str(max(1, cores() // self.count))
         self._say(
-            f"{self.count} workers on this machine, {environment[THREADS]} threads each: "
-            f"{', '.join(addresses)}."
+            f"{self.count} workers on this machine, {threads} threads each: {', '.join(addresses)}."
         )
         for index in range(self.count):
             is_shown = index == 0

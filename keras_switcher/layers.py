@@ -140,7 +140,7 @@ class SwitchedDense(keras.layers.Dense):
     @property
     def trainable(self) -> bool:
         """Settable boolean, whether kernel and bias are trained, as in `Dense`."""
-        return bool(self._trainable)
+        return bool(super().trainable)
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
@@ -287,6 +287,6 @@ class SwitchedDense(keras.layers.Dense):
 
 def switched_layers(model: keras.layers.Layer) -> list[SwitchedDense]:
     """Return every `SwitchedDense` in a model, at any depth, each once."""
-    # Keras itself uses `_flatten_layers` for `Model.layers`; there is no public way to reach the
-    # layers inside a layer that is not a model.
+    # Keras itself uses `_flatten_layers` for `Model.layers`. What it finds, and in which order, is
+    # that of Keras's own files, also for a layer that no attribute holds.
     return [layer for layer in model._flatten_layers() if isinstance(layer, SwitchedDense)]

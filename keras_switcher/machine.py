@@ -16,6 +16,17 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def threads_each(processes: int) -> str:
+    """Return how many threads TensorFlow gets in each of several processes, unless it is set.
+
+    Without it, each would take every core for itself.
+
+    Args:
+        processes: How many share the cores.
+    """
+    return os.environ.get(THREADS, str(max(1, cores() // processes)))
+
+
 def free_ports(number: int) -> list[int]:
     """Return ports that nothing listens on.
 

@@ -44,7 +44,7 @@ def entries(layer: Layer) -> list[tuple[Any, Any, str, Layer]]:
     return found
 
 
-def is_graph(layer: Layer) -> bool:
+def lists_its_layers(layer: Layer) -> bool:
     """Return whether a layer is a model whose layers are held in no attribute."""
     return isinstance(layer, keras.Model) and (
         isinstance(layer, keras.Sequential) or bool(getattr(layer, "inputs", None))
@@ -53,7 +53,7 @@ def is_graph(layer: Layer) -> bool:
 
 def children(layer: Layer) -> list[tuple[str, Layer]]:
     """Return the layers directly inside a layer, each with its path."""
-    if is_graph(layer):
+    if lists_its_layers(layer):
         return [(f"layers/{index}", child) for index, child in enumerate(layer.layers)]
     return [(path, child) for _, _, path, child in entries(layer)]
 
@@ -80,7 +80,7 @@ def inside_layers(model: keras.Model) -> list[tuple[str, Layer]]:
 
     def in_graph(graph: keras.Model) -> set[int]:
         found = {id(layer) for layer in graph.layers}
-        return found.union(*(in_graph(layer) for layer in graph.layers if is_graph(layer)))
+        return found.union(*(in_graph(layer) for layer in graph.layers if lists_its_layers(layer)))
 
     direct = in_graph(model)
     return [(path, layer) for path, layer in walk(model) if id(layer) not in direct]
@@ -105,7 +105,7 @@ def shared_layers(model: keras.Model) -> list[Layer]:
 
     def visit(graph: keras.Model) -> None:
         for layer in graph.layers:
-            if is_graph(layer):
+            if lists_its_layers(layer):
                 visit(layer)
             else:
                 operations[id(layer)] = layer

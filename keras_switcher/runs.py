@@ -5,13 +5,13 @@ import dataclasses
 import itertools
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from keras_switcher.files import LOCK, RunError, locked, write_csv, write_text, writing
+from keras_switcher.files import LOCK, RunError, locked, write_text, writing
 
 RUNS = Path("runs")
 CONFIG_FILE = "config.yaml"
@@ -106,7 +106,7 @@ class RunFolder:
         """
         self._make()
         # The configuration is written first, as a run can be resumed from it alone.
-        self.write_text(CONFIG_FILE, config)
+        write_text(self.path / CONFIG_FILE, config)
         with writing(self.path):
             (self.path / CHECKPOINTS).mkdir(exist_ok=True)
 
@@ -143,14 +143,6 @@ class RunFolder:
             (self.path / CHECKPOINTS).rmdir()
             (self.path / LOCK).unlink(missing_ok=True)
             self.path.rmdir()
-
-    def write_text(self, name: str, text: str) -> None:
-        """Write a text file as one atomic unit."""
-        write_text(self.path / name, text)
-
-    def write_history(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write one line per epoch as CSV."""
-        write_csv(self.path / name, rows)
 
     def finish(self) -> None:
         """Mark the run as finished by removing its checkpoints."""

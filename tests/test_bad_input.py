@@ -386,7 +386,7 @@ def test_unforeseen_error_keeps_its_traceback(train_here, half, monkeypatch):
     def broken(*arguments):
         raise ValueError("a bug")
 
-    monkeypatch.setattr("keras_switcher.summary.summary_of", broken)
+    monkeypatch.setattr("keras_switcher.learning.summary_of", broken)
     with pytest.raises(ValueError, match="a bug"):
         train_here("--run-dir", half, "--resume")
 

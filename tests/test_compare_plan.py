@@ -23,7 +23,6 @@ def plan(methods=("switcher", "dense"), sparsities=(0.9, 0.98), seeds=2, **optio
         tuple(range(seeds)),
         (),
         {"threads": 1},
-        False,
         AIMS,
     )
 
@@ -163,7 +162,7 @@ def test_what_a_cell_needs_comes_before_it_even_if_it_is_not_compared():
 
 
 def test_more_cells_are_the_same_comparison_and_another_training_is_not():
-    first = plan().to_yaml()
+    first = plan().content()
     more = plan(("layerwise",), (0.5,), seeds=3)
     assert more.changes(first) == []
     grown = more.grown(first)

@@ -138,7 +138,7 @@ def test_the_axis_of_accuracies_names_some_whatever_they_are(low, high, least):
 
 def test_the_page_of_a_choice_of_options_shows_no_test_accuracy(comparison):
     chosen, _, _, groups = comparison
-    whole, blind = page(chosen, groups), page(chosen, groups, with_test=False)
+    whole, blind = page(chosen, groups), page(chosen, groups, "validation")
     assert "Test accuracy" in whole and "test accuracy" in whole
     assert "Test accuracy" not in blind and "test accuracy" not in blind
     assert "Validation accuracy over sparsity" in blind

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import yaml
 from command import ROOT
+from fenced import blocks
 from small import CLASSES, INPUTS, separable
 
 from keras_switcher import strategy
@@ -15,18 +16,14 @@ from keras_switcher.flags import resolve
 PAGE = (ROOT / "docs" / "distributed.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-
-
 def commands(word):
     """The flags of every command of the page that holds a word, without the word."""
-    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    lines = "\n".join(blocks(PAGE, "sh")).replace("\\\n", " ").splitlines()
     return [line.split(word)[1] for line in lines if re.search(rf"\b{word}", line)]
 
 
 def test_commands_of_a_worker_take_their_flags():
-    pods = yaml.safe_load(blocks("yaml")[0])["spec"]["tfReplicaSpecs"]["Worker"]
+    pods = yaml.safe_load(blocks(PAGE, "yaml")[0])["spec"]["tfReplicaSpecs"]["Worker"]
     container = pods["template"]["spec"]["containers"][0]
     assert container["command"] == ["keras-switcher-train"]
     alone = [c for c in commands("train.py ") if "--workers" not in c and "--run-dir" in c]
@@ -38,7 +35,7 @@ def test_commands_of_a_worker_take_their_flags():
 
 
 def test_the_example_of_tf_config_is_one():
-    text = re.search(r"TF_CONFIG='(.*)'", "\n".join(blocks("sh")))[1]
+    text = re.search(r"TF_CONFIG='(.*)'", "\n".join(blocks(PAGE, "sh")))[1]
     assert read_tf_config(text) == Cluster(("host1:2222", "host2:2222"), 0)
 
 
@@ -56,7 +53,7 @@ def test_the_program_of_one_s_own_runs(monkeypatch):
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     given = {"build": build, "loss": loss, "train": tf.data.Dataset.from_tensors(separable())}
-    exec(blocks("python")[0].replace("epochs=20", "epochs=3, verbose=0"), given)
+    exec(blocks(PAGE, "python")[0].replace("epochs=20", "epochs=3, verbose=0"), given)
     assert given["sparse"].sparsity == pytest.approx(0.95, abs=0.01)
 
 

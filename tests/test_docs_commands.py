@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tyro
+from fenced import blocks
 
 from export.options import BenchmarkOptions, ExportOptions, ServeOptions
 from keras_switcher import launch
@@ -24,13 +25,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL = ("#", "export ", "srun ", "exec ", "python3 -m venv ", ". ")
 
 
-def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
-
-
 def shown() -> Iterator[str]:
     for path in PAGES:
-        for line in "\n".join(blocks(path, "sh")).replace("\\\n", " ").splitlines():
+        code = "\n".join(blocks(path.read_text(encoding="utf-8"), "sh"))
+        for line in code.replace("\\\n", " ").splitlines():
             command = re.sub(r"\s+#.*", "", line).strip().removeprefix(".venv/bin/")
             if command and not command.startswith(SHELL):
                 yield " ".join(command.split())
@@ -50,7 +48,7 @@ def files(tmp_path, monkeypatch):
     for name in set(re.findall(r"[\w./-]+\.keras", commands)):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
-    (one_shot,) = blocks(ROOT / "docs" / "compare.md", "python")
+    (one_shot,) = blocks((ROOT / "docs" / "compare.md").read_text(encoding="utf-8"), "python")
     Path("one_shot.py").write_text(one_shot)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from compare_work import sparsity, work
+from fenced import blocks
 
 import keras_switcher.compare.methods  # noqa: F401
 from keras_switcher.compare.arguments import METHODS
@@ -26,14 +27,10 @@ def page(name):
     return (DOCS / name).read_text(encoding="utf-8")
 
 
-def blocks(name, language):
-    return re.findall(rf"```{language}\n(.*?)```", page(name), re.DOTALL)
-
-
 @pytest.mark.parametrize("name", ["index.md", "library.md", "granularity.md"])
 def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = re.sub(r"epochs=\d+", "epochs=1", "\n".join(blocks(name, "python")))
+    code = re.sub(r"epochs=\d+", "epochs=1", "\n".join(blocks(page(name), "python")))
     exec(compile(code, name, "exec"), {"__name__": "page"})
     if "small.keras" in code:
         assert (tmp_path / "small.keras").exists()
@@ -47,9 +44,8 @@ def test_the_page_names_every_method_and_the_default_ones():
 
 
 def test_the_method_of_ones_own_can_be_trained(tmp_path):
-    exec(
-        compile(blocks("compare.md", "python")[0], "one_shot.py", "exec"), {"__name__": "one_shot"}
-    )
+    (code, *_) = blocks(page("compare.md"), "python")
+    exec(compile(code, "one_shot.py", "exec"), {"__name__": "one_shot"})
     trained = registry.get("one-shot")().train(work(tmp_path))
     assert sparsity(trained.layers) == pytest.approx(0.9, abs=0.01)
 

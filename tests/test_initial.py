@@ -301,7 +301,7 @@ def test_the_dense_network_starts_from_the_file_as_it_was(tmp_path, train_here, 
         told.append([w.numpy() for w in start.network.weights])
         return dense_model(config, data, start)
 
-    monkeypatch.setattr("keras_switcher.networks.dense_model", lost)
+    monkeypatch.setattr("keras_switcher.learning.dense_model", lost)
     status, output = train_here(*CNN, "--init-from", path, "--run-dir", "r")
     assert status == 0, output
     for kept, weight in zip(told[0], cnn().get_weights(), strict=True):

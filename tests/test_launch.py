@@ -10,7 +10,7 @@ import time
 import pytest
 from command import ROOT
 
-from keras_switcher import launch
+from keras_switcher import launch, machine
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import from_values
 from keras_switcher.fitting import execution
@@ -64,7 +64,7 @@ def test_ports_are_free_and_below_those_of_chance():
 
 
 def test_each_worker_has_its_place_in_one_cluster(launched, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(launch, "cores", lambda: 8)
+    monkeypatch.setattr(machine, "cores", lambda: 8)
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
 
     status, output = launched(TELLS, "--seed", "3", workers=3)

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from fenced import blocks
 
 from keras_switcher import models
 
@@ -17,13 +18,9 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "networks.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-
-
 def files():
     """Return the blocks that are files, by the name in their first line."""
-    named = [(re.match(r"# (\w+\.py)\b", code), code) for code in blocks("python")]
+    named = [(re.match(r"# (\w+\.py)\b", code), code) for code in blocks(PAGE, "python")]
     return {found[1]: code for found, code in named if found}
 
 
@@ -31,7 +28,7 @@ def test_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     models.build("lenet300", (8, 8, 1), 3, width=0.1).save("mine.keras")
     found = {}
-    for code in blocks("python"):
+    for code in blocks(PAGE, "python"):
         if code not in files().values():
             exec(code, found)
     assert len(found["sparse"].switched_layers()) == 3

@@ -6,19 +6,16 @@ from pathlib import Path
 
 import keras
 import pytest
+from fenced import blocks
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
 @pytest.mark.slow
 def test_the_code_of_the_readme_runs_and_leaves_a_sparse_plain_model(tmp_path):
     # All phases, in less time.
-    code = "\n".join(blocks("python")).replace("epochs=20", "epochs=6")
+    code = "\n".join(blocks(README, "python")).replace("epochs=20", "epochs=6")
     assert "epochs=6" in code
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

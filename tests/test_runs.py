@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from keras_switcher.checkpoints import Checkpoint, Checkpoints
-from keras_switcher.files import RunError, WriteError
+from keras_switcher.files import RunError, WriteError, write_csv, write_text
 from keras_switcher.runs import RunFolder, new_run, newest_run
 
 
@@ -16,7 +16,9 @@ def files(folder):
 
 def test_history_has_every_column_and_every_digit(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.write_history("h.csv", [{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "extra": "a,b"}])
+    write_csv(
+        folder.path / "h.csv", [{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "extra": "a,b"}]
+    )
 
     assert (tmp_path / "h.csv").read_text() == (
         'epoch,loss,extra\n1,0.30000000000000004,\n2,,"a,b"\n'
@@ -32,7 +34,7 @@ def test_life_of_a_folder(tmp_path):
     assert (folder.path / "config.yaml").read_text() == "epochs: 3\n"
 
     Checkpoints(folder.path / "checkpoints", "x").save(Checkpoint(1, [], {}, []))
-    folder.write_text("summary.json", json.dumps({}))
+    write_text(folder.path / "summary.json", json.dumps({}))
     assert folder.is_finished is False
     folder.finish()
     assert (folder.has_run, folder.is_finished) == (True, True)
@@ -51,7 +53,7 @@ def test_results_without_a_run_are_named(tmp_path):
 def test_finish_again_after_a_half_removed_one(tmp_path):
     folder = RunFolder(tmp_path)
     folder.start("")
-    folder.write_text("summary.json", "{}")
+    write_text(folder.path / "summary.json", "{}")
     (tmp_path / ".finished").mkdir()
     (tmp_path / ".finished" / "x-00001.checkpoint").write_bytes(b"old")
 

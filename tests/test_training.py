@@ -248,7 +248,7 @@ def test_both_networks_train_under_one_strategy(tmp_path, monkeypatch):
         strategies.append(type(model.distribute_strategy).__name__)
         return fit(model, *arguments, **options)
 
-    monkeypatch.setattr("keras_switcher.fitting.fit", seen)
+    monkeypatch.setattr("keras_switcher.learning.fit", seen)
     summary = train(config_for(tmp_path / "r", strategy="mirrored", epochs=1))
     assert strategies == ["MirroredStrategy"] * 2
     assert summary["fc_sparsity"] == pytest.approx(0.95, abs=0.005)
@@ -274,7 +274,7 @@ def test_library_leaves_signals_to_the_program(tmp_path, monkeypatch):
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     seen = []
     monkeypatch.setattr(
-        "keras_switcher.fitting.fit",
+        "keras_switcher.learning.fit",
         lambda *arguments, **options: (
             seen.append([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)])
             or [][0]

@@ -10,16 +10,13 @@ from pathlib import Path
 import keras
 import pytest
 import yaml
+from fenced import blocks
 
 from keras_switcher.tuning.command import plan_of
 from keras_switcher.tuning.space import DEFAULT, Range, Space
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "tuning.md").read_text()
-
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
 def test_what_the_cluster_runs_is_understood():
@@ -30,10 +27,10 @@ def test_what_the_cluster_runs_is_understood():
 
 
 def test_the_space_of_the_page_is_one():
-    space = next(text for text in blocks("yaml") if "unit_depth" in text)
-    for text in blocks("yaml"):
+    space = next(text for text in blocks(PAGE, "yaml") if "unit_depth" in text)
+    for text in blocks(PAGE, "yaml"):
         assert list(yaml.safe_load_all(text))
-    ranges = Space.from_yaml(yaml.safe_load(space)).ranges
+    ranges = Space.of(yaml.safe_load(space)).ranges
     assert ranges["unit_depth"].values == (1, 2, 3)
     assert ranges["switcher"].is_fixed
 
@@ -52,13 +49,13 @@ def test_the_table_of_hyperparameters_is_right():
         if len(cells) == 3 and cells[2].startswith("`--"):
             table |= {name: cells[1] for name in re.findall(r"`(\w+)`", cells[0])}
     assert table.pop("granularity") == "not searched unless given"
-    assert table == {name: shown(Range.from_yaml(name, value)) for name, value in DEFAULT.items()}
+    assert table == {name: shown(Range.of(name, value)) for name, value in DEFAULT.items()}
 
 
 @pytest.mark.slow
 def test_the_script_of_the_page_runs_and_leaves_a_sparse_model(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks("python"))],
+        [sys.executable, "-c", "\n".join(blocks(PAGE, "python"))],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -17,7 +17,7 @@ def chosen(space, **values):
 
 
 def test_the_default_space_gives_options_that_a_run_takes():
-    hp, options = chosen(Space.from_yaml())
+    hp, options = chosen(Space.of())
     assert options["switcher"] == "unit"
     assert options["switcher_hidden"] == ()
     assert set(options) <= {
@@ -37,11 +37,11 @@ def test_the_default_space_gives_options_that_a_run_takes():
     ],
 )
 def test_depth_and_widths_become_hidden_layers_of_the_kind(values, hidden):
-    assert chosen(Space.from_yaml(), **values)[1]["switcher_hidden"] == hidden
+    assert chosen(Space.of(), **values)[1]["switcher_hidden"] == hidden
 
 
 def test_a_kind_without_hidden_layers_may_be_searched_beside_others():
-    space = Space.from_yaml({"switcher": ["unit", "free"]})
+    space = Space.of({"switcher": ["unit", "free"]})
     hp, options = chosen(space, switcher="free", unit_depth=2)
     assert options["switcher"] == "free" and "switcher_hidden" not in options
     assert not {p.name for p in hp.space if hp.is_active(p)} & {"unit_depth", "unit_width_1"}
@@ -51,20 +51,18 @@ def test_a_kind_without_hidden_layers_may_be_searched_beside_others():
 @pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.002), ("sgd", 0.3)])
 def test_the_rate_is_that_of_the_optimizer(optimizer, rate):
     values = {"switcher_optimizer": optimizer, f"{optimizer}_learning_rate": rate}
-    assert chosen(Space.from_yaml(), **values)[1]["switcher_learning_rate"] == rate
+    assert chosen(Space.of(), **values)[1]["switcher_learning_rate"] == rate
 
 
 def test_what_another_value_makes_pointless_is_inactive():
-    hp, _ = chosen(
-        Space.from_yaml(), switcher="connection", connection_depth=1, connection_width_1=8
-    )
+    hp, _ = chosen(Space.of(), switcher="connection", connection_depth=1, connection_width_1=8)
     active = {p.name for p in hp.space if hp.is_active(p)}
     assert not active & {"unit_depth", "unit_width_1", "connection_width_2"}
     assert {"connection_depth", "connection_width_1"} <= active
 
 
 def test_a_range_takes_the_place_of_the_default_one():
-    space = Space.from_yaml(
+    space = Space.of(
         {"gate": "step", "granularity": ["connection", "block4"], "warmup": {"min": 0, "max": 0.1}}
     )
     hp, options = chosen(space)
@@ -76,7 +74,7 @@ def test_a_range_takes_the_place_of_the_default_one():
 
 def test_a_flag_fixes_its_option_and_the_parts_of_it():
     given = {"switcher_hidden": (8,), "switcher_learning_rate": 0.1, "gate": "step", "lr": 1.0}
-    space = Space.from_yaml(None, given)
+    space = Space.of(None, given)
     _, options = chosen(space)
     assert not {"switcher_hidden", "switcher_learning_rate", "gate"} & set(options)
     assert len(space.ranges) == len(DEFAULT) - 9
@@ -87,7 +85,7 @@ def test_a_flag_fixes_its_option_and_the_parts_of_it():
 @pytest.mark.parametrize("by_flag", [True, False])
 def test_what_depends_on_a_fixed_option_is_searched_for_its_value_alone(kind, optimizer, by_flag):
     given = {"switcher": kind, "switcher_optimizer": optimizer}
-    space = Space.from_yaml(None, given) if by_flag else Space.from_yaml(given)
+    space = Space.of(None, given) if by_flag else Space.of(given)
     depth, width, rate = f"{kind}_depth", f"{kind}_width_1", f"{optimizer}_learning_rate"
     hp, options = chosen(space, **{depth: 1, width: 16, rate: 0.005})
     assert options["switcher_hidden"] == (16,)
@@ -100,22 +98,22 @@ def test_what_depends_on_a_fixed_option_is_searched_for_its_value_alone(kind, op
 
 
 def test_what_is_given_does_not_collide_with_the_ranges_that_it_replaces():
-    space = Space.from_yaml({"settle": {"min": 0.2, "max": 0.8}}, {"warmup": 0.1})
+    space = Space.of({"settle": {"min": 0.2, "max": 0.8}}, {"warmup": 0.1})
     assert space.ranges["settle"].maximum == 0.8
     with pytest.raises(ConfigError, match="leave time to alternate"):
-        Space.from_yaml({"settle": {"min": 0.2, "max": 0.8}}, {"warmup": 0.2})
-    space = Space.from_yaml({"unit_depth": [1, 2, 3]}, {"switcher_hidden": (64,)})
+        Space.of({"settle": {"min": 0.2, "max": 0.8}}, {"warmup": 0.2})
+    space = Space.of({"unit_depth": [1, 2, 3]}, {"switcher_hidden": (64,)})
     assert not {"unit_depth", "unit_width_1"} & {*space.ranges}
 
 
 def test_widths_beyond_the_greatest_depth_are_not_searched():
-    assert "unit_width_1" not in Space.from_yaml({"unit_depth": 0}).ranges
-    ranges = Space.from_yaml({"unit_depth": [0, 1]}).ranges
+    assert "unit_width_1" not in Space.of({"unit_depth": 0}).ranges
+    ranges = Space.of({"unit_depth": [0, 1]}).ranges
     assert "unit_width_1" in ranges and "unit_width_2" not in ranges
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():
-    read = Range.from_yaml("multiplier_rate", {"min": "1e-3", "max": "1e-1", "sampling": "log"})
+    read = Range.of("multiplier_rate", {"min": "1e-3", "max": "1e-1", "sampling": "log"})
     assert (read.minimum, read.maximum, read.sampling) == (0.001, 0.1, "log")
 
 
@@ -129,16 +127,16 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
     ],
 )
 def test_values_have_the_type_of_their_option(name, written, values):
-    range_ = Range.from_yaml(name, written)
+    range_ = Range.of(name, written)
     assert range_.values == values
     assert [type(v) for v in range_.values] == [type(v) for v in values]
-    Space.from_yaml({name: written})
-    assert chosen(Space.from_yaml({name: written}))[1]
+    Space.of({name: written})
+    assert chosen(Space.of({name: written}))[1]
 
 
 def test_all_between_two_integers_is_searched_where_the_option_is_no_integer():
-    range_ = Range.from_yaml("ramp", {"min": 0, "max": 1})
-    assert not range_.is_integer and Range.from_yaml("unit_depth", {"min": 0, "max": 1}).is_integer
+    range_ = Range.of("ramp", {"min": 0, "max": 1})
+    assert not range_.is_integer and Range.of("unit_depth", {"min": 0, "max": 1}).is_integer
 
 
 @pytest.mark.parametrize(
@@ -166,7 +164,7 @@ def test_all_between_two_integers_is_searched_where_the_option_is_no_integer():
 )
 def test_a_wrong_range_is_told(values, message):
     with pytest.raises(ConfigError, match=message):
-        Space.from_yaml(values)
+        Space.of(values)
 
 
 def test_every_name_has_a_range_or_may_get_one():
@@ -176,7 +174,7 @@ def test_every_name_has_a_range_or_may_get_one():
 def test_a_file_of_ranges(tmp_path):
     path = tmp_path / "space.yaml"
     path.write_text("task-steps: [1, 2]\nmultiplier_rate: {min: 1e-3, max: 0.1}\n")
-    assert Space.from_yaml(read_space(path)).ranges["task_steps"].values == (1, 2)
+    assert Space.of(read_space(path)).ranges["task_steps"].values == (1, 2)
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [", ""])

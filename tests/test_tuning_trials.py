@@ -65,7 +65,7 @@ def trial_model(folder, stop=None, terms=None, **options):
     config = from_values(
         {"model": "lenet300", "width": 0.05, "batch_size": 24, "learning_rate": 0.01, **options}
     )
-    space = Space.from_yaml({"switcher": "unit", "unit_depth": 0})
+    space = Space.of({"switcher": "unit", "unit_depth": 0})
     terms = terms or Terms(penalty=2.0)
     model = TrialModel(config, data, space, terms, 3, True, stop or StopSignals())
     model.folder = folder / "trial_0"

@@ -177,7 +177,6 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
         tuple(range(options.first_seed, options.first_seed + options.seeds)),
         tuple(str(Path(path).resolve()) for path in options.load),
         facts,
-        options.keep_models,
         {
             name: (registry.get(name).is_sparse, registry.get(name).needs)
             for name in registry.names()

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,9 +127,8 @@ def open_folder(plan: Plan, folder: Path) -> Iterator[None]:
 
 def _compare(flags: Sequence[str], console: Console) -> int:
     options, plan = checked_plan(flags)
-    from keras_switcher.compare.figures import grouped
     from keras_switcher.compare.pool import Pool
-    from keras_switcher.compare.results import finished, ordered, read_result
+    from keras_switcher.compare.results import read_result
 
     folder: Path = options.out
     # Ablations serve to choose options, for which the test examples must not be used.
@@ -170,10 +169,10 @@ def _compare(flags: Sequence[str], console: Console) -> int:
         try:
             failed = Pool(plan, folder, source, options.processes, options.threads, show).run()
         finally:
-            _write(plan, folder, part)
-        if results := finished(folder):
-            _warn_of_other_seeds(plan, results)
-            _show_table(ordered(grouped(results), plan), part, console)
+            groups = _write(plan, folder, part)
+        if groups:
+            _warn_of_other_seeds(plan, groups)
+            _show_table(groups, part, console)
             say(console, f"Report: {folder / REPORT_FILE}")
     if failed:
         # A diverged training continues from its last sound epoch, and would diverge again, and what
@@ -192,26 +191,27 @@ def _compare(flags: Sequence[str], console: Console) -> int:
     return 0
 
 
-def _write(plan: Plan, folder: Path, part: str | None) -> None:
-    """Write the results so far and, if a part of the data is named, the pages on it."""
+def _write(plan: Plan, folder: Path, part: str | None) -> "list[Group]":
+    """Write the results so far, and the pages if a part of the data is named; return them."""
     from keras_switcher.compare.figures import grouped
     from keras_switcher.compare.results import finished, ordered, write_results
 
     results = finished(folder)
-    if not results:
-        return
     groups = ordered(grouped(results), plan)
-    write_results(plan, folder, results, groups)
-    if part is not None:
+    if groups:
+        write_results(plan, folder, results, groups)
+    if groups and part is not None:
         from keras_switcher.compare.picture import PICTURE_FILE, write_picture
         from keras_switcher.compare.report import write_report
 
         write_picture(groups, folder / PICTURE_FILE, part)
-        write_report(plan, folder, groups, with_test=part == "test")
+        write_report(plan, folder, groups, part)
+    return groups
 
 
-def _warn_of_other_seeds(plan: Plan, results: Sequence[Mapping[str, Any]]) -> None:
-    if others := sorted({result["seed"] for result in results} - set(plan.seeds)):
+def _warn_of_other_seeds(plan: Plan, groups: "Sequence[Group]") -> None:
+    seeds = {result["seed"] for group in groups for result in group.results}
+    if others := sorted(seeds - set(plan.seeds)):
         logger.warning(
             "The folder has networks of other seeds, too (%s), and all figures are over those and "
             "the ones of this command. If they were used to choose something, take another --out.",

@@ -212,8 +212,7 @@ class Plan:
         sparsities: The target sparsities.
         seeds: The seeds.
         load: Python files that register methods.
-        facts: What else affects the results, by name.
-        keeps_models: Whether the trained networks are kept.
+        facts: What else affects the results or what is kept, by name.
         aims: For each method's name, whether it aims at a sparsity, and whose results it needs.
     """
 
@@ -223,8 +222,12 @@ class Plan:
     seeds: tuple[int, ...]
     load: tuple[str, ...]
     facts: Mapping[str, Any]
-    keeps_models: bool
     aims: Mapping[str, tuple[bool, tuple[str, ...]]]
+
+    @property
+    def keeps_models(self) -> bool:
+        """Whether the trained networks are kept."""
+        return bool(self.facts.get("keep_models"))
 
     def cells(self) -> list[Cell]:
         """Return all cells, seed by seed, so that the results at any time can be compared.
@@ -258,7 +261,7 @@ class Plan:
         _, needs = self.aims[cell.variant.method]
         return [self._cell(Variant(name), cell.target_sparsity, cell.seed) for name in needs]
 
-    def to_yaml(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
         """Return the content of `compare.yaml`."""
         options = plain(influences(self.config))
         options = {name: value for name, value in options.items() if name not in _SET_BY_CELLS}
@@ -276,7 +279,7 @@ class Plan:
         Args:
             earlier: The content of its `compare.yaml`.
         """
-        return differences(earlier.get("config") or {}, self.to_yaml()["config"])
+        return differences(earlier.get("config") or {}, self.content()["config"])
 
     def grown(self, earlier: Mapping[str, Any]) -> dict[str, Any]:
         """Return the new content of `compare.yaml`, which keeps what was compared before.
@@ -284,7 +287,7 @@ class Plan:
         Args:
             earlier: Its content so far.
         """
-        own = self.to_yaml()
+        own = self.content()
         for name in _MAY_GROW:
             own[name] = list(dict.fromkeys([*earlier.get(name, ()), *own[name]]))
         return own

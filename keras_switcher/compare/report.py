@@ -21,33 +21,28 @@ td.all { text-align: center; }
 """
 
 
-def write_report(
-    plan: Plan, folder: Path, groups: Sequence[Group], *, with_test: bool = True
-) -> Path:
+def write_report(plan: Plan, folder: Path, groups: Sequence[Group], part: str = "test") -> None:
     """Write `report.html`, which loads nothing else, as one atomic unit.
 
     Args:
         plan: The comparison.
         folder: Its folder.
         groups: The results, in the order of the methods.
-        with_test: As for `page`.
+        part: As for `page`.
     """
-    text = page(plan, groups, with_test=with_test)
-    write_text(folder / REPORT_FILE, text)
-    return folder / REPORT_FILE
+    write_text(folder / REPORT_FILE, page(plan, groups, part))
 
 
-def page(plan: Plan, groups: Sequence[Group], *, with_test: bool = True) -> str:
+def page(plan: Plan, groups: Sequence[Group], part: str = "test") -> str:
     """Return the report as a whole HTML document.
 
     Args:
         plan: The comparison.
         groups: The results, in the order of the methods.
-        with_test: Whether to show what the methods have on the test examples, which must not be
-            used to choose one.
+        part: The examples that the figures are of: "test", or "validation", by which one may choose
+            a method.
     """
     options = plan.config
-    part = "test" if with_test else "validation"
     there = {(g.method, g.target_sparsity, r["seed"]) for g in groups for r in g.results}
     missing = sum(
         (str(cell.variant), cell.target_sparsity, cell.seed) not in there for cell in plan.cells()
@@ -87,7 +82,7 @@ def page(plan: Plan, groups: Sequence[Group], *, with_test: bool = True) -> str:
     reference = escape(next((g.title for g in groups if g.method == first), first))
     tested = f"""{section("accuracy", "Test accuracy", _accuracies(groups) + _named(groups))}
 {section("difference", f"By how much is “{reference}” better?", _differences(groups, plan))}"""
-    if not with_test:
+    if part != "test":
         tested = _named(groups)
     alt = (
         f"{part.title()} accuracy over sparsity, a line for each method, with a standard deviation "

@@ -137,7 +137,7 @@ def write_results(
     ]
     targets = {group.target_sparsity for group in groups if group.target_sparsity is not None}
     content = {
-        **plan.to_yaml(),
+        **plan.content(),
         # Including those of earlier commands.
         "methods": list(dict.fromkeys(group.method for group in groups)),
         "sparsities": sorted(targets),

@@ -116,7 +116,7 @@ def plan_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
     }
     values = to_values(config)
     given = {name: values[name] for name in values if name in {*names, "target_sparsity"}}
-    space = Space.from_yaml(None if options.space is None else read_space(options.space), given)
+    space = Space.of(None if options.space is None else read_space(options.space), given)
     return options, Plan(
         config,
         space,

@@ -46,7 +46,7 @@ def open_folder(plan: Plan, folder: Path, overwrite: bool, *, alone: bool = True
             _remove(folder)
         elif is_there:
             _check_same(plan, folder)
-        write_plan(written, plan.to_yaml())
+        write_plan(written, plan.content())
         try:
             yield is_new
         except ConfigError:

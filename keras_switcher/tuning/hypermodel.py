@@ -110,7 +110,7 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
         own = ("switcher", "switcher_hidden", "switcher_activation", "switcher_normalization")
         ready = options_of(self.config, own) if switcher else {}
         given = {**options, **ready, "target_sparsity": target_sparsity}
-        self.space = Space.from_yaml(space, given)
+        self.space = Space.of(space, given)
         self._has_warned = False
 
     def build(self, hp: keras_tuner.HyperParameters) -> SwitchedModel:

@@ -90,7 +90,7 @@ class Plan:
     terms: Terms
     hopeless: bool
 
-    def to_yaml(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
         """Return the content of `search.yaml`."""
         options = plain(influences(self.config))
         named = {n: options[n] for n in ("model", "dataset", "target_sparsity", "seed")}
@@ -115,7 +115,7 @@ class Plan:
         """
         before, after = (
             {name: value for name, value in _flat(content).items() if name not in _MAY_CHANGE}
-            for content in (earlier, self.to_yaml())
+            for content in (earlier, self.content())
         )
         return differences(before, after)
 

@@ -114,7 +114,7 @@ class Range:
         return list(self.values) or [self.minimum, self.maximum]
 
     @classmethod
-    def from_yaml(cls, name: str, value: Any) -> "Range":
+    def of(cls, name: str, value: Any) -> "Range":
         """Make a range from a list of values, a mapping with `min` and `max`, or one value.
 
         Args:
@@ -210,7 +210,7 @@ class Space:
         return {name: range_ for name, range_ in self.ranges.items() if not range_.is_fixed}
 
     @classmethod
-    def from_yaml(
+    def of(
         cls, values: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
     ) -> "Space":
         """Make the default space with some of its ranges replaced, and without what is fixed.
@@ -232,7 +232,7 @@ class Space:
                     f"Unknown hyperparameter {name!r} in the search space.{nearest(name, NAMES)} "
                     f"Known: {', '.join(NAMES)}."
                 )
-        whole = cls({k: Range.from_yaml(k, v) for k, v in {**DEFAULT, **values}.items()})
+        whole = cls({k: Range.of(k, v) for k, v in {**DEFAULT, **values}.items()})
         whole._check_values()
         space = whole._without(options or {})
         for name in values:

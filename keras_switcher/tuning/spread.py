@@ -15,7 +15,7 @@ from typing import TextIO
 from keras_switcher.checks import ConfigError
 from keras_switcher.children import Children, end_with, exit_status, how_it_ended
 from keras_switcher.cluster import split_address, without_proxy
-from keras_switcher.machine import THREADS, child_environment, cores, free_ports
+from keras_switcher.machine import THREADS, child_environment, free_ports, threads_each
 from keras_switcher.programs import same_command
 
 # The variables that Keras Tuner reads.
@@ -145,8 +145,7 @@ class Spread:
             return self._run()
 
     def _run(self) -> int:
-        # Without it each worker would take every core for itself.
-        threads = os.environ.get(THREADS, str(max(1, cores() // self.count)))
+        threads = threads_each(self.count)
         self._shared = {
             _IP: "127.0.0.1",
             _PORT: str(free_ports(1)[0]),

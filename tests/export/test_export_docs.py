@@ -5,16 +5,13 @@ from pathlib import Path
 
 import pytest
 from command import ROOT
+from fenced import blocks
 from small_run import sparse_lenet300, write_run
 
 from export.command import main
 from keras_switcher import models
 
 EXPORT, MOBILE, BROWSER = (ROOT / "docs" / f"{name}.md" for name in ("export", "mobile", "browser"))
-
-
-def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
 
 
 def run_code(code: str, folder: Path) -> str:
@@ -38,13 +35,13 @@ def exported(tmp_path_factory):
 
 
 def test_the_python_code_for_devices_classifies_with_an_exported_file(exported):
-    (code,) = blocks(MOBILE, "python")
+    (code,) = blocks(MOBILE.read_text(), "python")
     assert re.fullmatch(r"\d 0\.\d\d|\d 1\.00", run_code(code, exported).strip())
 
 
 @pytest.mark.slow
 def test_the_python_code_for_exports_leaves_files(tmp_path):
-    (code,) = blocks(EXPORT, "python")
+    (code,) = blocks(EXPORT.read_text(), "python")
     models.build("lenet300", (28, 28, 1), 10).save(tmp_path / "mine.keras")
     run_code(code, tmp_path)
     assert (tmp_path / "small.keras").is_file()
