@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
             task.keeps_models = True
             method, seen = registry.get(name)(), []
             if name == "pquant-dst":
-                method.end = watched(method.end, seen)
+                method._adapt = watched(method._adapt, seen)
             kept[name] = (method.train(task), task, seen)
         return kept[name]
 
@@ -36,13 +36,13 @@ def trained(tmp_path_factory):
 def watched(steer, seen):
     """Steers the penalty, and keeps the density before it, and by what the penalty rises."""
 
-    def end(layers, parameters, work, epoch):
+    def adapt(layers, parameters, work):
         masks = [ops.convert_to_numpy(layer.pruning_layer.mask).ravel() for layer in layers]
         before = float(parameters.alpha)
-        steer(layers, parameters, work, epoch)
+        steer(layers, parameters, work)
         seen.append((np.concatenate(masks).mean(), float(parameters.alpha) / before))
 
-    return end
+    return adapt
 
 
 def test_a_layer_with_a_constraint_is_refused(tmp_path):
@@ -96,17 +96,32 @@ def test_dst_ends_at_the_target(trained):
 
 def test_the_penalty_of_dst_rises_while_the_network_will_be_too_dense_and_falls_below(trained):
     _, task, seen = trained("pquant-dst")
-    before, pruning, _ = _epochs(task)
-    assert seen[:before] == [(1.0, 1.0)] * before
-    steered = seen[before : before + pruning - 1]
-    earlier = steered[0][0]
-    for density, change in steered:
+    _, pruning, _ = _epochs(task)
+    # At the end, the target is met.
+    assert len(seen) == pruning - 1
+    earlier = seen[0][0]
+    for density, change in seen:
         assert 0.49 < change < 2.01
         ahead = _odds(density) * (_odds(density) / _odds(earlier)) ** 2
         assert (change > 1) == (ahead > _odds(0.3))
         earlier = density
-    assert {change > 1 for _, change in steered} == {False, True}
-    assert steered[-1][0] == pytest.approx(0.3, abs=0.1)
+    assert {change > 1 for _, change in seen} == {False, True}
+    assert seen[-1][0] == pytest.approx(0.3, abs=0.1)
+
+
+def test_a_short_training_by_dst_is_nearer_its_target_when_it_has_to_meet_it(tmp_path, monkeypatch):
+    flags = ("--epochs", "8", "--settle", "0.25", "--batch-size", "2", "--lr", "0.01")
+    last = []
+    # Twice in each epoch, which has 135 batches, and once.
+    for batches, times in ((50, 2), (200, 1)):
+        monkeypatch.setattr("keras_switcher.compare.methods.pquant._LEAST_BATCHES", batches)
+        method, seen = registry.get("pquant-dst")(), []
+        method._adapt = watched(method._adapt, seen)
+        task = work(tmp_path / str(times) / "cell", *flags, target=0.95)
+        method.train(task)
+        assert len(seen) == times * _epochs(task)[1] - 1
+        last.append(seen[-1][0])
+    assert abs(last[0] - 0.05) < 0.5 * abs(last[1] - 0.05)
 
 
 def test_convolutions_and_a_frozen_trunk_are_kept(tmp_path):

@@ -21,6 +21,11 @@ from keras_switcher.networks import Start, alternation_of, compiled_dense
 from keras_switcher.settling import choose_on
 from keras_switcher.state import copy_weights
 
+# How often the strength of a penalty is adapted, if that is not oftener than after so many batches:
+# a short training would be far from its target when it has to meet it, but thresholds take a while
+# to follow.
+_TIMES, _LEAST_BATCHES = 25, 50
+
 
 class _Pquant(Method):
     """A method of PQuantML, which prunes the dense layers and quantises nothing.
@@ -78,12 +83,17 @@ class _Pquant(Method):
             on_epoch_begin=lambda epoch, logs: self.begin(pruned, epoch - before),
             on_train_batch_end=lambda batch, logs: work.stop.check(),
         )
+        within = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: self.within(
+                pruned, config.pruning_parameters, work, batch + 1
+            )
+        )
         last = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: self.end(
                 pruned, config.pruning_parameters, work, epoch - before
             )
         )
-        seconds = fit_at_once(work, model, [first, theirs, last])
+        seconds = fit_at_once(work, model, [first, within, theirs, last])
         for own, copy in zip(start.learned.layers, model.layers, strict=True):
             own.set_weights([keras.ops.convert_to_numpy(weight) for weight in _weights(copy)])
         work.keep(start.learned)
@@ -116,6 +126,16 @@ class _Pquant(Method):
             epoch: Number of the epoch, counted from the first one in which it prunes.
         """
 
+    def within(self, layers: list[Any], parameters: Any, work: Work, batches: int) -> None:
+        """Do what the method needs within an epoch.
+
+        Args:
+            layers: The layers that it prunes.
+            parameters: `pruning_parameters` of its configuration.
+            work: The work.
+            batches: Number of batches of the epoch so far.
+        """
+
     def end(self, layers: list[Any], parameters: Any, work: Work, epoch: int) -> None:
         """Do what the method needs after an epoch.
 
@@ -132,11 +152,12 @@ class Dst(_Pquant):
     """Dynamic sparse training: a trained threshold for the weights of every unit.
 
     It knows no target: the strength of its penalty decides how sparse a network becomes. That
-    strength starts from the authors' value for MNIST. After each epoch it is multiplied by the
-    ratio of the odds of the density two epochs later, if they go on changing as they do, to the
-    odds of the target density, but at least by 1/2 and at most by 2. The remaining difference is
-    made up before fine-tuning: the connections whose weights are furthest above their thresholds
-    stay on.
+    strength starts from the authors' value for MNIST. After each epoch in which it prunes, and in a
+    short training also within them, 25 times in all but never within 50 batches, it is multiplied
+    by the ratio of the odds of the density two such times later, if they go on changing as they do,
+    to the odds of the target density, but at least by 1/2 and at most by 2. The remaining
+    difference is made up before fine-tuning: the connections whose weights are furthest above their
+    thresholds stay on.
 
     Reference:
         [Liu et al., 2020](https://arxiv.org/abs/2005.06870).
@@ -161,21 +182,39 @@ class Dst(_Pquant):
     def thresholds(self, layers: list[Any]) -> list[Any]:
         return [layer.pruning_layer.threshold for layer in layers]
 
+    def begin(self, layers: list[Any], epoch: int) -> None:
+        self._epoch, self._part = epoch, 0
+
+    def within(self, layers: list[Any], parameters: Any, work: Work, batches: int) -> None:
+        _, pruning, _ = _epochs(work)
+        if not 0 <= self._epoch < pruning or batches == work.steps_per_epoch:
+            return
+        # In an epoch, its end included.
+        times = min(math.ceil(_TIMES / pruning), work.steps_per_epoch // _LEAST_BATCHES)
+        part = batches * times // work.steps_per_epoch
+        if part > self._part:
+            self._part = part
+            self._adapt(layers, parameters, work)
+
+    def _adapt(self, layers: list[Any], parameters: Any, work: Work) -> None:
+        masks = [layer.pruning_layer.mask for layer in layers]
+        density = float(sum(keras.ops.sum(mask) for mask in masks))
+        density /= sum(math.prod(mask.shape) for mask in masks)
+        odds = _odds(density)
+        # Thresholds keep moving for a while, so without looking ahead the density would swing.
+        ahead = odds * (1.0 if self._odds is None else odds / self._odds) ** 2
+        self._odds = odds
+        change = ahead / _odds(1 - work.target_sparsity)
+        parameters.alpha.assign(parameters.alpha * min(max(change, 0.5), 2.0))
+
     def end(self, layers: list[Any], parameters: Any, work: Work, epoch: int) -> None:
         _, pruning, _ = _epochs(work)
         if not 0 <= epoch < pruning:
             return
-        masks = [layer.pruning_layer.mask for layer in layers]
         if epoch < pruning - 1:
-            density = float(sum(keras.ops.sum(mask) for mask in masks))
-            density /= sum(math.prod(mask.shape) for mask in masks)
-            odds = _odds(density)
-            # Thresholds keep moving for a while, so without looking ahead the density would swing.
-            ahead = odds * (1.0 if self._odds is None else odds / self._odds) ** 2
-            self._odds = odds
-            change = ahead / _odds(1 - work.target_sparsity)
-            parameters.alpha.assign(parameters.alpha * min(max(change, 0.5), 2.0))
+            self._adapt(layers, parameters, work)
             return
+        masks = [layer.pruning_layer.mask for layer in layers]
         above = [
             np.abs(keras.ops.convert_to_numpy(layer._kernel).T)
             - keras.ops.convert_to_numpy(layer.pruning_layer.threshold)
