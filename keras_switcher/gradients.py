@@ -65,8 +65,8 @@ class SwitchGradients:
             logger.warning(
                 "The loss reaches the kernel, but not the switches of %s: they will not learn from "
                 "it. A layer that is computed again for the gradient (keras.remat, "
-                "tf.recompute_grad), or whose kernel only other code reads, has to be left out, by "
-                "`layers` of `switch`.",
+                "tf.recompute_grad), or whose kernel only a regulariser or other code reads, has "
+                "to be left out, by `layers` of `switch`.",
                 ", ".join(missing),
             )
 

@@ -64,6 +64,6 @@ def child_environment(number: int) -> dict[str, str]:
     # Otherwise the first of the processes that share a GPU takes all of its memory.
     environment = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ}
     if GPUS in os.environ:
-        names = os.environ[GPUS].split(",")
+        names = [name.strip() for name in os.environ[GPUS].split(",") if name.strip()] or [""]
         environment[GPUS] = names[number % len(names)]
     return environment

@@ -251,6 +251,14 @@ def test_the_multiplier_of_l0_rises_while_too_many_gates_are_on_and_is_then_0_ag
     assert float(model.alternation_state.multiplier) == 0.0
 
 
+def test_the_multiplier_of_l0_rises_faster_in_a_short_training(tmp_path):
+    # Half of the steps, of which an epoch has 8, alternate.
+    for epochs, rate in ((2, 1.0), (500, 0.5), (5000, 0.1)):
+        task = work(tmp_path / str(epochs), "--epochs", str(epochs), "--warmup", "0.1")
+        assert task.steps_per_epoch == 8
+        assert registry.get("l0")().model(task).multiplier_rate == pytest.approx(rate)
+
+
 def test_l0_is_at_its_target_before_it_settles(tmp_path):
     task = work(tmp_path, "--target-sparsity", "0.99", "--width", "0.3")
     model = registry.get("l0")().model(task)
@@ -259,7 +267,7 @@ def test_l0_is_at_its_target_before_it_settles(tmp_path):
     for _ in range(1000):
         model.train_on_batch(images, labels)
     # Little is left for settling to cut at once.
-    assert 0.009 < 1 - model.sparsity < 0.03
+    assert 0.008 < 1 - model.sparsity < 0.03
 
 
 def test_the_step_of_l0_is_traced_once(trained):

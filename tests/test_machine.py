@@ -2,7 +2,7 @@ from keras_switcher.machine import child_environment
 
 
 def test_processes_beside_each_other_get_the_gpus_in_turn(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5e")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-5e,")
     seen = [child_environment(number)["CUDA_VISIBLE_DEVICES"] for number in range(3)]
     assert seen == ["2", "GPU-5e", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -56,7 +56,7 @@ def open_folder(plan: Plan, folder: Path, overwrite: bool, *, alone: bool = True
 
 
 def forget_mistaken(folder: Path) -> None:
-    """Remove a search that was a mistake, if it has no trials: once mended, it is another one.
+    """Remove a search that could not begin, if it has no trials: once mended, it is another one.
 
     Args:
         folder: The folder of the search, which is new.

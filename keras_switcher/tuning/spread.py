@@ -196,8 +196,9 @@ class Spread:
 
     def _stopped(self, who: str, status: int) -> int:
         """End the processes that still run; say which one failed, unless all were asked to stop."""
-        if self._children.signal is None:
-            # Asked to stop, it would say so, and what it has written survives a kill.
+        if self._children.signal is None and status == ConfigError.exit_status:
+            # Asked to stop, it would say how to go on, which a mistake can't. There is nothing yet
+            # that it would have to write.
             self._processes["chief"].kill()
         self._children.end()
         if self._children.signal is not None:

@@ -153,11 +153,11 @@ class Dst(_Pquant):
 
     It knows no target: the strength of its penalty decides how sparse a network becomes. That
     strength starts from the authors' value for MNIST. After each epoch in which it prunes, and in a
-    short training also within them, 25 times in all but never within 50 batches, it is multiplied
-    by the ratio of the odds of the density two such times later, if they go on changing as they do,
-    to the odds of the target density, but at least by 1/2 and at most by 2. The remaining
-    difference is made up before fine-tuning: the connections whose weights are furthest above their
-    thresholds stay on.
+    short training also within them, about 25 times in all but never within 50 batches, it is
+    multiplied by the ratio of the odds of the density two such times later, if they go on changing
+    as they do, to the odds of the target density, but at least by 1/2 and at most by 2. The
+    remaining difference is made up before fine-tuning: the connections whose weights are furthest
+    above their thresholds stay on.
 
     Reference:
         [Liu et al., 2020](https://arxiv.org/abs/2005.06870).
