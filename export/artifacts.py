@@ -65,10 +65,13 @@ def artifacts(source: Source, options: ExportOptions) -> tuple[list[Artifact], C
     """
     known = _count(source.examples.train)
     if options.quantize == "int8" and known < options.batch:
+        advice = "Give --examples a file with x_train, or use --quantize dynamic"
+        if len(source.model.inputs) > 1:
+            advice = "Use --quantize dynamic, as files of examples are for models of one input"
         raise ExportError(
             "Expected training examples with --quantize int8, which takes the ranges of "
-            f"activations from them, at least as many as --batch: {options.batch}. Give --examples "
-            f"a file with x_train, or use --quantize dynamic. Received: {known or 'none'}"
+            f"activations from them, at least as many as --batch: {options.batch}. {advice}. "
+            f"Received: {known or 'none'}"
         )
     if options.quantize == "int8" and known < _FEW:
         logger.warning(
@@ -173,13 +176,13 @@ class _Builder:
 
 
 def has_int8(model: Any) -> bool:
-    """Return whether a model holds numbers in int8.
+    """Return whether a model has weights in int8.
 
     Args:
         model: A `ModelT`.
     """
     return any(
-        tensor.type == schema.TensorType.INT8
+        tensor.type == schema.TensorType.INT8 and model.buffers[tensor.buffer].data is not None
         for graph in model.subgraphs
         for tensor in graph.tensors
     )

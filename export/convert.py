@@ -18,6 +18,7 @@ import tensorflow as tf
 from keras_switcher.copying import converted_functional, graph
 from keras_switcher.graphs import producer
 from keras_switcher.nesting import walk
+from keras_switcher.recreating import without_builds
 
 from .errors import ExportError
 
@@ -97,7 +98,7 @@ def convert(
                 ) from error
             # Each of the converter's many passes raises its own errors, with pages of text.
             raise ExportError(
-                f"TFLite's converter can't take the model '{model.name}': {_reason(error, log)} "
+                f"TFLite's converter can't take the model '{model.name}': {reason(error, log)} "
                 "Replace the layers that make these operations. Received: layers "
                 f"{sorted({type(layer).__name__ for layer in model.layers})}"
             ) from error
@@ -207,7 +208,8 @@ def in_precision(model: keras.Model, dtype: str) -> keras.Model:
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if isinstance(layer, keras.layers.Lambda):
             return None
-        config = {**layer.get_config(), "dtype": dtype}
+        # What is built before it has its policy would compute in the old type.
+        config = {**without_builds(layer.get_config()), "dtype": dtype}
         try:
             copy: keras.layers.Layer = type(layer).from_config(config)
         except (NotImplementedError, TypeError, ValueError) as error:
@@ -245,13 +247,26 @@ def _set_precision(
 
 # In the lines of the converter's messages that say what is wrong.
 _SIGNS = ("Ops:", "error:", "not supported")
+# What the reason comes after, in messages of Keras and TensorFlow.
+_BEFORE = (
+    "Exception encountered when calling",
+    "Graph execution error",
+    "Detected at node",
+    'File "',
+    "<stack traces",
+)
 
 
-def _reason(error: Exception, log: Path) -> str:
+def reason(error: Exception, log: Path | None = None) -> str:
+    """Return the line that tells the reason of an error of Keras, TensorFlow or the converter.
+
+    Args:
+        error: The error.
+        log: The file with the converter's output, if it was the converter.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # The reason comes after it.
-    lines = [line for line in lines if "Exception encountered when calling" not in line] or lines
-    lines += log.read_text(errors="replace").splitlines() if log.exists() else []
+    lines = [line for line in lines if not any(sign in line for sign in _BEFORE)] or lines
+    lines += log.read_text(errors="replace").splitlines() if log and log.exists() else []
     telling = [line for line in lines if any(sign in line for sign in _SIGNS)]
     if not lines:
         return f"{type(error).__name__}."

@@ -22,7 +22,7 @@ from .benchmark import machine
 from .card import model_card
 from .chart import write_chart
 from .compact import Compacted
-from .convert import Precision, as_given, in_precision, output_names
+from .convert import Precision, as_given, in_precision, output_names, reason
 from .display import show_artifacts, show_compaction
 from .errors import ExportError, RuntimeFailure
 from .figures import figures, information_bound
@@ -42,6 +42,8 @@ _PROCESSES, _SECONDS = 5, 0.2
 _BATCH_BYTES = 2**25
 # Number of examples that are also computed in float64.
 _FOR_ROUNDING = 256
+# Outputs below this are small beside the tolerance that holds where their rounding is not known.
+_SMALL = 0.1
 _VALUE_BYTES = {
     Precision.FLOAT32: 4,
     Precision.FLOAT16: 2,
@@ -140,11 +142,10 @@ def _reference(source: Source) -> Reference:
     try:
         outputs = _outputs(source.model, inputs)
     except (TypeError, ValueError, tf.errors.OpError) as error:
-        said = str(error).strip().splitlines()
         raise ExportError(
             f"The Keras model '{source.model.name}' can't run on {source.examples.source}: "
-            f"{(said or [type(error).__name__])[0]} Give --examples a file whose x_test it can run "
-            "on, such as one with no word outside the vocabulary."
+            f"{reason(error)} Give --examples a file whose x_test it can run on, such as one with "
+            "no word outside the vocabulary."
         ) from error
     if not all(np.isfinite(values).all() for values in outputs.values()):
         raise ExportError(
@@ -154,12 +155,20 @@ def _reference(source: Source) -> Reference:
         )
     first = {name: values[:_FOR_ROUNDING] for name, values in inputs.items()}
     labels = source.examples.labels
-    return Reference(
+    reference = Reference(
         inputs,
         outputs,
         None if labels is None else accuracy(outputs, labels),
         _rounding(source.model, first, outputs),
     )
+    for name in outputs:
+        if name not in reference.rounding and reference.largest(name) < _SMALL:
+            logger.warning(
+                "Output '%s' is at most %.3g and could not be computed in float64, so float32 "
+                "files are only known to be within %.0e of it.",
+                *(name, reference.largest(name), reference.tolerance(name)),
+            )
+    return reference
 
 
 def _outputs(model: keras.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -178,8 +187,8 @@ def _rounding(
     """Return how far each of the model's own float32 outputs is from that in float64."""
     try:
         exact = _outputs(in_precision(model, "float64"), inputs)
-    except (TypeError, ValueError, tf.errors.OpError) as error:
-        # Not every layer computes in float64.
+    except Exception as error:
+        # Not every layer computes in float64, and one of a user's own may raise anything.
         logger.debug("No outputs in float64: %s", error)
         return {}
     found = {

@@ -12,6 +12,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from keras_switcher.checks import (
     AMOUNT,
     COUNT,
+    FLAG,
     INNER_SHARE,
     SHARE,
     WAIT,
@@ -141,11 +142,16 @@ class ServeOptions(_Checked):
 _PORT = or_none(Check("an integer from 0 to 65535", lambda value: 0 <= value <= 65535))
 _THREADS = Check(
     "numbers of threads, integers >= 1",
-    lambda value: len(value) > 0 and all(COUNT.accepts(v) for v in value),
+    lambda value: (
+        isinstance(value, (tuple, list)) and len(value) > 0 and all(map(COUNT.accepts, value))
+    ),
 )
 _PATHS = ("source", "out", "data_dir", "examples", "run", "bundle", "json")
+_PATH = Check("a path", lambda value: isinstance(value, Path))
 _CHECKS = {
-    **dict.fromkeys(("source", "run"), Check("a path", lambda value: isinstance(value, Path))),
+    **dict.fromkeys(("source", "run"), _PATH),
+    **dict.fromkeys(("out", "data_dir", "examples", "bundle", "json"), or_none(_PATH)),
+    **dict.fromkeys(("float16", "measure", "verbose"), FLAG),
     "optimize": one_of(*typing.get_args(_Goal)),
     "quantize": one_of(*typing.get_args(_Quantization)),
     "batch": COUNT,

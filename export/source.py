@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from keras_switcher.convert import strip
+from keras_switcher.copying import has_own
 from keras_switcher.data import check_labels, load
 from keras_switcher.graphs import has_graph
 from keras_switcher.layers import switched_layers
@@ -126,6 +127,10 @@ def _run(path: Path, options: ExportOptions) -> Source:
 def _model(path: Path) -> keras.Model:
     if not path.is_file():
         raise ExportError(f"Expected a model at {path}. Received: no such file")
+    if not zipfile.is_zipfile(path):
+        raise ExportError(
+            f"Can't load {path} as a Keras model: it is damaged, or no file that Keras has saved."
+        )
     try:
         return keras.models.load_model(path, compile=False)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
@@ -152,7 +157,7 @@ def _model(path: Path) -> keras.Model:
 def _plain(model: keras.Model, path: Path) -> keras.Model:
     if switched_layers(model):
         model = strip(model)
-    if not has_graph(model):
+    if not has_graph(model) or has_own(model, "call"):
         raise ExportError(
             "Expected a Sequential or Functional model, a graph of layers that can be read and "
             f"compacted. Received: a {type(model).__name__} in {path}. Its call makes such a "
@@ -185,6 +190,12 @@ def _plain(model: keras.Model, path: Path) -> keras.Model:
                 f"Expected inputs of the types {', '.join(_TYPES)}, which a phone's runtime takes. "
                 f"Received: '{tensor.name}' of {tensor.dtype} in {path}: build the model with an "
                 "Input of one of them"
+            )
+    for variable in model.weights:
+        if np.isnan(keras.ops.convert_to_numpy(variable)).any():
+            raise ExportError(
+                f"Expected weights that are numbers. Received: '{variable.path}' in {path}, which "
+                "has nan"
             )
     # A file holds float32 weights, or what they are quantised to; the types that training computed
     # in have no place in it.
@@ -241,10 +252,10 @@ def made_examples(model: keras.Model) -> Examples:
     tables = [la.input_dim for _, la in walk(model) if isinstance(la, keras.layers.Embedding)]
 
     def numbers(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        if len(shape) == 4:
-            return rng.uniform(0, 255, shape)
         if tables and np.issubdtype(np.dtype(dtype), np.integer):
             return rng.integers(0, min(tables), shape)
+        if len(shape) == 4:
+            return rng.uniform(0, 255, shape)
         return rng.normal(size=shape)
 
     made = {
@@ -281,7 +292,8 @@ def _from_file(model: keras.Model, path: Path) -> Examples:
         )
         labels = None
     if labels is not None and classes is not None:
-        labels = _class_numbers(labels, classes)
+        is_numbers = labels.ndim > 0 and labels.dtype.kind in "biuf"
+        labels = _class_numbers(labels, classes) if is_numbers else labels
         if labels.shape != (len(arrays["x_test"]),) or labels.dtype.kind not in "iu":
             raise ExportError(
                 f"Expected y_test in {path} to hold a class number, or a one-hot row, for each of "
@@ -293,11 +305,11 @@ def _from_file(model: keras.Model, path: Path) -> Examples:
         except ValueError as error:
             raise ExportError(f"y_test in {path}: {error}") from error
     train = _as_input(model, arrays["x_train"], where) if "x_train" in arrays else None
-    for values in (train or {}).values():
-        if not np.isfinite(values).all():
+    for name in ("x_test", "x_train"):
+        if name in arrays and not np.isfinite(arrays[name]).all():
             raise ExportError(
-                f"Expected finite numbers in x_train of {path}, from which the ranges of int8 "
-                "activations are read. Received: values that are nan or infinite"
+                f"Expected finite numbers in {name} of {path}. Received: values that are nan or "
+                "infinite"
             )
     return Examples(path.name, test, labels, train)
 

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_switcher.checks import is_integer
+from keras_switcher.copying import has_own
 from keras_switcher.graphs import check_model, has_graph
 from keras_switcher.layers import switched_layers
 
@@ -61,8 +62,7 @@ def compact(model: keras.Model, group: int = 1, *, gather: bool = True) -> Compa
 
     Returns:
         The new model, not compiled, and the table of its layers. Layer names and dtype policies are
-        kept; layers of another shape have initialisers of zeros. A layer without weights whose code
-        can't be copied, such as a `Lambda`, is shared by both models.
+        kept; layers of another shape have initialisers of zeros. A `Lambda` has the same function.
 
     Raises:
         TypeError: If `model` is not a Keras model, or `group` not an integer.
@@ -96,7 +96,7 @@ def _check(model: Any, group: Any) -> None:
             "keras_switcher.strip(model). Received: the switched layers "
             f"{[layer.name for layer in switched]}"
         )
-    if not has_graph(model):
+    if not has_graph(model) or has_own(model, "call"):
         raise ExportError(
             f"Model '{model.name}' can't be compacted: it is not a graph of layers, so nothing is "
             "known of what its code does with them. Build it with the functional API or as "

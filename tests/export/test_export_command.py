@@ -235,6 +235,9 @@ def test_wrong_flags(run, command, flags, message):
         ({"optimize": "speed"}, "Expected --optimize to be one of balanced, size, latency"),
         ({"quantize": "int4"}, "Expected --quantize to be one of dynamic, int8, none"),
         ({"batch": 0}, "Expected --batch to be an integer >= 1. Received: 0"),
+        ({"threads": 1}, "Expected --threads to be numbers of threads, integers >= 1. Received: 1"),
+        ({"out": 3}, "Expected --out to be a path, or none. Received: 3"),
+        ({"measure": "no"}, "Expected --measure to be true or false. Received: no"),
     ],
 )
 def test_wrong_options_in_python(values, message):
@@ -268,18 +271,28 @@ def test_int8_without_training_examples_is_told_before_anything_is_converted(com
     status, written = command(tmp_path / "net.keras", "--quantize", "int8")
     assert status == 1
     assert "Error: Expected training examples with --quantize int8" in written
+    assert "Give --examples a file with x_train" in written
     assert "Replace the layers" not in written
     assert names(tmp_path) == ["net.keras"]
+    several = [given, keras.Input((3,))]
+    keras.Model(several, keras.layers.Add()(several)).save(tmp_path / "net.keras")
+    status, written = command(tmp_path / "net.keras", "--quantize", "int8")
+    assert status == 1
+    assert "Use --quantize dynamic, as files of examples are for models of one input" in written
 
 
 def test_a_model_of_no_numbers_is_told_as_such(command, tmp_path):
     given = keras.Input((3,))
     model = keras.Model(given, keras.layers.Dense(2)(given))
-    model.set_weights([np.full((3, 2), np.nan), np.zeros(2)])
-    model.save(tmp_path / "net.keras")
-    status, written = command(tmp_path / "net.keras")
-    assert status == 1
-    assert "Expected a Keras model whose outputs are numbers" in written
+    for number, message in (
+        (np.nan, "Expected weights that are numbers"),
+        (np.inf, "Expected a Keras model whose outputs are numbers"),
+    ):
+        model.set_weights([np.full((3, 2), number), np.zeros(2)])
+        model.save(tmp_path / "net.keras")
+        status, written = command(tmp_path / "net.keras")
+        assert status == 1
+        assert message in written
 
 
 def test_benchmark_measures_any_files(command, tmp_path):

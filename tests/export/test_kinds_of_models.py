@@ -13,6 +13,7 @@ from keras import layers
 
 from export.artifacts import block_of
 from export.command import main
+from export.convert import in_precision
 from export.exporting import export
 from export.options import ExportOptions
 from export.source import made_examples
@@ -195,6 +196,11 @@ def test_a_file_that_would_hold_no_int8_is_left_out(tmp_path, caplog):
     assert [entry["kind"] for entry in content["artifacts"]] == ["dense", "sparse", "compact"]
     assert "No model_int8.tflite" in caplog.text
     assert not (tmp_path / "mine-export" / "model_int8.tflite").exists()
+    # An input of this type is no weight.
+    given = keras.Input((4,), dtype="int8")
+    keras.Model(given, layers.Dense(3)(layers.Rescaling(0.1)(given))).save(tmp_path / "mine.keras")
+    content = export(ExportOptions(tmp_path / "mine.keras", measure=False))
+    assert [entry["kind"] for entry in content["artifacts"]] == ["dense", "sparse", "compact"]
 
 
 def said_by(capsys, *flags):
@@ -251,9 +257,55 @@ def looked_up():
     return keras.Model(words, layers.Dense(2)(vectors))
 
 
-def test_made_up_words_are_in_the_vocabulary():
-    (words,) = made_examples(looked_up()).test.values()
-    assert set(np.unique(words)) == {0, 1, 2}
+@pytest.mark.parametrize("shape", [(5,), (4, 4, 2)])
+def test_made_up_words_are_in_the_vocabulary(shape):
+    words = keras.Input(shape, dtype="int32")
+    made = made_examples(keras.Model(words, layers.Embedding(3, 4)(words)))
+    assert set(np.unique(*made.test.values())) == {0, 1, 2}
+
+
+@keras.saving.register_keras_serializable("test_kinds_of_models")
+class OnlyFloat32(layers.Layer):
+    """A layer that neither takes another type nor comes back with one."""
+
+    def __init__(self):
+        super().__init__()
+
+    def get_config(self):
+        return {}
+
+    def call(self, inputs):
+        assert inputs.dtype == "float32"
+        return inputs
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_compute_in_float64_is_exported(tmp_path, caplog):
+    keras.utils.set_random_seed(0)
+    given = keras.Input((6,))
+    for size in (1.0, 1e-3):
+        last = layers.Dense(3, kernel_initializer=keras.initializers.RandomUniform(-size, size))
+        keras.Model(given, last(OnlyFloat32()(given))).save(tmp_path / "mine.keras")
+        caplog.clear()
+        export(ExportOptions(tmp_path / "mine.keras", measure=False))
+        assert ("could not be computed in float64" in caplog.text) == (size < 1)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda: layers.Bidirectional(layers.GRU(5, unroll=True)),
+        lambda: layers.TimeDistributed(layers.Dense(5)),
+        lambda: layers.RNN([layers.LSTMCell(6), layers.GRUCell(5)], unroll=True),
+    ],
+)
+def test_wrapped_layers_compute_in_float64(wrapped):
+    given = keras.Input((4, 6))
+    model = keras.Model(given, wrapped()(given))
+    x = np.random.default_rng(0).normal(size=(2, 4, 6))
+    exact = in_precision(model, "float64")(x)
+    assert exact.dtype == "float64"
+    np.testing.assert_allclose(exact, model(x.astype("float32")), atol=1e-5)
 
 
 def test_examples_that_the_model_can_not_take_are_told(tmp_path, capsys, monkeypatch):
@@ -261,7 +313,8 @@ def test_examples_that_the_model_can_not_take_are_told(tmp_path, capsys, monkeyp
     looked_up().save(tmp_path / "words.keras")
     np.savez(tmp_path / "unknown.npz", x_test=np.full((9, 5), 7))
     said = said_by(capsys, tmp_path / "words.keras", "--examples", tmp_path / "unknown.npz")
-    assert "can't run on unknown.npz" in said and "outside the vocabulary" in said
+    assert "can't run on unknown.npz: " in said and "outside the vocabulary" in said
+    assert "7 is not in [0, 3)" in said and "Graph execution error" not in said
 
     np.savez(tmp_path / "halves.npz", x_test=np.full((9, 5), 0.5))
     said = said_by(capsys, tmp_path / "words.keras", "--examples", tmp_path / "halves.npz")

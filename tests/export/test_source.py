@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from small_run import sparse_lenet300, write_run
 
+from export.compact import compact
 from export.errors import ExportError
 from export.exporting import export
 from export.options import ExportOptions
@@ -162,11 +163,39 @@ def test_a_model_of_images_of_any_size(tmp_path):
         ({"x_test": np.zeros((5, 28, 28)), "y_test": np.zeros((5, 10), int)}, "a class number"),
         ({"x_test": np.zeros((5, 28, 28)), "y_test": np.eye(5, 10) / 2}, "leave it out for"),
         ({"x_test": np.zeros((5, 28, 28)), "y_test": np.full(5, 10)}, "must be in [0, 10)"),
+        ({"x_test": np.zeros((5, 28, 28)), "y_test": np.int64(3)}, "Received: shape (), dtype int"),
+        ({"x_test": np.zeros((5, 28, 28)), "y_test": np.array([["a"] * 10] * 5)}, "dtype <U1"),
+        ({"x_test": np.full((5, 28, 28), np.nan)}, "Expected finite numbers in x_test"),
     ],
 )
 def test_examples_that_do_not_fit(tmp_path, keras_file, arrays, message):
     np.savez(tmp_path / "data.npz", **arrays)
     assert message in refused(keras_file, examples=tmp_path / "data.npz")
+
+
+@keras.saving.register_keras_serializable("test_source")
+class Doubled(keras.Model):
+    """A graph with a `call` of its own."""
+
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs)
+
+
+def test_a_graph_with_a_call_of_its_own_is_not_taken_for_its_layers(tmp_path):
+    given = keras.Input((3,))
+    model = Doubled(given, keras.layers.Dense(2)(given))
+    model.save(tmp_path / "doubled.keras")
+    assert "a graph of layers" in refused(tmp_path / "doubled.keras")
+    with pytest.raises(ExportError, match="it is not a graph of layers"):
+        compact(model)
+    # As the message says.
+    keras.Model(given, model.call(given)).save(tmp_path / "graph.keras")
+    read_source(ExportOptions(tmp_path / "graph.keras"))
+
+
+def test_a_file_that_is_no_archive_is_there_nevertheless(tmp_path):
+    (tmp_path / "cut.keras").write_bytes(b"cut off")
+    assert "it is damaged, or no file that Keras has saved" in refused(tmp_path / "cut.keras")
 
 
 def test_labels_of_a_model_that_is_no_classifier_are_not_used(tmp_path, caplog):
