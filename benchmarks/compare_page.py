@@ -25,9 +25,18 @@ def groups_of(path: Path) -> dict[tuple[str, float | None], Group]:
 
     Args:
         path: `results.csv` of a comparison, or one of those in `docs/results/compare/`.
+
+    Raises:
+        ValueError: If it is no such file, or has a network twice.
     """
-    with path.open(newline="", encoding="utf-8") as file:
+    # A spreadsheet may have put a mark before the first column.
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
+    if not rows or not {"method", "target_sparsity", "seed", *ACCURACIES} <= {*rows[0]}:
+        raise ValueError(f"Expected results of a comparison in {path}. Received: others, or none")
+    keys = [(row["method"], row["target_sparsity"], row["seed"]) for row in rows]
+    if twice := {key for key in keys if keys.count(key) > 1}:
+        raise ValueError(f"Expected each network once in {path}. Received: {twice} several times")
     results = [
         {
             "method": row["method"],
@@ -63,20 +72,25 @@ def main() -> None:
     parser.add_argument("--decimals", type=int, default=2)
     parser.add_argument("--picture", type=Path, help="PNG file to write")
     args = parser.parse_args()
-    found = groups_of(args.results)
+    try:
+        found = groups_of(args.results)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     methods = args.methods or list(dict.fromkeys(method for method, _ in found))
     if unknown := set(methods) - {method for method, _ in found}:
         parser.error(f"no results of {', '.join(sorted(unknown))} in {args.results}")
     sparsities = args.sparsity or sorted({target for _, target in found if target is not None})
-    head = ["", *(f"{100 * sparsity:g} %" for sparsity in sparsities)]
+    # Methods without a target have a column even if there are no others.
+    columns = sparsities or [None]
+    head = ["", *("" if target is None else f"{100 * target:g} %" for target in columns)]
     d = args.decimals
 
     means, differences = [], []
     for method in methods:
         mean_cells, difference_cells = [method], [method]
-        for sparsity in sparsities:
+        for sparsity in columns:
             group = found.get((method, sparsity))
-            if group is not None or (sparsity == sparsities[0] and (method, None) in found):
+            if group is not None or (sparsity == columns[0] and (method, None) in found):
                 mean = (group or found[method, None]).mean(args.figure)
                 spread = "" if mean.deviation is None else f" ± {100 * mean.deviation:.{d}f}"
                 seeds = f" ({mean.count})"

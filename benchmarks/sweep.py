@@ -162,7 +162,8 @@ def sweep(
     check_shared(args.out, {"varied": names, "with_test": args.test, **plain(shared)})
     loaded: dict[Any, ImageData] = {}
     for (chosen, config), network in itertools.product(varied, args.networks):
-        values = {key: str(value) for key, value in chosen.items()} | {"network": network}
+        # As the configuration has them, however they were written.
+        values = {key: str(to_values(config)[key]) for key in chosen} | {"network": network}
         if any(all(row.get(key) == value for key, value in values.items()) for row in rows):
             continue
         options = config.data

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -16,6 +16,8 @@ from keras_switcher.registry import PACKAGE
 # An optimiser such as Adam moves every weight by about its learning rate. A layer's offset must
 # cross the whole range of its logits within one training, so it moves faster by this factor.
 _OFFSET_SCALE = 10.0
+
+_Kind = TypeVar("_Kind", bound=keras.layers.Layer)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -241,8 +243,7 @@ class SwitchedDense(keras.layers.Dense):
 
     def density(self) -> Any:
         """Return the share of connections that are on, float32 scalar tensor in (0, 1]."""
-        # The learning rate of a layer with no connection on would be infinite; a settled layer has
-        # at least one.
+        # The learning rate of a layer with no connection on would be infinite.
         return ops.maximum(self.on_connections(), 1.0) / self.connections
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
@@ -287,6 +288,11 @@ class SwitchedDense(keras.layers.Dense):
 
 def switched_layers(model: keras.layers.Layer) -> list[SwitchedDense]:
     """Return every `SwitchedDense` in a model, at any depth, each once."""
+    return layers_of(model, SwitchedDense)
+
+
+def layers_of(model: keras.layers.Layer, kind: type[_Kind]) -> list[_Kind]:
+    """Return every layer of a class in a model, at any depth, each once."""
     # Keras itself uses `_flatten_layers` for `Model.layers`. What it finds, and in which order, is
     # that of Keras's own files, also for a layer that no attribute holds.
-    return [layer for layer in model._flatten_layers() if isinstance(layer, SwitchedDense)]
+    return [layer for layer in model._flatten_layers() if isinstance(layer, kind)]

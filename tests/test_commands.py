@@ -1,10 +1,19 @@
 import gc
 import importlib
+import io
 import sys
 
 import pytest
 
-from keras_switcher.commands import load_tensorflow
+from keras_switcher.commands import load_tensorflow, run_command
+
+
+def test_a_terminal_that_lacks_a_character_shows_the_rest(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert run_command(lambda console: console.print("98.5 ± 0.1 –") or 0, verbose=False) == 0
+    sys.stdout.flush()
+    assert written.getvalue().startswith(b"98.5 ? 0.1 ?")
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -231,6 +231,7 @@ def test_a_method_that_diverged_is_named(tmp_path):
     for method, advised in (
         ("l0", "--methods l0:learning_rate=0.00015,"),
         ("switcher:gate=step", "--methods switcher:gate=step,learning_rate=0.00015,"),
+        ("dense:learning_rate=0.0003", "--methods dense:learning_rate=0.00015,"),
     ):
         order = {"cell": {"method": method}, "config": {"learning_rate": 0.0003}}
         (tmp_path / "cell.json").write_text(json.dumps(order))

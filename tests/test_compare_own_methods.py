@@ -9,7 +9,7 @@ from command import SMALL
 from compare_work import work
 
 import keras_switcher.compare.methods  # noqa: F401
-from keras_switcher import fitting
+from keras_switcher import fitting, switch
 from keras_switcher.checkpoints import CheckpointError
 from keras_switcher.checks import ConfigError
 from keras_switcher.compare.arguments import checked_plan
@@ -180,6 +180,11 @@ def test_numbers_of_numpy_are_as_good_as_those_of_python():
         (2, [{"name": "fc", "on": 3}], "without connections, shape"),
         (2, [{**ROW, "on": 21}], "Expected 0 <= on <= connections"),
         (2, [{**ROW, "on": "all"}], "Expected on to be a number"),
+        (0, float("nan"), "Expected validation_accuracy to be finite"),
+        (1, 97.1, "Expected test_accuracy to be a share in [0, 1]. Received: 97.1"),
+        (3, float("inf"), "Expected parameters to be a number"),
+        (5, float("inf"), "Expected seconds to be finite"),
+        (5, -1.0, "Expected seconds to be finite, and >= 0"),
     ],
 )
 def test_figures_that_are_none_are_refused_with_what_is_wrong(index, value, said):
@@ -189,6 +194,56 @@ def test_figures_that_are_none_are_refused_with_what_is_wrong(index, value, said
     with pytest.raises(RunError) as error:
         Trained(*figures)
     assert said in str(error.value)
+
+
+def test_layers_of_the_same_name_are_told_apart():
+    rows = [ROW, {**ROW, "on": 3}, {**ROW, "name": "last"}]
+    names = [row["name"] for row in Trained(0.5, 0.4, rows, 100, 82, 1.0).layers]
+    assert names == ["fc", "fc#2", "last"]
+
+
+def test_layers_of_blocks_come_in_one_order_whatever_the_method(tmp_path):
+    def block(name):
+        layers = [keras.layers.Dense(4, name="fc1"), keras.layers.Dense(3, name="fc2")]
+        return keras.Sequential([keras.Input((3,)), *layers], name=name)
+
+    given = keras.Input((3,))
+    plain = keras.Model(given, keras.layers.Dense(2)(block("two")(block("one")(given))))
+    switched = switch(plain)
+    for layer, model in ((0, plain.layers[1]), (1, switched.layers[1])):
+        assert model.name == "one", layer
+    before, after = (Method().layers(model) for model in (plain, switched))
+    assert [row["shape"] for row in before] == [row["shape"] for row in after]
+    # Those of one block are at the same places.
+    plain.layers[1].layers[0].kernel.assign(np.zeros((3, 4)))
+    switched.layers[1].layers[0].switches.assign(np.zeros((3, 4)))
+    before, after = (Method().layers(model) for model in (plain, switched))
+    assert [row["on"] for row in before] == [row["on"] for row in after]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "fits"),
+    [
+        (None, False),
+        (["sparse_top_k_categorical_accuracy"], False),
+        (["accuracy"], True),
+        ([keras.metrics.SparseCategoricalAccuracy(name="accuracy")], True),
+    ],
+)
+def test_a_model_without_an_accuracy_is_refused_before_it_trains(metrics, fits, tmp_path):
+    class Compiled(Method):
+        def model(self, work):
+            model = work.start().learned
+            model.compile(loss=keras.losses.SparseCategoricalCrossentropy(True), metrics=metrics)
+            return model
+
+    task = work(tmp_path)
+    if fits:
+        assert 0 < Compiled().train(task).test_accuracy < 1
+    else:
+        with pytest.raises(RunError, match='`model` of Compiled .*metrics=."accuracy".'):
+            Compiled().train(task)
+        assert not (tmp_path / "history.csv").exists()
 
 
 def test_only_methods_are_registered_as_such():
@@ -224,7 +279,7 @@ def test_methods_whose_folders_would_be_one_are_refused(tmp_path):
         register(name)(type(name, (Method,), {}))
     flags = [*SMALL, "--out", str(tmp_path), "--sparsity", "0.9"]
     checked_plan([*flags, "--methods", "dense", "twin"])
-    with pytest.raises(ConfigError, match="different names. Received: Twin and twin"):
+    with pytest.raises(ConfigError, match="different names. Received: Twin at 0.9 and"):
         checked_plan([*flags, "--methods", "Twin", "twin"])
 
 

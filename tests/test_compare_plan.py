@@ -220,5 +220,11 @@ def test_ablations_are_chosen_by_part_and_a_wrong_part_names_the_right_ones():
     assert "switcher:task_steps=8" not in ablated([], config)
     free = from_values({"switcher": "free"})
     assert not [name for name in ablated([], free) if name.startswith("switcher:switcher_hidden")]
+    assert "free" not in ablated([], free) and "free" in ablated([], config)
+    assert "magnitude-switcher" in ablated([], free)
+    # What a recipe has is among the values.
+    slow = from_values({"switcher_learning_rate": 0.01})
+    rates = {Variant("switcher", (("switcher_learning_rate", r),)) for r in (0.001, 0.002, 0.003)}
+    assert {str(rate) for rate in rates} <= set(ablated(["switcher_rate"], slow))
     with pytest.raises(ConfigError, match="Did you mean 'gate'"):
         ablated(["gates"], config)

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 from test_compare_plan import plan
 
@@ -142,6 +143,12 @@ def test_the_page_of_a_choice_of_options_shows_no_test_accuracy(comparison):
     assert "Test accuracy" in whole and "test accuracy" in whole
     assert "Test accuracy" not in blind and "test accuracy" not in blind
     assert "Validation accuracy over sparsity" in blind
+    # It explains itself.
+    assert "“the switcher one” minus each" in blind
+    assert "Points of validation accuracy, seed by seed" in blind
+    assert "Sparsities that differ" not in blind
+    groups[1].results[0]["fc_sparsity"] = 0.2
+    assert "Sparsities that differ" in page(chosen, groups, "validation")
 
 
 def test_methods_without_a_target_are_compared_with_each_other():
@@ -202,6 +209,38 @@ def test_two_methods_without_a_target_are_told_apart_in_the_picture():
     assert len({line.get_linestyle() for line in lines}) == 2
 
 
+def test_every_method_of_many_has_its_place_in_the_picture():
+    methods = [f"switcher:ramp=0.{n:03}" for n in range(40)]
+    figure = draw(grouped([result(m, 0.9, 0, 0.9) for m in methods]), "#000", "#ccc")
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.y0 >= 0 and box.y1 <= figure.bbox.height
+    (axes,) = figure.axes
+    points = [container.lines[0].get_xydata()[0] for container in axes.containers]
+    places = axes.transData.transform(points)[:, 0]
+    assert np.diff(places).min() > 8
+
+
+def test_one_sparse_method_stands_at_its_sparsities():
+    groups = [result("switcher", target, 0, 0.9) for target in (0.8, 0.9)]
+    groups += [result(f"dense:dropout=0.{n}", None, 0, 0.9 + n / 100) for n in range(6)]
+    (axes,) = draw(grouped(groups), "#000", "#ccc").axes
+    (container,) = axes.containers
+    levels = [line for line in axes.lines if "dense" in str(line.get_label())]
+    assert list(container.lines[0].get_xdata()) == [0, 1]
+    assert len({str(line._dash_pattern) for line in levels}) == 6
+
+
+def test_titles_are_no_formulas_and_none_is_hidden():
+    groups = [dict(result("switcher", 0.9, 0, 0.9), title=t) for t in ("_own", "costs $5 {a_ $b")]
+    groups[1]["method"] = "free"
+    figure = draw(grouped(groups), "#000", "#ccc")
+    figure.draw_without_rendering()
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == [" _own", r"costs \$5 {a_ \$b"]
+
+
 @pytest.mark.parametrize("sparsities", [1, 3, 17])
 def test_points_stand_nearest_to_their_own_sparsity(sparsities):
     targets = [0.5 + index / 40 for index in range(sparsities)]
@@ -229,6 +268,9 @@ def test_a_damaged_result_is_named_with_what_to_do(comparison):
         finished(folder)
     assert f"Expected {cell / 'result.json'} to be JSON" in str(error.value)
     assert f"Remove {cell}, and the same command" in str(error.value)
+    (cell / "result.json").write_text("[]")
+    with pytest.raises(RunError, match="no result of a network"):
+        finished(folder)
 
 
 def test_sparsities_that_were_missed_are_named():

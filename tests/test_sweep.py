@@ -5,6 +5,8 @@ import pytest
 from benchmarks.sweep import check_shared, main
 from keras_switcher.files import locked
 
+FIGURES = dict.fromkeys(("validation_accuracy", "test_accuracy", "sparsity", "seconds"), 0.5)
+
 
 def test_a_sweep_goes_on_with_its_own_file_alone(tmp_path):
     out = tmp_path / "sweep.csv"
@@ -43,6 +45,20 @@ def test_what_can_not_be_trained_is_told_before_anything_is(flags, said, tmp_pat
     with pytest.raises(SystemExit, match=said):
         main()
     assert [path.name for path in tmp_path.iterdir()] == ["net.keras"]
+
+
+def test_a_value_is_the_same_however_it_is_written(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr("benchmarks.sweep.load", lambda *key: None)
+    monkeypatch.setattr(
+        "benchmarks.sweep.train", lambda config, *_: trained.append(config) or dict(FIGURES)
+    )
+    for rates in ("1e-3,0.002", "0.001,0.002,0.0030"):
+        flags = ["--out", str(tmp_path / "sweep.csv"), "--vary", f"learning_rate={rates}"]
+        monkeypatch.setattr("sys.argv", ["sweep.py", "--dataset", "mnist5k", *flags])
+        main()
+    rates = [config.optimisation.learning_rate for config in trained]
+    assert rates == [0.001, 0.002, 0.003]
 
 
 def test_a_sweep_of_which_another_writes_the_file_is_refused(tmp_path, monkeypatch):

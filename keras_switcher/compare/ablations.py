@@ -46,6 +46,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "switcher_rate": (
         "switcher:switcher_learning_rate=0.0003",
         "switcher:switcher_learning_rate=0.001",
+        "switcher:switcher_learning_rate=0.002",
         "switcher:switcher_learning_rate=0.003",
     ),
 }
@@ -73,8 +74,9 @@ def ablated(parts: list[str], config: Config) -> list[str]:
     def differs(name: str) -> bool:
         variant = Variant.parse(name)
         changed = {option for option, value in variant.options if values[option] != value}
-        if values["switcher"] == "free" and changed == {"switcher_hidden"}:
-            return False  # It has no network.
+        is_free = variant.method == "free" or changed == {"switcher_hidden"}
+        if values["switcher"] == "free" and is_free:
+            return False  # It is that method, and has no network.
         return variant.method != REFERENCE or bool(changed)
 
     def fits(name: str) -> bool:

@@ -188,8 +188,9 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
         # Some file systems take upper and lower case for the same.
         if (other := names.setdefault(cell.name.casefold(), cell)) != cell:
             raise ConfigError(
-                f"Expected methods whose folders have different names. Received: {other.variant} "
-                f"and {cell.variant}, both of which would be in {cell.name}"
+                "Expected methods and sparsities whose folders have different names. Received: "
+                f"{other.variant} at {other.target_sparsity} and {cell.variant} at "
+                f"{cell.target_sparsity}, both of which would be in {cell.name}"
             )
     return plan
 

@@ -18,7 +18,7 @@ from keras_switcher.checkpoints import CheckpointError
 from keras_switcher.checks import ConfigError
 from keras_switcher.children import end_with
 from keras_switcher.commands import load_tensorflow, shown_messages
-from keras_switcher.compare.plan import DIVERGED, ERROR_FILE, RESULT_FILE, TRAINS_ANEW
+from keras_switcher.compare.plan import DIVERGED, ERROR_FILE, RESULT_FILE, TRAINS_ANEW, Variant
 from keras_switcher.compare.provenance import processor, versions_of
 from keras_switcher.config import from_values, validate
 from keras_switcher.files import LOCK, RunError, locked, write_json, write_text
@@ -132,12 +132,12 @@ def _reason(error: Exception, folder: Path) -> str:
 
     if isinstance(error, Diverged):
         order = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))
-        method = order["cell"]["method"]
-        separator = "," if ":" in method else ":"
-        lower = order["config"]["learning_rate"] / 2
+        given = Variant.parse(order["cell"]["method"])
+        rate = {"learning_rate": order["config"]["learning_rate"] / 2}
+        lower = Variant(given.method, tuple(({**dict(given.options), **rate}).items()))
         return (
             f"{DIVERGED} {error.what} Give the method a lower learning rate, such as "
-            f"--methods {method}{separator}learning_rate={lower:g}, or leave it out."
+            f"--methods {lower}, or leave it out."
         )
     if isinstance(error, (OutOfMemory, tf.errors.ResourceExhaustedError)):
         return (

@@ -13,6 +13,8 @@ from keras_switcher.compare.plan import digest
 from keras_switcher.report.wording import counted
 
 CONFIDENCE = 0.95
+# Keras counts in float32, so equal differences may differ by this much.
+_ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Difference:
         It has to be of at least three seeds, and of some width: two may agree by chance, and more
         on few examples.
         """
-        if self.low is None or self.high is None or self.count < 3 or self.low == self.high:
+        if self.low is None or self.high is None or self.count < 3:
+            return False
+        if self.high - self.low < _ROUNDING:
             return False
         return self.low > 0 or self.high < 0
 

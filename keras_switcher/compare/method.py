@@ -1,8 +1,10 @@
 """`Method`: a way to a sparse network, with the interface that the comparison trains it by."""
 
 import dataclasses
+import math
 import runpy
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -13,9 +15,8 @@ from keras_switcher.compare.work import Work
 from keras_switcher.config import Config
 from keras_switcher.convert import strip, switch
 from keras_switcher.files import RunError
-from keras_switcher.layers import switched_layers
+from keras_switcher.layers import layers_of, switched_layers
 from keras_switcher.metrics import layer_table
-from keras_switcher.nesting import walk
 from keras_switcher.networks import Start
 from keras_switcher.registry import Registry
 
@@ -32,13 +33,14 @@ class Trained:
     Args:
         validation_accuracy: Share of the validation examples that are right.
         test_accuracy: Share of the test examples that are right, read once, after the last epoch.
-        layers: For each dense layer, its `name`, `shape`, `connections` and how many are `on`.
+        layers: For each dense layer, its `name`, `shape`, `connections` and how many are `on`. A
+            name that comes again gets a number, such as `fc#2`.
         parameters: Number of parameters of the whole network, on or off.
         remaining_parameters: Number of those that are left.
         seconds: Seconds of training, without the start of TensorFlow and without the test.
 
     Raises:
-        RunError: If something is missing in `layers`, or a number is none.
+        RunError: If something is missing in `layers`, a number is none, or an accuracy no share.
     """
 
     validation_accuracy: float
@@ -55,13 +57,21 @@ class Trained:
             number = int if field.name.endswith("parameters") else float
             new = _rows(value) if field.name == "layers" else _number(field.name, value, number)
             object.__setattr__(self, field.name, new)
+        for name in ("validation_accuracy", "test_accuracy"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RunError(
+                    f"Expected {name} to be a share in [0, 1]. Received: {getattr(self, name)}"
+                )
 
 
 def _number(name: str, value: Any, kind: type[int] | type[float]) -> int | float:
     try:
-        return kind(value)
-    except (TypeError, ValueError) as error:
+        number = kind(value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise RunError(f"Expected {name} to be a number. Received: {name}={value!r}") from error
+    if not math.isfinite(number) or number < 0:
+        raise RunError(f"Expected {name} to be finite, and >= 0. Received: {name}={value!r}")
+    return number
 
 
 def _rows(layers: Any) -> Layers:
@@ -69,6 +79,8 @@ def _rows(layers: Any) -> Layers:
     if not isinstance(layers, Sequence) or not all(isinstance(row, Mapping) for row in layers):
         raise RunError(f"Expected `layers` to be a list of rows. Received: layers={layers!r}")
     found = []
+    # Blocks of a network may have layers of the same names.
+    taken: Counter[str] = Counter()
     for row in layers:
         if missing := {"name", "shape", "connections", "on"} - {*row}:
             raise RunError(
@@ -81,14 +93,18 @@ def _rows(layers: Any) -> Layers:
                 "Expected 0 <= on <= connections in each row of `layers`, and connections > 0. "
                 f"Received: {row}"
             )
-        found.append({"name": str(row["name"]), "shape": list(map(int, row["shape"])), **counts})
+        name = str(row["name"])
+        taken[name] += 1
+        name += f"#{taken[name]}" if taken[name] > 1 else ""
+        found.append({"name": name, "shape": list(map(int, row["shape"])), **counts})
     return found
 
 
 class Method:
     """A way to a sparse network.
 
-    Override `model`, which returns a compiled Keras model for a work, and `layers`, which says how
+    Override `model`, which returns a Keras model, compiled with the metric `accuracy`, for a work,
+    and `layers`, which says how
     many of its dense connections are on once it is trained. For a method that can't be trained by
     Keras's `fit`, override `train` itself. All methods are compared with the same network, initial
     weights, data, order of the batches, epochs and optimiser. Each training runs in a process of
@@ -172,13 +188,18 @@ class Method:
             The accuracies, the connections of each layer, and what it took.
 
         Raises:
-            RunError: If `model` does not return a compiled model.
+            RunError: If `model` does not return a model compiled with the metric `accuracy`.
         """
         model = self.model(work)
         if not isinstance(model, keras.Model) or not model.compiled:
             raise RunError(
                 f"Expected `model` of {type(self).__name__} to return a compiled keras.Model. "
                 f"Received: {model!r}" + (", not compiled" if hasattr(model, "compiled") else "")
+            )
+        if not _has_accuracy(model):
+            raise RunError(
+                f"Expected `model` of {type(self).__name__} to return a model that is compiled "
+                'with metrics=["accuracy"], which is what is compared. Received: other metrics'
             )
         rows = work.fit(model)
         work.keep(strip(model) if switched_layers(model) else model)
@@ -231,6 +252,13 @@ def register(name: str) -> Callable[[type[_M]], type[_M]]:
     return decorate
 
 
+def _has_accuracy(model: keras.Model) -> bool:
+    """Return whether a compiled model has a metric of this name, which only a batch would make."""
+    compiled = model.get_compile_config() or {}
+    given = keras.tree.flatten([compiled.get("metrics"), compiled.get("weighted_metrics")])
+    return "accuracy" in [*given, *(metric.name for metric in model.metrics)]
+
+
 def check_granularity(config: Config, start: Start) -> None:
     """Check that a network can be switched with the configured granularity.
 
@@ -255,7 +283,6 @@ def dense_layers(model: keras.Model) -> Layers:
     Args:
         model: The model.
     """
-    layers = [layer for _, layer in walk(model) if isinstance(layer, keras.layers.Dense)]
     return [
         {
             "name": layer.name,
@@ -263,7 +290,7 @@ def dense_layers(model: keras.Model) -> Layers:
             "connections": int(layer.kernel.shape[0] * layer.kernel.shape[1]),
             "on": int((keras.ops.convert_to_numpy(layer.kernel) != 0).sum()),
         }
-        for layer in layers
+        for layer in layers_of(model, keras.layers.Dense)
     ]
 
 

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -19,6 +20,8 @@ PICTURE_FILE = "pareto.png"
 # The colours of Okabe and Ito, which the colour-blind can tell apart, legible on light and dark.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a7f1c")
 _MARKERS = "osD^vP*Xh<"
+# Of the methods that aim at no sparsity: dots and dashes, by their lengths.
+_LINES = (":", "-.", "--", (0, (8, 2)), (0, (1, 4)), (0, (8, 2, 1, 2, 1, 2)))
 # Ticks of the axis of errors in each decade, from coarse to fine.
 _STEPS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(n / 20 for n in range(20, 200)))
 _FEWEST_TICKS, _MOST_TICKS = 4, 8
@@ -64,12 +67,15 @@ def draw(groups: Sequence[Group], ink: str, grid: str, part: str = "test") -> Fi
         grid: Colour of the grid lines.
         part: As for `write_picture`.
     """
-    figure = Figure(figsize=(9.0, 4.8), layout="constrained")
-    axes = figure.add_subplot()
     methods = list(dict.fromkeys(group.method for group in groups))
+    sparse = list(dict.fromkeys(g.method for g in groups if g.target_sparsity is not None))
+    # The legend has a line for each.
+    height = max(4.8, 0.21 * len(methods) + 0.4)
+    figure = Figure(figsize=(9.0, height), layout="constrained")
+    axes = figure.add_subplot()
     targets = sorted({g.target_sparsity for g in groups if g.target_sparsity is not None})
     places = {target: float(index) for index, target in enumerate(targets)}
-    levels = itertools.cycle((":", "-.", "--"))
+    levels = itertools.cycle(_LINES)
     for index, method in enumerate(methods):
         own = [group for group in groups if group.method == method]
         # No other method has the colour of the first.
@@ -80,16 +86,16 @@ def draw(groups: Sequence[Group], ink: str, grid: str, part: str = "test") -> Fi
             continue
         # The methods stand beside each other, so that their error bars don't hide one another:
         # equally far apart on paper however many sparsities there are, but nearer to their own
-        # sparsity than to the next.
-        width = min(0.06 * len(targets), 0.7)
-        shift = width * (index / max(1, len(methods) - 1) - 0.5)
+        # sparsity than to the next. A single sparsity has all the room.
+        width = min(0.06 * len(targets), 0.7) if len(targets) > 1 else 0.7
+        shift = width * (sparse.index(method) / (len(sparse) - 1) - 0.5) if sparse[1:] else 0.0
         means = [group.mean(f"{part}_accuracy") for group in own]
         errors = [_errors(mean) for mean in means]
         axes.errorbar(
             [places[group.target_sparsity or 0.0] + shift for group in own],
             [error for _, error, _ in errors],
             yerr=[[error - low for low, error, _ in errors], [h - error for _, error, h in errors]],
-            label=own[0].title,
+            label=_label(own[0]),
             color=colour,
             marker=_MARKERS[index % len(_MARKERS)],
             markersize=6 if index == 0 else 4.5,
@@ -104,12 +110,18 @@ def draw(groups: Sequence[Group], ink: str, grid: str, part: str = "test") -> Fi
     return figure
 
 
-def _level(axes: Axes, group: Group, colour: str, line: str, part: str) -> None:
+def _level(axes: Axes, group: Group, colour: str, line: Any, part: str) -> None:
     """Draw a method that aims at no sparsity as a horizontal line across the picture."""
     low, error, high = _errors(group.mean(f"{part}_accuracy"))
-    axes.axhline(error, color=colour, linewidth=1.2, linestyle=line, label=group.title)
+    axes.axhline(error, color=colour, linewidth=1.2, linestyle=line, label=_label(group))
     if high > low:
         axes.axhspan(low, high, color=colour, alpha=0.1, linewidth=0)
+
+
+def _label(group: Group) -> str:
+    """Return a title as matplotlib takes it for text: it reads formulas, and hides names with _."""
+    title = group.title.replace("$", r"\$")
+    return f" {title}" if title.startswith("_") else title
 
 
 def _errors(mean: Mean) -> tuple[float, float, float]:

@@ -14,6 +14,12 @@ from keras_switcher.report.frame import document, section, table
 from keras_switcher.report.wording import counted, duration, percent_or_dash
 from keras_switcher.runs import REPORT_FILE
 
+# What a difference is, with the part of the data to be filled in.
+_MEANING = (
+    "Points of {} accuracy, seed by seed: the mean, and its "
+    f"{100 * CONFIDENCE:g} % confidence interval by Student's t. Bold: it leaves out 0, of three "
+    "seeds or more."
+)
 _STYLE = """.picture svg { display: block; width: 100%; height: auto; }
 td.all { text-align: center; }
 .clear { font-weight: 650; }
@@ -80,10 +86,11 @@ def page(plan: Plan, groups: Sequence[Group], part: str = "test") -> str:
         )
     first = str(plan.variants[0])
     reference = escape(next((g.title for g in groups if g.method == first), first))
+    validated = _accuracy_table(groups, "validation") + _by_these(groups, plan, reference)
     tested = f"""{section("accuracy", "Test accuracy", _accuracies(groups) + _named(groups))}
 {section("difference", f"By how much is “{reference}” better?", _differences(groups, plan))}"""
     if part != "test":
-        tested = _named(groups)
+        tested = _named(groups) + _note(off_target(groups))
     alt = (
         f"{part.title()} accuracy over sparsity, a line for each method, with a standard deviation "
         "up and down. The tables have the values."
@@ -101,7 +108,7 @@ def page(plan: Plan, groups: Sequence[Group], part: str = "test") -> str:
 logarithmic in the share of wrong answers.</p>
 </section>
 {tested}
-{section("validation", "On the validation examples", _validation(groups, plan))}
+{section("validation", "On the validation examples", validated)}
 {section("layers", "Sparsity of each layer", _layers(groups))}
 {section("cost", "Cost of training", _costs(groups))}""",
     )
@@ -141,11 +148,13 @@ def _named(groups: Sequence[Group]) -> str:
     return "".join(f'<p class="note">{escape(note)}.</p>' for note in notes.values())
 
 
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>' if text else ""
+
+
 def _accuracies(groups: Sequence[Group]) -> str:
     note = "Mean and standard deviation over the seeds; test examples are read once, at the end."
-    if missed := off_target(groups):
-        note += f" {missed}"
-    return f'{_accuracy_table(groups, "test")}<p class="note">{escape(note)}</p>'
+    return _accuracy_table(groups, "test") + _note(f"{note} {off_target(groups)}".strip())
 
 
 def _accuracy_table(groups: Sequence[Group], part: str) -> str:
@@ -157,12 +166,22 @@ def _accuracy_table(groups: Sequence[Group], part: str) -> str:
     )
 
 
-def _validation(groups: Sequence[Group], plan: Plan) -> str:
+def _by_these(groups: Sequence[Group], plan: Plan, reference: str) -> str:
+    """Return what follows the accuracies on the validation examples: the differences, and a note.
+
+    Args:
+        groups: The results.
+        plan: The comparison.
+        reference: Title of its first method, as HTML.
+    """
     note = "By these, options may be chosen: the test examples then still tell how good they are."
     differences = _difference_table(groups, plan, "validation")
     if differences:
-        differences = f'<p class="note">And the differences:</p>{differences}'
-    return f'{_accuracy_table(groups, "validation")}{differences}<p class="note">{note}</p>'
+        differences = (
+            f'<p class="note">“{reference}” minus each:</p>{differences}'
+            f"{_note(_MEANING.format('validation'))}"
+        )
+    return f"{differences}{_note(note)}"
 
 
 def accuracy_text(mean: Mean, seeds: int) -> str:
@@ -185,12 +204,7 @@ def _differences(groups: Sequence[Group], plan: Plan) -> str:
     shown = _difference_table(groups, plan, "test")
     if not shown:
         return "<p>No other method has a result yet.</p>"
-    note = (
-        "Points of test accuracy, seed by seed: the mean, and its "
-        f"{100 * CONFIDENCE:g} % confidence interval by Student's t. Bold: it leaves out 0, of "
-        "three seeds or more."
-    )
-    return f'{shown}<p class="note">{escape(note)}</p>'
+    return shown + _note(_MEANING.format("test"))
 
 
 def _difference_table(groups: Sequence[Group], plan: Plan, part: str) -> str:

@@ -65,7 +65,9 @@ def read_result(folder: Path) -> dict[str, Any]:
     """
     path = folder / RESULT_FILE
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(result, dict) or not {"method", "target_sparsity", "seed"} <= {*result}:
+            raise ValueError("no result of a network")
     except ValueError as error:
         raise RunError(
             f"Expected {path} to be JSON. Received: {error}. Remove {folder}, {TRAINS_ANEW}"
