@@ -147,12 +147,9 @@ class AlternationState(keras.layers.Layer):
 
     def is_switcher_turn(self, alternation: Alternation) -> Any:
         """Return whether a switcher's turn follows the step just counted, as a boolean tensor."""
-        begin = self.plan[0]
-        since = self.step - begin
-        return ops.logical_and(
-            ops.equal(self.settled, 0),
-            ops.logical_and(since > 0, ops.equal(since % alternation.task_steps, 0)),
-        )
+        since = self.step - self.plan[0]
+        is_due = ops.logical_and(since > 0, ops.equal(since % alternation.task_steps, 0))
+        return ops.logical_and(self.alternates(), is_due)
 
     def target_density(self, target_sparsity: float) -> Any:
         """Return the target density at this step, as a float32 scalar tensor.

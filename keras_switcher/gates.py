@@ -19,6 +19,10 @@ Gate = Callable[[Any], Any]
 
 registry: Registry[Gate] = Registry("gate", "@keras_switcher.gates.register('name')")
 
+# Also of gates whose name has been given to a newer definition since, as by a notebook's cell that
+# was run again: layers that were made before still have them.
+_names: dict[Gate, str] = {}
+
 
 def register(name: str) -> Callable[[Gate], Gate]:
     """Return a decorator that registers a gate and returns it unchanged.
@@ -41,7 +45,13 @@ def register(name: str) -> Callable[[Gate], Gate]:
     layer = SwitchedDense(10, gate="hard_sigmoid")
     ```
     """
-    return registry.register(name)
+    accept = registry.register(name)
+
+    def decorate(gate: Gate) -> Gate:
+        _names[accept(gate)] = name
+        return gate
+
+    return decorate
 
 
 @register("step")
@@ -139,9 +149,8 @@ def serialize(gate: Gate) -> str:
     Raises:
         ValueError: If the gate is not registered, and so could not be loaded again.
     """
-    for name in registry.names():
-        if registry.get(name) is gate:
-            return name
+    if gate in _names:
+        return _names[gate]
     raise ValueError(
         "A gate must be registered, so that a saved layer can find it again: decorate it with "
         f"{registry.how_to_add}. Received: {gate!r}"

@@ -645,6 +645,8 @@ class SwitchedModel(keras.Model):
             )
             if self.target_sparsity is not None:
                 objective += state.multiplier * self._density(logits) / replicas
+            for penalty in self._switcher_penalties():
+                objective += penalty / replicas
             scaled = self.switcher_optimizer.scale_loss(objective)
         *gradients, by_offset = tape.gradient(scaled, [*variables, offset])
         if self.target_sparsity is not None:
@@ -667,6 +669,14 @@ class SwitchedModel(keras.Model):
             logits = [z - offset + moved for z in logits]
         for layer, z in zip(layers, logits, strict=True):
             layer.switches.assign(layer.gate(z))
+
+    def _switcher_penalties(self) -> list[Any]:
+        """Return what the switchers add to their objective, by regularisers and `add_loss`."""
+        # Keras has regularisers of trainable weights only, and these are not: see `SwitchedDense`.
+        penalties = [v.regularizer(v) for v in self.switcher_variables if v.regularizer is not None]
+        for layer in self.switched_layers():
+            penalties.extend(layer.switcher.losses)
+        return penalties
 
     def _density(self, logits: list[Any]) -> Any:
         """Return the share of connections that logits turn on, with the step gate's gradient."""

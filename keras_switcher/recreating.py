@@ -21,9 +21,8 @@ def copied(operation: Any, *, build: bool = True) -> Any:
     Raises:
         ValueError: If it does not come back from its configuration.
     """
-    if isinstance(operation, keras.layers.Lambda) and not operation.weights:
-        # Its configuration has the bytes of its function, but not what its names refer to.
-        return operation
+    if type(operation) is keras.layers.Lambda and not operation.weights:
+        return _lambda_like(operation)
     try:
         copy = _recreated(operation, build)
     except (NotImplementedError, TypeError, ValueError) as error:
@@ -38,6 +37,22 @@ def copied(operation: Any, *, build: bool = True) -> Any:
     if isinstance(operation, Layer):
         _set_policies_like(operation, copy)
     return copy
+
+
+def _lambda_like(layer: keras.layers.Lambda) -> keras.layers.Lambda:
+    """Return a layer of the same function, not of the bytes that its configuration has of it.
+
+    These do not hold what the names in the function refer to.
+    """
+    return keras.layers.Lambda(
+        layer.function,
+        output_shape=layer._output_shape,
+        mask=layer.mask,
+        arguments=dict(layer.arguments),
+        name=layer.name,
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,
+    )
 
 
 def _recreated(operation: Any, build: bool) -> Any:

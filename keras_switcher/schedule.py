@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_switcher.alternation import SETTLE
+from keras_switcher.settling import check_kernel
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class PhaseSchedule(keras.callbacks.Callback):
         if self._first_epoch is None:
             self._first_epoch, self._first_step = epoch, self._step
         begin, ramp_end, settle = (int(each) for each in ops.convert_to_numpy(state.plan))
-        goes_on = settle <= _UNKNOWN and begin <= self._step
+        goes_on = self._step >= max(begin, 1)
         steps = self.params.get("steps")
         if steps is None and epoch > self._first_epoch:
             steps = (self._step - self._first_step) // (epoch - self._first_epoch)
@@ -111,11 +112,14 @@ class PhaseSchedule(keras.callbacks.Callback):
             "it has returned logits that are not, such as the logarithm of 0, or its learning rate "
             "is too high."
         )
-        if loss is not None and not math.isfinite(loss):
+        is_finite = loss is None or math.isfinite(loss)
+        if not is_finite:
             reason = f"they learn by the gradient of the loss, which is {loss}."
         for layer in self.model.switched_layers():
             for variable in layer.switcher_variables:
                 if not np.isfinite(ops.convert_to_numpy(variable)).all():
+                    if is_finite:
+                        check_kernel(layer)
                     raise FloatingPointError(
                         f"The weights of the switcher of layer '{layer.name}', a "
                         f"{type(layer.switcher).__name__}, are not finite after epoch {epoch + 1}: "

@@ -26,7 +26,6 @@ def is_at_target(layers: Sequence[SwitchedDense], target_sparsity: float) -> boo
     sparsity = _sparsity([s > 0 for s in switches], sizes, connections)
     # What rounding to whole groups may leave.
     allowed = max(float(np.max(s)) for s in sizes) / connections
-    allowed = max(allowed, 0.01 * (1 - target_sparsity))
     if abs(sparsity - target_sparsity) <= allowed:
         return True
     # With large groups, even the nearest structure may miss the target by more.
@@ -52,6 +51,7 @@ def settle(layers: Sequence[SwitchedDense], offset: Any, target_sparsity: float)
     logits = [ops.convert_to_numpy(layer.compute_logits() + offset) for layer in layers]
     for layer, z in zip(layers, logits, strict=True):
         if not np.isfinite(z).all():
+            check_kernel(layer)
             raise FloatingPointError(
                 f"Expected finite logits of layer '{layer.name}'. Received: "
                 f"{type(layer.switcher).__name__} returning {np.sum(~np.isfinite(z))} of "
@@ -61,6 +61,23 @@ def settle(layers: Sequence[SwitchedDense], offset: Any, target_sparsity: float)
     settled = settled_logits(logits, sizes, target_sparsity)
     for layer, z in zip(layers, settled, strict=True):
         layer.switches.assign(layer.gate(ops.convert_to_tensor(z)))
+
+
+def check_kernel(layer: SwitchedDense) -> None:
+    """Check that the kernel of a layer is finite, where what its switcher makes of it is not.
+
+    Args:
+        layer: A built layer.
+
+    Raises:
+        FloatingPointError: If it is not.
+    """
+    if not np.isfinite(ops.convert_to_numpy(layer.kernel)).all():
+        raise FloatingPointError(
+            f"Expected a finite kernel of layer '{layer.name}', which its switcher reads. Received "
+            "weights that are not: look for NaN or very large numbers in the data, or lower the "
+            "learning rate of the task network."
+        )
 
 
 def settled_logits(
@@ -96,7 +113,7 @@ def choose_on(
     share of positive logits. One number, added to the log-odds of every layer's density, moves the
     total to the target, so that no layer empties before the others. Within a layer, the largest
     logits stay on. The rest that rounding to whole groups leaves is given to, or taken from, the
-    layer where it fits best.
+    first layers that bring the total closer to the target.
 
     Args:
         logits: For each layer, an array of shape (groups, units).

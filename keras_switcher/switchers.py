@@ -63,7 +63,8 @@ class Switcher(keras.layers.Layer):
 
     Only the switcher step of a `SwitchedModel` trains the weights of a switcher. For the task's
     optimiser they are not trainable, so a `SwitchedDense` lists the same `trainable_weights` as a
-    `Dense`.
+    `Dense`. Regularisers of these weights, and what `call` adds by `add_loss`, belong to the
+    switcher's objective.
 
     Args:
         **kwargs: Keyword arguments of `keras.layers.Layer`. The dtype defaults to float32.

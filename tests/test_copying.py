@@ -97,12 +97,23 @@ def test_vocabularies_are_kept(kind):
     np.testing.assert_array_equal(strip(switched)(data), expected)
 
 
-def test_a_lambda_is_used_as_it_is():
-    layers = [keras.layers.Lambda(lambda x: x * TWO), keras.layers.Dense(CLASSES)]
-    model = keras.Sequential([keras.Input((INPUTS,)), *layers])
+def test_a_lambda_is_copied_with_its_function():
+    def times(x, factor, training):
+        return x * factor * TWO
+
+    inputs = keras.Input((INPUTS,))
+    options = {"arguments": {"factor": 3.0}, "output_shape": (INPUTS,), "dtype": "float64"}
+    x = keras.layers.Lambda(times, name="times", **options)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
     switched = switch(model)
-    np.testing.assert_array_equal(switched(X), model(X))
-    np.testing.assert_array_equal(strip(switched)(X), model(X))
+    stripped = strip(switched)
+    for copy in (switched, stripped):
+        np.testing.assert_array_equal(copy(X), model(X))
+        features = keras.Model(copy.input, copy.get_layer("times").output)
+        np.testing.assert_allclose(features(X), 3 * TWO * X)
+        assert features.output.dtype == "float64"
+    switched.trainable = False
+    assert model.get_layer("times").trainable
 
 
 class OwnLoss(keras.Model):

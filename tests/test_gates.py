@@ -89,6 +89,21 @@ def test_own_gate_is_found_and_serialised_by_its_name():
     assert SwitchedDense.from_config(layer.get_config()).gate is square
 
 
+def test_a_gate_whose_definition_was_run_again_keeps_its_name():
+    def cell():
+        @gates.register("of-a-cell")
+        def of_a_cell(logits):
+            return tf.nn.relu(logits)
+
+        return of_a_cell
+
+    layer = SwitchedDense(3, gate=cell())
+    newer = cell()
+    assert gates.get("of-a-cell") is newer
+    assert layer.get_config()["gate"] == "of-a-cell"
+    assert SwitchedDense.from_config(layer.get_config()).gate is newer
+
+
 @pytest.mark.parametrize("name", ["step", "relu_tanh"])
 def test_serialize_is_the_inverse_of_get(name):
     assert gates.serialize(gates.get(name)) == name

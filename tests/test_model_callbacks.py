@@ -354,6 +354,18 @@ def test_a_loss_that_is_not_a_number_is_named_as_the_reason():
         model.fit(sample_weight=weights, epochs=3, **FIT)
 
 
+@pytest.mark.parametrize("settles", [False, True])
+def test_a_kernel_that_is_not_finite_is_named_as_the_reason(settles):
+    model = compiled(network(), alternation=Alternation(task_steps=1, warmup=0.0))
+    layer = model.switched_layers()[1]
+    # The loss may stay finite, as ReLU makes 0 of NaN on a CPU.
+    model.compute_loss = lambda **_: keras.ops.sum(0.0 * layer.bias)
+    model.train_on_batch(X, Y)
+    layer.kernel.assign(np.full(layer.kernel.shape, np.nan))
+    with pytest.raises(FloatingPointError, match=f"finite kernel of layer '{layer.name}'"):
+        model.settle() if settles else model.fit(epochs=3, **FIT)
+
+
 def test_callbacks_may_be_one_callback():
     snapshots = Snapshots()
     model = compiled(network())

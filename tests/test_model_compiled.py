@@ -32,6 +32,11 @@ def test_another_target_starts_the_course_again_however_near_it_is():
     assert model.phase == "settle"
     compiled(model, target_sparsity=0.964)
     assert model.phase != "settle"
+    model = settled(0.2)
+    compiled(model, target_sparsity=0.2)
+    assert model.phase == "settle"
+    compiled(model, target_sparsity=0.2075)
+    assert model.phase != "settle"
 
 
 def test_weights_that_settled_at_another_target_are_warned_of(tmp_path, caplog):

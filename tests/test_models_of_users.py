@@ -216,6 +216,32 @@ def test_logits_that_are_no_numbers_are_told_and_not_taken_for_a_structure():
         model.fit(X, Y, epochs=3, verbose=0)
 
 
+class Penalised(Switcher):
+    """Ranks by magnitude, and has two weights that nothing but a penalty reaches."""
+
+    def build(self, kernel_shape):
+        l2 = keras.regularizers.L2(0.5)
+        self.regularised = self.add_weight(shape=(), initializer="ones", regularizer=l2)
+        self.added = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, kernel):
+        self.add_loss(0.5 * keras.ops.square(self.added))
+        return keras.ops.abs(kernel)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_penalties_of_a_switcher_belong_to_its_objective_alone(run_eagerly):
+    sgd = keras.optimizers.SGD(0.1)
+    options = {"switcher_optimizer": sgd, "run_eagerly": run_eagerly}
+    model = compiled(network(switcher=Penalised()), alternation=always(1), **options)
+    loss = model.evaluate(X, Y, batch_size=len(X), verbose=0)[0]
+    history = model.fit(X, Y, epochs=3, batch_size=len(X), verbose=0).history
+    assert history["loss"][0] == pytest.approx(loss)
+    for layer in model.switched_layers():
+        for weight in (layer.switcher.regularised, layer.switcher.added):
+            assert float(weight) == pytest.approx(0.9**3)
+
+
 @pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
 def test_a_format_that_would_lose_the_course_is_refused(name, tmp_path):
     model = compiled(network())

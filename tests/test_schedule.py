@@ -321,6 +321,16 @@ def test_a_longer_training_does_not_take_a_model_that_alternates_back_to_warmup(
     assert record.phases == ["alternate"] * 12
 
 
+@pytest.mark.parametrize("data", [known_length, lambda: (unknown_length(),)])
+def test_a_training_after_a_loop_of_ones_own_goes_on_to_alternate(data):
+    model = compiled(network(), alternation=EACH_STEP)
+    for _ in range(8):
+        model.train_on_batch(X[:32], Y[:32])
+    record = Record()
+    model.fit(*data(), epochs=5, callbacks=[record], **options(data))
+    assert record.phases == ["alternate"] * 9 + ["settle"] * 11
+
+
 def test_a_training_of_unknown_length_that_begins_at_a_later_epoch_goes_on_by_its_plan():
     whole, parts = (compiled(network(), alternation=EACH_STEP) for _ in range(2))
     later = {"epochs": 15, "verbose": 0}
