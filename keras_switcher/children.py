@@ -112,17 +112,18 @@ def how_it_ended(returncode: int) -> str:
     return f"ended with status {returncode}"
 
 
-def end_with(parent: int, forced_after: float | None = None) -> None:
-    """Stop this process, as by SIGTERM, when the process that started it is gone.
+def end_with(process: int, *, is_child: bool = True, forced_after: float | None = None) -> None:
+    """Stop this process, as by SIGTERM, when another is gone.
 
     Args:
-        parent: The id of the process that started this one.
+        process: The id of the other.
+        is_child: Whether that one started this one, or only stands behind what did.
         forced_after: Seconds after which this process ends in any case; by default it may take as
             long as it needs.
     """
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while not has_ended(process, is_child):
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
         if forced_after is not None:
@@ -130,3 +131,20 @@ def end_with(parent: int, forced_after: float | None = None) -> None:
             os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def has_ended(process: int, is_child: bool) -> bool:
+    """Return whether a process has ended.
+
+    Args:
+        process: Its id.
+        is_child: Whether this process was started by that one.
+    """
+    if is_child:
+        # That it is the parent no longer shows even while nobody has waited for it.
+        return os.getppid() != process
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return True
+    return False

@@ -11,7 +11,6 @@ import logging
 import os
 import queue
 import shlex
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_switcher.checks import ConfigError
+from keras_switcher.children import end_with
 from keras_switcher.cluster import Cluster
 from keras_switcher.files import RunError
 from keras_switcher.messages import (
@@ -167,6 +167,9 @@ class ConnectedWorkers(Workers):
             self._received[other] = queue.Queue()
             threading.Thread(target=self._hear, args=(other, connection), daemon=True).start()
         threading.Thread(target=self._live, daemon=True).start()
+        if launcher := int(os.environ.get(LAUNCHER, 0)):
+            # The script that it started may run the training in a process of its own.
+            end_with(launcher, is_child=os.getppid() == launcher)
 
     def gather(self, what: str, value: Any) -> list[Any]:
         if not self.is_chief:
@@ -274,30 +277,10 @@ class ConnectedWorkers(Workers):
             os._exit(WorkerLost.exit_status)
 
     def _live(self) -> None:
-        """Signal that this worker is alive; end it when the launcher that started it has ended."""
-        launcher = int(os.environ.get(LAUNCHER, 0))
-        is_child = os.getppid() == launcher
+        """Signal that this worker is alive."""
         while not self._has_left.wait(ALIVE_EVERY):
             for connection in self._connections.values():
                 with suppress(OSError):
                     # A worker that is slow to receive a checkpoint must not keep the others
                     # waiting.
                     connection.send_if_free(ALIVE)
-            if launcher and _has_ended(launcher, is_child):
-                launcher = 0
-                os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _has_ended(launcher: int, is_child: bool) -> bool:
-    """Return whether the launcher has ended, whose child this process may be or not.
-
-    The script that it started may run the training in a process of its own.
-    """
-    if is_child:
-        # That it is the parent no longer shows even while nobody has waited for it.
-        return os.getppid() != launcher
-    try:
-        os.kill(launcher, 0)
-    except OSError:
-        return True
-    return False

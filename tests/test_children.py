@@ -1,12 +1,13 @@
 import os
 import signal
+import subprocess
 import sys
 import time
 
 import pytest
 
 from keras_switcher import children
-from keras_switcher.children import Children
+from keras_switcher.children import Children, has_ended
 
 # Writes the signals that it gets to a file, and ends at the first that it is told to obey.
 SCRIPT = """
@@ -106,3 +107,11 @@ def test_all_end_with_the_block_even_those_that_do_not_want_to(start, monkeypatc
     assert (willing.returncode, stubborn.returncode) == (9, -signal.SIGKILL)
     assert signals_of(willing) == signals_of(stubborn) == ["SIGTERM"]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_process_is_watched_even_if_another_is_between():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        assert not has_ended(other.pid, is_child=False)
+        assert has_ended(other.pid, is_child=True)
+        other.kill()
+    assert has_ended(other.pid, is_child=False)
