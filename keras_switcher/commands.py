@@ -77,10 +77,9 @@ def run_command(command: Callable[[Console], int], verbose: bool, advice: str = 
         The exit status: that of the command; 2 for a mistake in flags, files or data; 1 for work
         that failed; 130 and 143 after Ctrl-C and SIGTERM.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # Rather a question mark than no result, where a terminal lacks a character.
-            stream.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # Rather a question mark than no result, where a terminal lacks a character.
+        sys.stdout.reconfigure(errors="replace")
     errors = Console(stderr=True)
     with shown_messages(errors, verbose):
         try:

@@ -48,7 +48,8 @@ def register(name: str) -> Callable[[Gate], Gate]:
     accept = registry.register(name)
 
     def decorate(gate: Gate) -> Gate:
-        _names[accept(gate)] = name
+        # The first of several names, so that files stay readable without the others.
+        _names.setdefault(accept(gate), name)
         return gate
 
     return decorate

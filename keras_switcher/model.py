@@ -646,7 +646,7 @@ class SwitchedModel(keras.Model):
             if self.target_sparsity is not None:
                 objective += state.multiplier * self._density(logits) / replicas
             for penalty in self._switcher_penalties():
-                objective += penalty / replicas
+                objective += ops.sum(ops.cast(penalty, "float32")) / replicas
             scaled = self.switcher_optimizer.scale_loss(objective)
         *gradients, by_offset = tape.gradient(scaled, [*variables, offset])
         if self.target_sparsity is not None:

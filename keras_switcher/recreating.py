@@ -21,8 +21,9 @@ def copied(operation: Any, *, build: bool = True) -> Any:
     Raises:
         ValueError: If it does not come back from its configuration.
     """
-    if type(operation) is keras.layers.Lambda and not operation.weights:
-        return _lambda_like(operation)
+    if isinstance(operation, keras.layers.Lambda) and not operation.weights:
+        # What a subclass takes is not known.
+        return _lambda_like(operation) if type(operation) is keras.layers.Lambda else operation
     try:
         copy = _recreated(operation, build)
     except (NotImplementedError, TypeError, ValueError) as error:
@@ -44,15 +45,20 @@ def _lambda_like(layer: keras.layers.Lambda) -> keras.layers.Lambda:
 
     These do not hold what the names in the function refer to.
     """
-    return keras.layers.Lambda(
+    copy = keras.layers.Lambda(
         layer.function,
+        # It is nowhere else, but as bytes.
         output_shape=layer._output_shape,
         mask=layer.mask,
         arguments=dict(layer.arguments),
         name=layer.name,
         dtype=layer.dtype_policy,
+        autocast=layer.autocast,
         trainable=layer.trainable,
+        activity_regularizer=layer.activity_regularizer,
     )
+    copy.supports_masking = layer.supports_masking
+    return copy
 
 
 def _recreated(operation: Any, build: bool) -> Any:

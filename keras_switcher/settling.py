@@ -24,8 +24,9 @@ def is_at_target(layers: Sequence[SwitchedDense], target_sparsity: float) -> boo
     sizes = [layer.group_sizes() for layer in layers]
     connections = sum(layer.connections for layer in layers)
     sparsity = _sparsity([s > 0 for s in switches], sizes, connections)
-    # What rounding to whole groups may leave.
-    allowed = max(float(np.max(s)) for s in sizes) / connections
+    # What rounding to whole groups may leave, once for all layers or in each of them.
+    largest = [float(np.max(s)) for s in sizes]
+    allowed = max(*largest, sum(largest) / 2) / connections
     if abs(sparsity - target_sparsity) <= allowed:
         return True
     # With large groups, even the nearest structure may miss the target by more.

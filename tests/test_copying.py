@@ -103,6 +103,7 @@ def test_a_lambda_is_copied_with_its_function():
 
     inputs = keras.Input((INPUTS,))
     options = {"arguments": {"factor": 3.0}, "output_shape": (INPUTS,), "dtype": "float64"}
+    options.update(activity_regularizer="l2", autocast=False)
     x = keras.layers.Lambda(times, name="times", **options)(inputs)
     model = keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
     switched = switch(model)
@@ -112,8 +113,20 @@ def test_a_lambda_is_copied_with_its_function():
         features = keras.Model(copy.input, copy.get_layer("times").output)
         np.testing.assert_allclose(features(X), 3 * TWO * X)
         assert features.output.dtype == "float64"
+        assert copy.get_layer("times").autocast is False
+        np.testing.assert_allclose(sum(copy.losses), sum(model.losses))
     switched.trainable = False
     assert model.get_layer("times").trainable
+
+
+class OwnLambda(keras.layers.Lambda):
+    """One whose `__init__` is not known."""
+
+
+def test_a_subclass_of_lambda_is_used_as_it_is():
+    times = OwnLambda(lambda x: x * TWO)
+    model = keras.Sequential([keras.Input((INPUTS,)), times, keras.layers.Dense(CLASSES)])
+    np.testing.assert_array_equal(strip(switch(model))(X), model(X))
 
 
 class OwnLoss(keras.Model):

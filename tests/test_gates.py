@@ -104,6 +104,12 @@ def test_a_gate_whose_definition_was_run_again_keeps_its_name():
     assert SwitchedDense.from_config(layer.get_config()).gate is newer
 
 
+def test_a_second_name_of_a_gate_changes_no_file():
+    gates.register("other-step")(gates.get("step"))
+    assert gates.get("other-step") is gates.get("step")
+    assert SwitchedDense(3, gate="other-step").get_config()["gate"] == "step"
+
+
 @pytest.mark.parametrize("name", ["step", "relu_tanh"])
 def test_serialize_is_the_inverse_of_get(name):
     assert gates.serialize(gates.get(name)) == name

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from small import Own, always, compiled, network, separable, switches
 
-from keras_switcher import SwitchedModel
+from keras_switcher import SwitchedDense, SwitchedModel
+from keras_switcher.compare.pruned import PrunedModel, uniform
 
 X, Y = separable()
 
@@ -37,6 +38,18 @@ def test_another_target_starts_the_course_again_however_near_it_is():
     assert model.phase == "settle"
     compiled(model, target_sparsity=0.2075)
     assert model.phase != "settle"
+
+
+@pytest.mark.parametrize("target", [0.5, 0.75, 0.85])
+def test_a_structure_that_a_rule_has_rounded_in_each_layer_stays(target):
+    inputs = keras.Input((6,))
+    x = inputs
+    for units in (67, 83, 59, 71, 53, 61, 3):
+        x = SwitchedDense(units, "relu")(x)
+    model = compiled(PrunedModel(inputs, x, rule=uniform), target_sparsity=target)
+    model.settle()
+    compiled(model, target_sparsity=target)
+    assert model.phase == "settle"
 
 
 def test_weights_that_settled_at_another_target_are_warned_of(tmp_path, caplog):

@@ -217,15 +217,18 @@ def test_logits_that_are_no_numbers_are_told_and_not_taken_for_a_structure():
 
 
 class Penalised(Switcher):
-    """Ranks by magnitude, and has two weights that nothing but a penalty reaches."""
+    """Ranks by magnitude, and has weights that nothing but a penalty reaches."""
 
     def build(self, kernel_shape):
         l2 = keras.regularizers.L2(0.5)
         self.regularised = self.add_weight(shape=(), initializer="ones", regularizer=l2)
         self.added = self.add_weight(shape=(), initializer="ones")
+        self.in_halves = self.add_weight(shape=(), initializer="ones")
 
     def call(self, kernel):
         self.add_loss(0.5 * keras.ops.square(self.added))
+        # Keras adds them up, of whatever type.
+        self.add_loss(keras.ops.cast(keras.ops.square(self.in_halves) * [0.25, 0.25], "bfloat16"))
         return keras.ops.abs(kernel)
 
 
@@ -238,8 +241,9 @@ def test_penalties_of_a_switcher_belong_to_its_objective_alone(run_eagerly):
     history = model.fit(X, Y, epochs=3, batch_size=len(X), verbose=0).history
     assert history["loss"][0] == pytest.approx(loss)
     for layer in model.switched_layers():
-        for weight in (layer.switcher.regularised, layer.switcher.added):
-            assert float(weight) == pytest.approx(0.9**3)
+        switcher = layer.switcher
+        for weight in (switcher.regularised, switcher.added, switcher.in_halves):
+            assert float(weight) == pytest.approx(0.9**3, rel=1e-2)
 
 
 @pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])

@@ -104,11 +104,10 @@ class Method:
     """A way to a sparse network.
 
     Override `model`, which returns a Keras model, compiled with the metric `accuracy`, for a work,
-    and `layers`, which says how
-    many of its dense connections are on once it is trained. For a method that can't be trained by
-    Keras's `fit`, override `train` itself. All methods are compared with the same network, initial
-    weights, data, order of the batches, epochs and optimiser. Each training runs in a process of
-    its own.
+    and `layers`, which says how many of its dense connections are on once it is trained. For a
+    method that can't be trained by Keras's `fit`, override `train` itself. All methods are compared
+    with the same network, initial weights, data, order of the batches, epochs and optimiser. Each
+    training runs in a process of its own.
 
     Class attributes:
         title: Name in tables and plots.
@@ -196,10 +195,11 @@ class Method:
                 f"Expected `model` of {type(self).__name__} to return a compiled keras.Model. "
                 f"Received: {model!r}" + (", not compiled" if hasattr(model, "compiled") else "")
             )
-        if not _has_accuracy(model):
+        if (names := _metric_names(model)) is not None and "accuracy" not in names:
             raise RunError(
                 f"Expected `model` of {type(self).__name__} to return a model that is compiled "
-                'with metrics=["accuracy"], which is what is compared. Received: other metrics'
+                'with metrics=["accuracy"], which is what is compared. Received: '
+                f"{', '.join(names) or 'no metrics'}"
             )
         rows = work.fit(model)
         work.keep(strip(model) if switched_layers(model) else model)
@@ -252,11 +252,17 @@ def register(name: str) -> Callable[[type[_M]], type[_M]]:
     return decorate
 
 
-def _has_accuracy(model: keras.Model) -> bool:
-    """Return whether a compiled model has a metric of this name, which only a batch would make."""
-    compiled = model.get_compile_config() or {}
+def _metric_names(model: keras.Model) -> list[str] | None:
+    """Return the names of a compiled model's metrics; `None` if its class keeps them elsewhere."""
+    # Keras makes the metrics in the first batch. What they were given as is also in the public
+    # configuration, but to make that, it would have to serialise the loss and everything else.
+    compiled = getattr(getattr(model, "_compile_config", None), "config", None)
+    if compiled is None:
+        return None
     given = keras.tree.flatten([compiled.get("metrics"), compiled.get("weighted_metrics")])
-    return "accuracy" in [*given, *(metric.name for metric in model.metrics)]
+    given += [metric for metric in model.metrics if metric.name not in ("loss", "compile_metrics")]
+    named = (getattr(m, "name", None) or getattr(m, "__name__", m) for m in given if m is not None)
+    return [str(name) for name in named]
 
 
 def check_granularity(config: Config, start: Start) -> None:
