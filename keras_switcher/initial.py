@@ -40,9 +40,10 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If it is not a Keras model, has no dense layer, is switched already, does not
-            take just the images of the data set, does not return just one number for each of its
-            classes, or computes in float16 where several devices share a batch.
+        ValueError: If it is not a Keras model, has weights that are no numbers, has no dense layer,
+            is switched already, does not take just the images of the data set, does not return just
+            one number for each of its classes, or computes in float16 where several devices share a
+            batch.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -61,6 +62,12 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
             "Expected --init-from to be a model of dense layers, such as the dense.keras of a run. "
             f"Received: {path}, whose layers are switched already"
         )
+    for variable in model.weights:
+        if np.isnan(keras.ops.convert_to_numpy(variable)).any():
+            raise ValueError(
+                f"Expected --init-from to have weights that are numbers. Received: {path}, whose "
+                f"'{variable.path}' has nan"
+            )
     if not any(isinstance(layer, keras.layers.Dense) for _, layer in walk(model)):
         raise ValueError(
             f"Expected --init-from to be a model with dense layers. Received: {path} with layers "

@@ -18,7 +18,6 @@ from keras_switcher.data import ImageData
 from keras_switcher.display import say
 from keras_switcher.files import replacing, write_text, writing
 from keras_switcher.fitting import (
-    OutOfMemory,
     accuracy,
     check_replicas,
     execution,
@@ -51,7 +50,7 @@ from keras_switcher.runs import (
 )
 from keras_switcher.signals import StopSignals
 from keras_switcher.summary import gzip_bytes, seconds, summary_of
-from keras_switcher.workers import Workers
+from keras_switcher.workers import WorkerLost, Workers
 
 # What `fitting.execution` yields: it opens the scope in which models are created and compiled.
 _Scope = Callable[[], AbstractContextManager[Any]]
@@ -99,12 +98,15 @@ def learn(
     with lost_workers_named(workers), execution(config) as scope:
         try:
             prepared = _prepared(config, workers, folder, scope)
-        except (ValueError, OSError, OutOfMemory) as error:
+        except WorkerLost:
+            raise
+        except Exception as error:
             if not resumed and workers.is_chief:
                 folder.discard()
-            if isinstance(error, OutOfMemory):
-                raise
-            raise ConfigError(str(error)) from error
+            if isinstance(error, (ValueError, OSError)):
+                raise ConfigError(str(error)) from error
+            # It may come from the code of a user's own data set.
+            raise
         data, start, switched, origin, before = prepared
         _show(console, config, data, before)
 

@@ -79,15 +79,16 @@ class RunFolder:
     @property
     def has_run(self) -> bool:
         """Whether a run was started here."""
-        return any(
-            (self.path / name).exists()
-            for name in (CONFIG_FILE, CHECKPOINTS, MODEL_FILE, SUMMARY_FILE)
-        )
+        # It is written first.
+        return (self.path / CONFIG_FILE).exists()
 
     @property
     def results(self) -> list[str]:
         """The names of the files here that a run would replace, and that do not make one."""
-        names = (STRIPPED_FILE, DENSE_FILE, HISTORY_FILE, f"dense_{HISTORY_FILE}", REPORT_FILE)
+        names = (
+            *(CHECKPOINTS, MODEL_FILE, STRIPPED_FILE, DENSE_FILE, SUMMARY_FILE),
+            *(HISTORY_FILE, f"dense_{HISTORY_FILE}", REPORT_FILE),
+        )
         return [name for name in names if (self.path / name).exists()]
 
     @property

@@ -124,7 +124,8 @@ def _open_folder(config: Config) -> tuple[RunFolder, bool]:
         if results := folder.results:
             raise RunError(
                 "Expected --run-dir to be a new folder, or that of a run. Received: "
-                f"{folder.path} with {', '.join(results)}, which a run would replace"
+                f"{folder.path} with {', '.join(results)}, which a run would replace, but without "
+                f"{CONFIG_FILE}"
             )
         if config.run.resume:
             logger.warning("There is no run to resume: starting one in %s.", folder.path)

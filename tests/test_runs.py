@@ -63,11 +63,11 @@ def test_finish_again_after_a_half_removed_one(tmp_path):
     assert files(tmp_path) == ["config.yaml", "summary.json"]
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "model.keras", "summary.json", "config.yaml"])
-def test_any_trace_of_a_run_is_one(tmp_path, name):
-    assert not RunFolder(tmp_path).has_run
+@pytest.mark.parametrize("name", ["checkpoints", "model.keras", "summary.json"])
+def test_what_a_run_without_its_configuration_has_left_is_no_run(tmp_path, name):
     (tmp_path / name).mkdir()
-    assert RunFolder(tmp_path).has_run
+    assert not RunFolder(tmp_path).has_run
+    assert RunFolder(tmp_path).results == [name]
 
 
 def test_discard_takes_back_start_and_nothing_else(tmp_path):

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import keras_switcher
 from keras_switcher.config import Config, to_yaml
+from keras_switcher.data import EMBEDDED
 from keras_switcher.programs import resuming_command
 from keras_switcher.report.connections import Connections, connections_of
 from keras_switcher.report.curves import training_figures
@@ -89,7 +90,7 @@ def _lead(run: FinishedRun) -> str:
 def _notice(run: FinishedRun) -> str:
     """Return a notice if the run did not use the whole data set."""
     source, limit = run.summary["dataset_source"], run.config.data.limit
-    reasons = [f"its images are {source}"] if "embedded" in source.lower() else []
+    reasons = [f"its images are {source}"] if source == EMBEDDED else []
     examples = run.summary["train_examples"] + run.summary["validation_examples"]
     # One above the number of examples limits nothing.
     if limit is not None and limit <= examples:
