@@ -124,7 +124,14 @@ def test_means_of_fewer_seeds_say_so(comparison):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "least"), [(0.9932, 0.9944, 4), (0.985, 0.9935, 4), (0.3, 0.995, 6)]
+    ("low", "high", "least"),
+    [
+        (0.9932, 0.9944, 4),
+        (0.985, 0.9935, 4),
+        (0.3, 0.995, 6),
+        (0.7239, 0.7279, 4),
+        (0.7251, 0.7254, 4),
+    ],
 )
 def test_the_axis_of_accuracies_names_some_whatever_they_are(low, high, least):
     groups = grouped([result("switcher", 0.9, 0, low), result("switcher", 0.98, 0, high)])

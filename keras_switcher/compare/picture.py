@@ -23,7 +23,11 @@ _MARKERS = "osD^vP*Xh<"
 # Of the methods that aim at no sparsity: dots and dashes, by their lengths.
 _LINES = (":", "-.", "--", (0, (8, 2)), (0, (1, 4)), (0, (8, 2, 1, 2, 1, 2)))
 # Ticks of the axis of errors in each decade, from coarse to fine.
-_STEPS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(n / 20 for n in range(20, 200)))
+_STEPS = (
+    (1, 2, 5),
+    (1, 1.5, 2, 3, 4, 5, 7),
+    *(tuple(n / parts for n in range(parts, 10 * parts)) for parts in (20, 100, 1000)),
+)
 _FEWEST_TICKS, _MOST_TICKS = 4, 8
 # The least error in percent with a place on that axis: half of one in ten thousand examples.
 _LEAST = 0.005
