@@ -62,12 +62,11 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
             "Expected --init-from to be a model of dense layers, such as the dense.keras of a run. "
             f"Received: {path}, whose layers are switched already"
         )
-    for variable in model.weights:
-        if np.isnan(keras.ops.convert_to_numpy(variable)).any():
-            raise ValueError(
-                f"Expected --init-from to have weights that are numbers. Received: {path}, whose "
-                f"'{variable.path}' has nan"
-            )
+    if (broken := weight_with_nan(model)) is not None:
+        raise ValueError(
+            f"Expected --init-from to have weights that are numbers. Received: {path}, whose "
+            f"'{broken}' has nan"
+        )
     if not any(isinstance(layer, keras.layers.Dense) for _, layer in walk(model)):
         raise ValueError(
             f"Expected --init-from to be a model with dense layers. Received: {path} with layers "
@@ -101,6 +100,14 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
         # the loss.
         model.dtype_policy = "mixed_float16"
     return model
+
+
+def weight_with_nan(model: keras.Model) -> str | None:
+    """Return the path of the first weight of a model that has NaN, if one has."""
+    for variable in model.weights:
+        if np.isnan(keras.ops.convert_to_numpy(variable)).any():
+            return str(variable.path)
+    return None
 
 
 def file_digest(path: str) -> str:

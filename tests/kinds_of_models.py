@@ -280,3 +280,50 @@ def turned_off(model, share=0.6, scaling=False):
 
 def classes_inside(model):
     return {type(layer) for layer in model._flatten_layers()}
+
+
+@REGISTER
+class Block(keras.layers.Layer):
+    """Two dense layers of one shape."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = keras.layers.Dense(INPUTS, name="first")
+        self.second = keras.layers.Dense(INPUTS, name="second")
+
+    def call(self, inputs):
+        return self.second(keras.ops.tanh(self.first(inputs)))
+
+
+class Pair:
+    """Two layers one after another, which its caller makes."""
+
+    def __init__(self, first, second, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = first, second
+
+    def call(self, inputs):
+        return self.second(self.first(inputs))
+
+    def get_config(self):
+        parts = {"first": self.first, "second": self.second}
+        parts = {n: keras.saving.serialize_keras_object(part) for n, part in parts.items()}
+        return {**super().get_config(), **parts}
+
+    @classmethod
+    def from_config(cls, config):
+        parts = {n: keras.saving.deserialize_keras_object(config.pop(n)) for n in PARTS}
+        return cls(**parts, **config)
+
+
+@REGISTER
+class Chain(Pair, keras.layers.Layer):
+    """The two as a layer."""
+
+
+@REGISTER
+class ChainModel(Pair, keras.Model):
+    """The two as a model."""
+
+
+PARTS = ("first", "second")
