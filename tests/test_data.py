@@ -16,6 +16,7 @@ from made_images import made, numbers
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
 from keras_switcher import data
+from keras_switcher.data import tfds_images
 
 
 class KsTinyDigits(tfds.core.GeneratorBasedBuilder):
@@ -402,14 +403,14 @@ def test_a_host_that_accepts_and_stays_silent_is_not_waited_for(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
-        assert not data._answers(f"http://127.0.0.1:{silent.getsockname()[1]}/file", 0.5)
+        assert not tfds_images.answers(f"http://127.0.0.1:{silent.getsockname()[1]}/file", 0.5)
         assert time.monotonic() - start < 3
 
 
 def test_a_host_without_the_file_does_not_count(host):
     address, asked = host
-    assert data._answers(f"{address}/file", 5)
-    assert not data._answers(f"{address}/missing", 5)
+    assert tfds_images.answers(f"{address}/file", 5)
+    assert not tfds_images.answers(f"{address}/missing", 5)
     assert asked == ["/file", "/missing"]
 
 
