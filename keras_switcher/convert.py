@@ -12,6 +12,7 @@ from keras_switcher.copying import (
     build_like,
     converted_attributes,
     converted_functional,
+    frozen_like,
     has_own,
 )
 from keras_switcher.granularity import get as get_granularity
@@ -92,13 +93,13 @@ def switch(
         switched = SwitchedModel(copy.input, copy.output, name=model.name)
         # Not that of this moment: it decides whether a loss is scaled.
         switched.dtype_policy = model.dtype_policy
-        return switched
+        return frozen_like(model, switched)
     network = converted_attributes(model, convert)
     switched = SwitchedNetwork(network, name=model.name)
     switched.dtype_policy = model.dtype_policy
     build_like(switched, model, model, network)
     copy_weights(model, network)
-    return switched
+    return frozen_like(model, switched)
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -146,7 +147,7 @@ def strip(model: keras.Model) -> keras.Model:
         copy = converted_functional(model, convert)
         plain = keras.Model(copy.input, copy.output, name=model.name)
         plain.dtype_policy = model.dtype_policy
-        return plain
+        return frozen_like(model, plain)
     source = model
     while isinstance(source, SwitchedNetwork):
         source = source.network

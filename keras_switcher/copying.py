@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 from keras.layers import Layer
@@ -22,6 +22,8 @@ from keras_switcher.nesting import (
 from keras_switcher.recreating import copied, without_builds
 from keras_switcher.registry import PACKAGE
 from keras_switcher.state import copy_weights, pairs_of
+
+AnyModel = TypeVar("AnyModel", bound=keras.Model)
 
 
 def converted_functional(
@@ -129,14 +131,29 @@ def _cloned(model: keras.Model, clone: Callable[[Any], Any]) -> keras.Model:
     # Keras would compile the copy, too, and may not know the loss.
     compiled, model.compiled = model.compiled, False
     try:
-        return keras.models.clone_model(model, input_tensors=tensors, clone_function=clone)
+        copy = keras.models.clone_model(model, input_tensors=tensors, clone_function=clone)
     finally:
         model.compiled = compiled
+    return frozen_like(model, copy)
 
 
 def graph(model: keras.Model) -> keras.Model:
     """Return a plain model over the same layers, not compiled and not of a class of its own."""
-    return keras.Model(*ends(model), name=model.name)
+    return frozen_like(model, keras.Model(*ends(model), name=model.name))
+
+
+def frozen_like(model: keras.Model, copy: AnyModel) -> AnyModel:
+    """Give a copy of a model its `trainable`, and leave alone that of each layer in the copy.
+
+    Keras passes on to the layers what `trainable` is set to, and only if it changes. So a copy that
+    were `True` around frozen layers could not be unfrozen. There is no public way to set it alone.
+
+    Args:
+        model: The model.
+        copy: Its copy, which is returned.
+    """
+    copy._trainable = model.trainable
+    return copy
 
 
 def converted_attributes(layer: Layer, convert: Callable[[Layer], Layer | None]) -> Layer:
@@ -261,6 +278,7 @@ class SwitchedNetwork(SwitchedModel):
         """Return the configurations of the network and, by path, of each of its switched layers."""
         return {
             "name": self.name,
+            "trainable": self.trainable,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "network": keras.saving.serialize_keras_object(self.network),
             "switched": serialized_switched(walk(self.network)),
@@ -274,7 +292,9 @@ class SwitchedNetwork(SwitchedModel):
         replace(network, switched_at(network, config["switched"], custom_objects))
         model = cls(network, name=config["name"])
         model.dtype_policy = keras.saving.deserialize_keras_object(config["dtype"])
-        return model
+        # Keras saves it of no subclassed model, and files of before lack it.
+        network._trainable = config.get("trainable", True)
+        return frozen_like(network, model)
 
 
 def replace(layer: Layer, replacements: dict[int, Layer]) -> None:

@@ -74,6 +74,62 @@ def test_what_is_frozen_inside_stays_frozen(make, layers):
     assert len(switch(model, layers).task_variables) == len(model.trainable_variables) == 5
 
 
+def tuned_functional(base):
+    inputs = keras.Input((INPUTS,))
+    return keras.Model(inputs, keras.layers.Dense(CLASSES)(base(inputs, training=False)))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Tuned(keras.Model):
+    """A subclassed model whose base is frozen with all else in it."""
+
+    def __init__(self, base, **kwargs):
+        super().__init__(**kwargs)
+        self.base = base
+        self.last = keras.layers.Dense(CLASSES)
+
+    def call(self, inputs):
+        return self.last(self.base(inputs, training=False))
+
+    def get_config(self):
+        return {"base": keras.saving.serialize_keras_object(self.base), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["base"]), name=config["name"])
+
+
+def tuned_subclassed(base):
+    model = Tuned(base)
+    model(X)
+    return model
+
+
+@pytest.mark.parametrize("copy", [switch, lambda model: strip(switch(model))])
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("make", [tuned_functional, tuned_subclassed])
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_frozen_can_be_unfrozen(make, copy, saved, whole, tmp_path):
+    inputs = keras.Input((INPUTS,))
+    normalized = keras.layers.BatchNormalization()(keras.layers.Dense(7)(inputs))
+    base = keras.Model(inputs, normalized, name="base")
+    model = make(base)
+    (model if whole else base).trainable = False
+    new = copy(model)
+    if saved:
+        if make is tuned_subclassed and whole and not isinstance(new, SwitchedModel):
+            pytest.skip("Keras does not save that a subclassed model is frozen.")
+        new.save(tmp_path / "model.keras")
+        new = keras.saving.load_model(tmp_path / "model.keras")
+    assert new.trainable is not whole
+    count = len(new.trainable_variables)
+    assert count == (0 if whole else 2)
+    part = new if whole else next(x for x in new._flatten_layers() if x.name == "base")
+    assert part.trainable is False
+    part.trainable = True
+    assert len(new.trainable_variables) == 6
+
+
 @pytest.mark.parametrize("kind", ["integers", "words", "text"])
 def test_vocabularies_are_kept(kind):
     integers = keras.Input((4,), dtype="int64")
