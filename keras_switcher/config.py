@@ -382,7 +382,8 @@ def validate(config: Config) -> Config:
     if phases.warmup + phases.settle >= 1:
         raise ConfigError(
             "Expected --warmup and --settle to leave time to alternate: less than 1 together. "
-            f"Received: {phases.warmup} + {phases.settle}"
+            f"Received: {phases.warmup} + {phases.settle}. One that is not given has the value of "
+            "the recipe"
         )
     if config.network.freeze_trunk and config.network.init_from is None:
         raise ConfigError(

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -294,6 +295,26 @@ def _newest(checkpoints: Checkpoints, workers: Workers) -> Checkpoint | None:
 
 
 @contextmanager
+def tensorboard_in(folder: Path) -> Iterator[None]:
+    """Say so where the disk has no place for TensorBoard's files, which TensorFlow writes.
+
+    Args:
+        folder: The folder of the files.
+
+    Raises:
+        WriteError: If they do not fit on the disk.
+    """
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        # TensorBoard's writer has no message, or this one; that of the allocator is another.
+        if error.message and "No space left" not in error.message:
+            raise
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise WriteError(folder, full) from error
+
+
+@contextmanager
 def resources(folder: RunFolder) -> Iterator[None]:
     """Say what to do where the memory or the disk does not suffice.
 
@@ -305,12 +326,9 @@ def resources(folder: RunFolder) -> Iterator[None]:
         WriteError: If TensorBoard's files do not fit on the disk.
     """
     try:
-        yield
+        with tensorboard_in(folder.path / "tensorboard"):
+            yield
     except tf.errors.ResourceExhaustedError as error:
-        # TensorBoard's writer has no message, or this one; that of the allocator is another.
-        if not error.message or "No space left" in error.message:
-            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            raise WriteError(folder.path / "tensorboard", full) from error
         raise OutOfMemory(
             "The memory does not suffice. Try a smaller --batch-size or --width in another "
             f"--run-dir. {error.message}"

@@ -1,16 +1,22 @@
 """Searches in this process, some of whose trials fail."""
 
 import csv
+import errno
 import io
 import json
+import os
 
+import keras
 import pytest
+import tensorflow as tf
 from command import SMALL
 from rich.console import Console
 
+from keras_switcher import SwitchedModel
 from keras_switcher.checks import ConfigError
-from keras_switcher.files import RunError
+from keras_switcher.files import RunError, WriteError
 from keras_switcher.signals import StopSignals
+from keras_switcher.tuning import oracles
 from keras_switcher.tuning.command import plan_of
 from keras_switcher.tuning.folder import open_folder
 from keras_switcher.tuning.search import Search, TooManyFailures
@@ -137,3 +143,72 @@ def test_a_network_that_can_not_be_built_leaves_no_search(search_here, tmp_path)
         search_here("--trials", "2", "--fc-units", "64")
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {".lock"}
     assert search_here("--trials", "1")[0]["trial"] == "0"
+
+
+def raising(error):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
+
+
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+IN_TENSORBOARD = tf.errors.ResourceExhaustedError(None, None, "x; No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("writer", "name", "error", "path"),
+    [
+        (SwitchedModel, "save", NO_SPACE, "trials/trial_0/model.keras"),
+        (keras.callbacks.TensorBoard, "on_epoch_end", IN_TENSORBOARD, "tensorboard"),
+        (oracles, "write_text", NO_SPACE, "trials/trial_0/trial.json"),
+    ],
+)
+def test_a_full_disk_uses_up_no_trial(
+    search_here, tmp_path, monkeypatch, writer, name, error, path
+):
+    flags = ("--trials", "2", "--switcher", "unit")
+    with monkeypatch.context() as patched:
+        if writer is oracles:
+            error = WriteError(tmp_path / path, error)
+        patched.setattr(writer, name, raising(error))
+        with pytest.raises(RunError, match=f"The disk is full: could not write .*{path}") as told:
+            search_here(*flags)
+    assert told.value.exit_status == 1
+    found, shown = search_here(*flags)
+    assert found["trial"] in ("0", "1")
+    assert "2/2" in shown and "failed" not in shown
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("trials/oracle.json", "oracle.json to hold the state of its trials"),
+        ("trials/trial_0/trial.json", "oracle.json to hold the state of its trials"),
+        ("trials/trial_0/result.json", "result.json to hold the result of a trial"),
+        ("trials/trial_0/model.keras", "model.keras to hold the model of the best trial"),
+    ],
+)
+def test_what_is_missing_or_damaged_is_named(search_here, tmp_path, file, named):
+    flags = ("--trials", "1", "--switcher", "unit")
+    search_here(*flags)
+    (tmp_path / "out" / "best.json").unlink()
+    path = tmp_path / "out" / file
+    content = path.read_bytes()[:200]
+    path.unlink()
+    if path.name != "result.json":
+        with pytest.raises(RunError, match=f"{named}.*Received: .*file. Start again with --overwr"):
+            search_here(*flags)
+    path.write_bytes(content)
+    if path.name != "trial.json":
+        with pytest.raises(RunError, match=f"{named}.*Received: a damaged file"):
+            search_here(*flags)
+
+
+def test_a_damaged_best_is_found_again(search_here, tmp_path):
+    found, _ = search_here("--trials", "1", "--switcher", "unit")
+    best = tmp_path / "out" / "best.json"
+    for content in ("", "[]", best.read_text()[:30]):
+        best.write_text(content)
+        assert search_here("--trials", "1", "--switcher", "unit")[0] == found
+    assert json.loads(best.read_text()) == found

@@ -246,6 +246,14 @@ def test_a_tuner_with_another_objective_is_warned_of(tmp_path, silent, caplog):
         assert len(told) == warned
 
 
+def test_a_tuner_that_seeks_the_lowest_objective_is_refused(tmp_path, silent):
+    lowest = keras_tuner.Objective(NAME, direction="min")
+    hypermodel = SwitcherHyperModel(build, metric="val_loss", direction="min")
+    tuner = keras_tuner.RandomSearch(hypermodel, lowest, max_trials=2, directory=tmp_path)
+    with pytest.raises(ValueError, match="Expected 'val_objective' to be maximised.*objective=keras"):
+        tuner.search(**DATA, epochs=1)
+
+
 def test_an_optimizer_that_can_not_be_serialised_serves_a_trial():
     class Own(keras.optimizers.schedules.LearningRateSchedule):
         def __call__(self, step):

@@ -66,8 +66,8 @@ def test_a_search_leaves_what_it_promises(whole):
     assert abs(best["sparsity"] - 0.95) < 0.01
     assert 0 < best["test_accuracy"] <= 1
     assert "<svg" in (out / "report.html").read_text()
-    # Weights of the best trial alone are kept.
-    weights = list(out.glob("trials/trial_*/checkpoint.weights.h5"))
+    # The model of the best trial alone is kept.
+    weights = list(out.glob("trials/trial_*/model.keras"))
     assert [path.parent.name for path in weights] == [f"trial_{best['trial']}"]
     plan = yaml.safe_load((out / "search.yaml").read_text())
     assert plan["space"]["warmup"] == {

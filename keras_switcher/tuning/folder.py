@@ -19,6 +19,8 @@ _TO_COME = 600.0
 _REMOVED = ".removed"
 DATA_FILE = "data.yaml"
 DATA_LOCK = ".data-lock"
+# As Keras Tuner names it.
+TRIAL_FILE = "trial.json"
 
 
 @contextlib.contextmanager
@@ -125,19 +127,37 @@ def check_data(folder: Path, facts: Mapping[str, str]) -> None:
             )
 
 
-def _has_ended(trial: Path) -> bool:
+def damaged(path: Path, content: str) -> RunError:
+    """Return the error for a file of a search that can't be read.
+
+    Args:
+        path: The file.
+        content: What it should hold.
+    """
+    return RunError(
+        f"Expected {path} to hold {content}. Received: {'a damaged' if path.exists() else 'no'} "
+        "file. Start again with --overwrite, or choose another --out."
+    )
+
+
+def has_ended(trial: Path) -> bool:
+    """Return whether a trial has ended.
+
+    Args:
+        trial: Its file.
+
+    Raises:
+        RunError: If the file is damaged.
+    """
     try:
         status = json.loads(trial.read_text(encoding="utf-8"))["status"]
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"Expected {trial} to hold a trial of Keras Tuner. Received: a damaged file. Start "
-            "again with --overwrite, or choose another --out."
-        ) from error
+        raise damaged(trial, "a trial of Keras Tuner") from error
     return status in ("COMPLETED", "FAILED")
 
 
 def _check_same(plan: Plan, folder: Path) -> None:
-    ended = sum(_has_ended(path) for path in (folder / TRIALS).glob("trial_*/trial.json"))
+    ended = sum(has_ended(path) for path in (folder / TRIALS).glob(f"trial_*/{TRIAL_FILE}"))
     if ended > plan.trials:
         raise ConfigError(
             f"Expected --trials to be at least {ended}, as many as have ended in {folder}. "

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import keras_tuner
+from keras_tuner.errors import FatalValueError
 
 from keras_switcher.checks import nearest
 from keras_switcher.config import OF_SWITCHING, Config, from_values, to_values, validate
@@ -170,19 +171,29 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
 
         Returns:
             The `History`.
+
+        Raises:
+            keras_tuner.errors.FatalValueError: If the tuner seeks the lowest `val_objective`.
         """
         if kwargs.pop("initial_epoch", 0):
             with model.distribute_strategy.scope():
                 model = self.build(hp)
-        self._warn_of_another_objective(kwargs.get("callbacks") or [])
+        self._check_objective(kwargs.get("callbacks") or [])
         kwargs["callbacks"] = [LogObjective(self.terms), *(kwargs.get("callbacks") or [])]
         if isinstance(self.model, keras_tuner.HyperModel):
             return self.model.fit(hp, model, *args, **kwargs)
         return model.fit(*args, **kwargs)
 
-    def _warn_of_another_objective(self, callbacks: Iterable[Any]) -> None:
+    def _check_objective(self, callbacks: Iterable[Any]) -> None:
         # That of Keras Tuner which keeps the weights of the best epoch has the tuner's.
-        names = [getattr(getattr(each, "objective", None), "name", NAME) for each in callbacks]
+        objectives = [each.objective for each in callbacks if hasattr(each, "objective")]
+        names = [getattr(objective, "name", NAME) for objective in objectives]
+        if any(n == NAME and o.direction == "min" for n, o in zip(names, objectives, strict=True)):
+            # Any other error would be one of this trial alone.
+            raise FatalValueError(
+                f"Expected {NAME!r} to be maximised, whatever the `direction` of the metric: give "
+                "the tuner objective=keras_switcher.tuning.objective(). Received: direction='min'"
+            )
         if not self._has_warned and (others := [name for name in names if name != NAME]):
             self._has_warned = True
             logger.warning(

@@ -1,5 +1,6 @@
 """The oracles of Keras Tuner, made to survive a kill at any moment."""
 
+import json
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,8 +16,10 @@ from keras_tuner.oracles import (
     RandomSearchOracle,
 )
 from sklearn.exceptions import ConvergenceWarning
+from tensorflow.errors import OpError
 
-from keras_switcher.files import RunError, replacing
+from keras_switcher.files import RunError, write_text
+from keras_switcher.tuning.folder import TRIAL_FILE, damaged
 from keras_switcher.tuning.objective import objective
 
 # How far apart the seeds of two searches are: more than the number of values a search draws.
@@ -31,8 +34,9 @@ class Durable(keras_tuner.Oracle):
 
     Keras Tuner writes the state file in place, and not after a trial has left the list of those
     under way. So a kill may leave half a file, and a search that goes on may run a finished trial
-    again, or never run one that it had just begun (keras-tuner 1.4.8). Here every file is put in
-    place by a rename, and `reload` compares the state with the trials.
+    again, or never run one that it had just begun (keras-tuner 1.4.8). And it writes by TensorFlow,
+    whose errors are no `OSError`. Here every file is put in place by a rename, and `reload`
+    compares the state with the trials.
 
     An oracle writes in `save` and `_save_trial`; the latter, like `_get_oracle_fname` and
     `_retry_queue`, is not public.
@@ -51,20 +55,28 @@ class Durable(keras_tuner.Oracle):
 
     def save(self) -> None:
         """Write the state as one atomic unit."""
-        with replacing(Path(self._get_oracle_fname())) as temporary:
-            # The `save` of the class above `Oracle`, which takes the file's name.
-            super(keras_tuner.Oracle, self).save(str(temporary))
+        write_text(Path(self._get_oracle_fname()), json.dumps(self.get_state()))
 
     def _save_trial(self, trial: Trial) -> None:
-        with replacing(Path(self._get_trial_dir(trial.trial_id)) / "trial.json") as temporary:
-            trial.save(str(temporary))
+        path = Path(self._get_trial_dir(trial.trial_id)) / TRIAL_FILE
+        write_text(path, json.dumps(trial.get_state()))
 
     def reload(self) -> None:
         """Read the state; trials that were under way are run again.
 
         With workers on machines of their own (`keeps_workers`), which outlive a chief that is
         killed, such a trial stays with its worker.
+
+        Raises:
+            RunError: If the state or a trial is damaged or missing.
         """
+        try:
+            self._reload()
+        except (ValueError, KeyError, TypeError, RuntimeError, OpError) as error:
+            # A trial that is damaged has been found before.
+            raise damaged(Path(self._get_oracle_fname()), "the state of its trials") from error
+
+    def _reload(self) -> None:
         super().reload()
         under_way = dict(self._under_way)
         # In the order of their start, in which a Gaussian process sums over them. A trial that had

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import threading
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,23 +26,34 @@ from keras_switcher.config import to_yaml
 from keras_switcher.data import ImageData
 from keras_switcher.display import say
 from keras_switcher.files import RunError, locked, write_json, write_text
-from keras_switcher.fitting import accuracy, data_digest, execution, load_data, origin_of
+from keras_switcher.fitting import (
+    accuracy,
+    data_digest,
+    execution,
+    load_data,
+    origin_of,
+    tensorboard_in,
+)
 from keras_switcher.programs import train_command
 from keras_switcher.report.wording import counted
 from keras_switcher.runs import REPORT_FILE
 from keras_switcher.signals import Interrupted, StopSignals
 from keras_switcher.tuning import oracles
-from keras_switcher.tuning.folder import DATA_LOCK, check_data
+from keras_switcher.tuning.folder import DATA_LOCK, TRIAL_FILE, check_data, damaged, has_ended
 from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.memory import forget_gradients
 from keras_switcher.tuning.objective import connections
 from keras_switcher.tuning.plan import BEST_CONFIG_FILE, BEST_FILE, TRIALS, TRIALS_FILE, Plan
 from keras_switcher.tuning.results import EndedTrial, Results
 from keras_switcher.tuning.spread import Place
-from keras_switcher.tuning.stopping import PatientOracle
-from keras_switcher.tuning.trials import RESULT_FILE, TrialModel, ended_trial, read_result
-
-_CHECKPOINT = "checkpoint.weights.h5"
+from keras_switcher.tuning.stopping import NotTheTrial, PatientOracle
+from keras_switcher.tuning.trials import (
+    MODEL_FILE,
+    RESULT_FILE,
+    TrialModel,
+    ended_trial,
+    read_result,
+)
 
 
 class TooManyFailures(RunError):
@@ -81,23 +93,45 @@ class SwitcherTuner(keras_tuner.Tuner):
             time.sleep(0.2)
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
-        """Train a trial, with its curves and hyperparameters in TensorBoard."""
-        self.hypermodel.folder = Path(self.get_trial_dir(trial.trial_id))
+        """Train a trial, with its curves and hyperparameters in TensorBoard.
+
+        Raises:
+            NotTheTrial: If it can't be kept, or what other trials have kept can't be read.
+        """
+        folder = self.hypermodel.folder = Path(self.get_trial_dir(trial.trial_id))
         # Left by a run of the trial that was killed.
-        (self.hypermodel.folder / RESULT_FILE).unlink(missing_ok=True)
+        for name in (RESULT_FILE, MODEL_FILE):
+            (folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.board / trial.trial_id, ignore_errors=True)
-        board = keras.callbacks.TensorBoard(str(self.board), write_graph=False)
+        callbacks = [keras.callbacks.TensorBoard(str(self.board), write_graph=False)]
         try:
-            return super().run_trial(trial, callbacks=[board])
-        except FatalError:
-            raise
-        except Exception as error:
-            # The oracle of a chief does not receive the message.
-            reason = f"{type(error).__name__}: {error}"
-            self.hypermodel.keep(trial.hyperparameters, [], epochs_run=0, error=reason)
-            raise
+            try:
+                with tensorboard_in(self.board):
+                    self._configure_tensorboard_dir(callbacks, trial)
+                    return self._build_and_fit_model(trial, callbacks=callbacks)
+            except (FatalError, RunError):
+                raise
+            except Exception as error:
+                # The oracle of a chief does not receive the message.
+                reason = f"{type(error).__name__}: {error}"
+                self.hypermodel.keep(trial.hyperparameters, [], epochs_run=0, error=reason)
+                raise
+        except RunError as error:
+            raise NotTheTrial(str(error)) from error
         finally:
             forget_gradients()
+
+    def load_model(self, trial: Trial) -> keras.Model:
+        """Load the model of a trial's best epoch.
+
+        Raises:
+            RunError: If its file is missing or damaged.
+        """
+        path = Path(self.get_trial_dir(trial.trial_id)) / MODEL_FILE
+        try:
+            return keras.saving.load_model(path)
+        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+            raise damaged(path, "the model of the best trial") from error
 
 
 class Search:
@@ -209,7 +243,7 @@ class Search:
                 "of this machine, and KERASTUNER_ORACLE_PORT a port that is free."
             ) from error
         if oracle.error is not None:
-            raise RunError(f"The search can't go on: {oracle.error}") from oracle.error
+            raise NotTheTrial(f"The search can't go on: {oracle.error}") from oracle.error
         if oracle.gave_up:
             self._report(self._update(oracle))
             failed = [t for t in oracle.ended_trials if t.status == TrialStatus.FAILED]
@@ -235,12 +269,19 @@ class Search:
 
         Keras Tuner looks for a file named after the process. A worker's own file is of no use, and
         a kill may have truncated it.
+
+        Raises:
+            RunError: If trials have left no state.
         """
-        state = self.folder / TRIALS
-        if self.place.is_worker:
-            (state / f"{self.place.name}.json").unlink(missing_ok=True)
-        elif (state / "oracle.json").exists():
-            write_text(state / f"{self.place.name}.json", "{}")
+        trials = self.folder / TRIALS
+        own, state = trials / f"{self.place.name}.json", trials / "oracle.json"
+        if not self.place.is_worker and state.exists():
+            write_text(own, "{}")
+            return
+        own.unlink(missing_ok=True)
+        # A kill may have left the first trial without a state, but none that has ended.
+        if not state.exists() and any(map(has_ended, trials.glob(f"trial_*/{TRIAL_FILE}"))):
+            raise damaged(state, "the state of its trials")
 
     def _results(self, oracle: Any) -> Results:
         plan = self.plan
@@ -268,8 +309,8 @@ class Search:
             self._shown = len(results.trials)
             for trial in results.trials:
                 if trial is not best:
-                    # The weights of every trial would fill a disk.
-                    (self._trial_folder(trial.name) / _CHECKPOINT).unlink(missing_ok=True)
+                    # The models of all trials would fill a disk.
+                    (self._trial_folder(trial.name) / MODEL_FILE).unlink(missing_ok=True)
             return results
 
     def _write_config(self, oracle: Any, best: EndedTrial) -> None:
@@ -317,8 +358,9 @@ class Search:
             )
         trial = oracle.trials[best.name]
         written = self.folder / BEST_FILE
-        facts = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
+        facts = _facts(written)
         if facts.get("trial") != best.name:
+            self._report(results)
             model = tuner.load_model(trial)
             batch_size = self.plan.config.optimisation.batch_size
             facts = {
@@ -335,6 +377,15 @@ class Search:
             write_json(written, facts)
         self._report(dataclasses.replace(results, test_accuracy=facts["test_accuracy"]))
         return facts
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Return the content of `best.json`; nothing if it is missing or damaged: it is made again."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _why_none(results: Results) -> str:

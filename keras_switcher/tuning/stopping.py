@@ -11,7 +11,16 @@ from keras_switcher.files import RunError
 from keras_switcher.signals import StopSignals
 
 
-class ChiefLost(RunError, FatalError):
+class NotTheTrial(RunError, FatalError):
+    """An error for which a trial is not to blame, and after which it is still under way.
+
+    Keras Tuner takes every other error for a failure of the trial.
+    """
+
+    exit_status = 1
+
+
+class ChiefLost(NotTheTrial):
     """A worker has waited for its chief as long as Keras Tuner does."""
 
 

@@ -19,12 +19,13 @@ from keras_switcher import schedule
 from keras_switcher.callbacks import Diverged, EpochRows, StopOnDivergence, StopOnSignal
 from keras_switcher.config import Config
 from keras_switcher.data import ImageData
-from keras_switcher.files import write_json
+from keras_switcher.files import replacing, write_json
 from keras_switcher.fitting import fit_arguments
 from keras_switcher.metrics import switcher_parameters
 from keras_switcher.model import SwitchedModel
 from keras_switcher.networks import new_start, switched_model
 from keras_switcher.signals import StopSignals
+from keras_switcher.tuning.folder import damaged
 from keras_switcher.tuning.hypermodel import with_options
 from keras_switcher.tuning.objective import NAME, LogObjective
 from keras_switcher.tuning.plan import Terms
@@ -34,7 +35,7 @@ from keras_switcher.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-RESULT_FILE = "result.json"
+RESULT_FILE, MODEL_FILE = "result.json", "model.keras"
 # The name of the hyperparameter that Hyperband adds for the budget of a trial.
 _EPOCHS = "tuner/epochs"
 
@@ -86,6 +87,32 @@ class StopHopeless(keras.callbacks.Callback):
                 f"Validation accuracy {accuracy:.4f} after epoch {epoch + 1} of {self.epochs}; "
                 f"the median of {len(others)} others is {median:.4f}."
             )
+
+
+class BestModel(keras.callbacks.Callback):
+    """Keeps the model of the epoch with the highest objective.
+
+    The callback of Keras Tuner writes in place, and where the disk is full, what it leaves open
+    makes the process crash at its end.
+
+    Args:
+        path: The file.
+
+    Raises:
+        WriteError: At the end of an epoch, if it can't be written.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+        self.best = -math.inf
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        value = (logs or {})[NAME]
+        if value > self.best:
+            self.best = value
+            with replacing(self.path) as temporary:
+                self.model.save(temporary)
 
 
 class TrialModel(keras_tuner.HyperModel):
@@ -140,13 +167,13 @@ class TrialModel(keras_tuner.HyperModel):
     def fit(
         self, hp: keras_tuner.HyperParameters, model: SwitchedModel, *args: Any, **kwargs: Any
     ) -> dict[str, float]:
-        """Train a trial's model; keep its epochs in `result.json` in the trial's folder.
+        """Train a trial's model; keep it and its epochs in the trial's folder.
 
         Args:
             hp: The hyperparameters of the trial.
             model: The model that `build` returned.
             *args: Not used.
-            **kwargs: The callbacks of the tuner.
+            **kwargs: More callbacks.
 
         Returns:
             The objective, validation accuracy and sparsity of the best epoch.
@@ -154,7 +181,7 @@ class TrialModel(keras_tuner.HyperModel):
         epochs = self.epochs(hp)
         record = EpochRows([], more=(NAME,))
         objective = LogObjective(self.terms)
-        callbacks = [objective, record, *kwargs["callbacks"]]
+        callbacks = [objective, record, *kwargs["callbacks"], BestModel(self.folder / MODEL_FILE)]
         if self.hopeless:
             callbacks.append(StopHopeless(self.folder.parent, epochs))
         callbacks += [StopOnDivergence(), StopOnSignal(self.stop, Workers())]
@@ -212,11 +239,19 @@ def _without_warnings() -> Iterator[None]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Return what `TrialModel.fit` kept of a trial; nothing if it was not begun."""
+    """Return what `TrialModel.fit` kept of a trial; nothing if it was not begun.
+
+    Raises:
+        RunError: If the file is damaged.
+    """
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except ValueError as error:
+        raise damaged(path, "the result of a trial") from error
+    if not isinstance(result, dict):
+        raise damaged(path, "the result of a trial")
     return result
 
 
