@@ -13,7 +13,7 @@ import os
 import statistics
 from typing import Any
 
-from timing import batches, block_seconds, block_steps, count, in_turns, new_file
+from timing import batches, block_seconds, block_steps, count, in_turns, names_of, new_file
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -52,9 +52,8 @@ def build(options: dict[str, Any], args: argparse.Namespace) -> Any:
     return model
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace, models: dict[str, Any]) -> dict[str, Any]:
     """Train with every option in turn; return the figures by option."""
-    models = {name: build(options, args) for name, options in OPTIONS.items()}
     args.steps, before = block_steps(args.steps, TOGETHER, TOGETHER)
     data = batches(args)
 
@@ -79,7 +78,7 @@ def main() -> None:
     parser.add_argument("--model", default="lenet300", help="a name of keras_switcher.models")
     parser.add_argument("--image", type=int, nargs=3, default=(28, 28, 1), help="its shape")
     parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("-b", "--batch-size", type=int, default=128)
+    parser.add_argument("-b", "--batch-size", type=count, default=128)
     parser.add_argument("--steps", type=int, default=40, help="about how many a block has")
     parser.add_argument("--rounds", type=count, default=5, help="blocks of each option")
     parser.add_argument("--json", type=new_file, help="where to write the figures")
@@ -88,7 +87,9 @@ def main() -> None:
     if args.steps < 2 * TOGETHER:
         parser.error(f"expected --steps to be at least {2 * TOGETHER}. Received: {args.steps}")
 
-    figures = measure(args)
+    with names_of(parser):
+        models = {name: build(options, args) for name, options in OPTIONS.items()}
+    figures = measure(args, models)
     print(f"{args.model}, width {args.width}, batch {args.batch_size}: a switched model's step")
     for name, figure in figures.items():
         low, high = figure["range"]

@@ -14,7 +14,7 @@ import statistics
 import time
 from typing import Any
 
-from timing import block_seconds, count, in_turns, new_file
+from timing import block_seconds, count, in_turns, names_of, new_file
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -32,7 +32,10 @@ def pipeline(args: argparse.Namespace, steps: int) -> Any:
     x = random.integers(0, 256, (EXAMPLES, *args.image), dtype="uint8")
     y = random.integers(0, 10, EXAMPLES, dtype="int32")
     batches = training_batches(
-        x, y, args.batch_size, seed=0, epochs=100, augmentation=args.augmentation
+        *(x, y, args.batch_size),
+        seed=0,
+        epochs=steps // (EXAMPLES // args.batch_size) + 1,
+        augmentation=args.augmentation,
     )
     return batches.take(steps)
 
@@ -44,8 +47,8 @@ def ready(args: argparse.Namespace, steps: int) -> Any:
     return tf.data.Dataset.from_tensors(next(iter(pipeline(args, 1)))).repeat(steps)
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Train on both in turn; return the milliseconds per step and their ratio."""
+def build(args: argparse.Namespace) -> Any:
+    """Return the compiled model."""
     import keras
 
     from keras_switcher import Alternation, models, switch
@@ -60,6 +63,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         # The alternate phase, the costliest, throughout.
         alternation=Alternation(warmup=0.0, settle=0.0),
     )
+    return model
+
+
+def measure(args: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """Train on both in turn; return the milliseconds per step and their ratio."""
     kinds = {"pipeline": pipeline(args, args.steps), "ready": ready(args, args.steps)}
 
     found = in_turns(
@@ -86,14 +94,19 @@ def main() -> None:
     parser.add_argument("--model", default="resnet18", help="a name of keras_switcher.models")
     parser.add_argument("--image", type=int, nargs=3, default=(32, 32, 3), help="its shape")
     parser.add_argument("--width", type=float, default=0.25)
-    parser.add_argument("-b", "--batch-size", type=int, default=64)
+    parser.add_argument("-b", "--batch-size", type=count, default=64)
     parser.add_argument("--augmentation", default="crop_flip")
-    parser.add_argument("--steps", type=int, default=20, help="training steps in a block")
+    parser.add_argument("--steps", type=count, default=20, help="training steps in a block")
     parser.add_argument("--pairs", type=count, default=7, help="blocks on each kind of data")
     parser.add_argument("--json", type=new_file, help="where to write the figures")
     args = parser.parse_args()
     args.image = tuple(args.image)
-    result = measure(args)
+    if args.steps < 5 or args.batch_size > EXAMPLES:
+        parser.error(f"expected at least 5 --steps, of batches of at most {EXAMPLES}")
+    with names_of(parser):
+        pipeline(args, 1)
+        model = build(args)
+    result = measure(args, model)
     low, high = result["ratio_range"]
     print(
         f"{args.model}, width {args.width}, batch {args.batch_size}, {args.augmentation}: "

@@ -30,11 +30,15 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a run of train.py, of lenet300")
     parser.add_argument("out", type=Path, help="PNG file to write")
     args = parser.parse_args()
+    if not (args.run / "summary.json").exists():
+        parser.error(f"expected the folder of a finished run of train.py. Received: {args.run}")
     summary = json.loads((args.run / "summary.json").read_text())
     with (args.run / "history.csv").open(newline="") as file:
         history = list(csv.DictReader(file))
     first = switched_layers(keras.models.load_model(args.run / "model.keras", compile=False))[0]
     shape = tuple(first.kernel.shape)
+    if shape[0] != 28 * 28:
+        parser.error(f"expected a first layer that reads 784 pixels. Received: {shape[0]} inputs")
     mask = np.broadcast_to(keras.ops.convert_to_numpy(first.expanded_switches()) > 0, shape)
     counts = pixel_counts(mask, (28, 28, 1))
     masks = unit_masks(mask, (28, 28, 1))

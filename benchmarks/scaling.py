@@ -171,9 +171,9 @@ def over_workers(counts: list[int]) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--units", type=int, nargs="+", default=[128, 256, 512, 1024, 2048])
-    parser.add_argument("--inputs", type=int, nargs="+", default=[196, 392, 784, 1568])
-    parser.add_argument("--batches", type=int, nargs="+", default=[32, 64, 128, 256, 512])
+    parser.add_argument("--units", type=count, nargs="+", default=[128, 256, 512, 1024, 2048])
+    parser.add_argument("--inputs", type=count, nargs="+", default=[196, 392, 784, 1568])
+    parser.add_argument("--batches", type=count, nargs="+", default=[32, 64, 128, 256, 512])
     parser.add_argument("--workers", type=count, nargs="*", default=[1, 2])
     parser.add_argument(
         "--hidden", type=int, default=64, help="the switcher's hidden layer; 0 for none"

@@ -26,7 +26,16 @@ import sys
 import time
 from typing import Any
 
-from timing import batches, block_seconds, block_steps, count, in_turns, new_file, per_step
+from timing import (
+    batches,
+    block_seconds,
+    block_steps,
+    count,
+    in_turns,
+    names_of,
+    new_file,
+    per_step,
+)
 
 PLAIN, SWITCHED = "plain", "switched"
 TFMOT = "tfmot"
@@ -236,7 +245,7 @@ def main() -> None:
     parser.add_argument("--model", default="lenet300", help="a name of keras_switcher.models")
     parser.add_argument("--image", type=int, nargs=3, default=(28, 28, 1), help="its shape")
     parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("-b", "--batch-size", type=int, default=128)
+    parser.add_argument("-b", "--batch-size", type=count, default=128)
     parser.add_argument(
         "--steps", type=int, default=126, help="about so many training steps in a block"
     )
@@ -261,8 +270,11 @@ def main() -> None:
     if args.tfmot and (args.jit, args.precision, args.steps_per_execution) != (False, "float32", 1):
         parser.error("expected --no-tfmot beside --jit, --precision and --steps-per-execution")
 
-    from keras_switcher import Alternation
+    from keras_switcher import Alternation, granularity, models
 
+    with names_of(parser):
+        models.MODELS.get(args.model)
+        granularity.get(args.granularity)
     args.image, args.switcher_hidden = tuple(args.image), tuple(args.switcher_hidden)
     args.task_steps = args.task_steps or Alternation().task_steps
     peer = ("tensorflow_model_optimization", "tf_keras")

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 import keras
 import numpy as np
-from timing import new_file
+from timing import count, new_file, share
 
 from export import flatbuffer, runtime
 from export.benchmark import machine
@@ -37,20 +37,28 @@ KINDS = (
 )
 
 
+def shape(text: str) -> tuple[int, int]:
+    """Return the value of a flag that is the shape of a kernel, such as 400x120."""
+    try:
+        inputs, units = map(count, text.split("x"))
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise argparse.ArgumentTypeError(f"expected 400x120. Received: {text}") from error
+    return inputs, units
+
+
 def main() -> None:
     """Time every shape, storage and sparsity, and print the break-evens."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shapes", nargs="+", default=["x".join(map(str, s)) for s in SHAPES])
-    parser.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
-    parser.add_argument("--rows", type=int, default=1, help="inputs of the layer in one call")
-    parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--shapes", nargs="+", type=shape, default=SHAPES, metavar="INxUNITS")
+    parser.add_argument("--sparsities", nargs="+", type=share, default=SPARSITIES)
+    parser.add_argument("--rows", type=count, default=1, help="inputs of the layer in one call")
+    parser.add_argument("--processes", type=count, default=3)
     parser.add_argument("--seconds", type=float, default=0.2)
     parser.add_argument("--json", type=new_file)
     args = parser.parse_args()
-    shapes = [tuple(map(int, shape.split("x"))) for shape in args.shapes]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for inputs, units in shapes:
+        for inputs, units in args.shapes:
             files = {
                 (kind, sparsity): path
                 for kind, precision in KINDS

@@ -11,6 +11,7 @@ file beside it; with other flags, the sweep is refused.
 
 import argparse
 import csv
+import dataclasses
 import itertools
 import os
 import statistics
@@ -28,9 +29,17 @@ from rich.table import Table
 
 from keras_switcher.checks import ConfigError
 from keras_switcher.config import Config, from_values, influences, to_values, validate
-from keras_switcher.data import ImageData, load
+from keras_switcher.data import ImageData
 from keras_switcher.files import RunError, locked, write_csv
-from keras_switcher.fitting import accuracy, execution, fit_arguments
+from keras_switcher.fitting import (
+    accuracy,
+    check_batch_size,
+    data_digest,
+    execution,
+    fit_arguments,
+    load_data,
+    origin_of,
+)
 from keras_switcher.flags import resolve
 from keras_switcher.metrics import layer_table
 from keras_switcher.networks import dense_model, new_start, switched_model
@@ -44,6 +53,8 @@ def combinations(varied: list[str]) -> list[dict[str, Any]]:
         name, separator, listed = argument.partition("=")
         if not separator:
             raise SystemExit(f"Expected --vary name=value,value. Received: {argument}")
+        if name.replace("-", "_") in names:
+            raise SystemExit(f"Expected --vary {name} once, with all values. Received: it twice")
         names.append(name.replace("-", "_"))
         values.append([yaml.safe_load(value) for value in listed.split(",")])
     return [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values)]
@@ -153,6 +164,12 @@ def sweep(
     args: argparse.Namespace, common: dict[str, Any], varied: list[tuple[dict[str, Any], Config]]
 ) -> None:
     """Train what the file of results has not, write it after each training, and print all."""
+    loaded: dict[Any, ImageData] = {}
+    for _, config in varied:
+        key = dataclasses.astuple(config.data)
+        if key not in loaded:
+            loaded[key] = load_data(config)
+        check_batch_size(config, loaded[key])
     rows: list[dict[str, Any]] = []
     if args.out.exists():
         with args.out.open(newline="") as file:
@@ -160,18 +177,26 @@ def sweep(
     names = list(varied[0][0])
     shared = {name: value for name, value in common.items() if name not in names}
     check_shared(args.out, {"varied": names, "with_test": args.test, **plain(shared)})
-    loaded: dict[Any, ImageData] = {}
+    to_train = []
     for (chosen, config), network in itertools.product(varied, args.networks):
+        data = loaded[dataclasses.astuple(config.data)]
         # As the configuration has them, however they were written.
         values = {key: str(to_values(config)[key]) for key in chosen} | {"network": network}
-        if any(all(row.get(key) == value for key, value in values.items()) for row in rows):
-            continue
-        options = config.data
-        key = (options.dataset, options.data_dir, options.limit, options.validation)
-        if key not in loaded:
-            loaded[key] = load(*key)
+        # The options name neither the folder of the data nor the file that a network starts from.
+        weights = origin_of(config).get("initial weights", "")
+        origin = {"data": data_digest(data), "initial_weights": weights}
+        there = [row for row in rows if all(row.get(k) == v for k, v in values.items())]
+        for name, value in origin.items():
+            if others := {row.get(name, "unknown") for row in there} - {value}:
+                raise SystemExit(
+                    f"Expected the {name} of the same training in {args.out}: "
+                    f"{others.pop() or 'none'}. Received: {value or 'none'}. Choose another --out."
+                )
+        if not there:
+            to_train.append((config, data, network, {**values, **origin}))
+    for config, data, network, values in to_train:
         keras.utils.clear_session()
-        figures = train(config, loaded[key], network, args.test)
+        figures = train(config, data, network, args.test)
         rows.append({**values, **{name: str(value) for name, value in figures.items()}})
         print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
         write_csv(args.out, rows)

@@ -4,7 +4,8 @@ import argparse
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,26 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer >= 1. Received: {text}")
     return int(text)
+
+
+def share(text: str) -> float:
+    """Return the value of a flag that is a number in (0, 1)."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number in (0, 1). Received: {text}")
+    return value
+
+
+@contextmanager
+def names_of(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Report a name or a size that the library refuses in the block as a wrong flag."""
+    try:
+        yield
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def new_file(text: str) -> Path:

@@ -23,8 +23,9 @@ if __name__ == "__main__":
 import keras
 import numpy as np
 from keras import layers
+from timing import count, names_of, share
 
-from keras_switcher import data, strip, switch
+from keras_switcher import data, granularity, strip, switch
 from keras_switcher.batches import training_batches
 
 UNITS = 4096
@@ -34,16 +35,18 @@ def main() -> None:
     """Train, strip, and write the two files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--granularity", default="connection", help="connection, block4, block16")
-    parser.add_argument("--target-sparsity", type=float, default=0.95)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--target-sparsity", type=share, default=0.95)
+    parser.add_argument("--epochs", type=count, default=2)
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--units", type=int, default=UNITS, help="of both hidden layers")
+    parser.add_argument("--units", type=count, default=UNITS, help="of both hidden layers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
-    images = data.load(args.dataset, args.data_dir)
+    with names_of(parser):
+        granularity.get(args.granularity)
+        images = data.load(args.dataset, args.data_dir)
     keras.utils.set_random_seed(args.seed)
     pixels = keras.Input(images.input_shape, name="image")
     x = layers.Rescaling(1 / 255)(pixels)

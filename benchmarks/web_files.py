@@ -9,7 +9,7 @@
 The networks, 784-2048-2048-10, are not trained; a random 5 % of their two large kernels is left.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import keras
@@ -36,12 +36,15 @@ def network(block: int) -> keras.Model:
     return model
 
 
-def main(folder: Path) -> None:
+def main() -> None:
     """Write a file for each pattern."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder to write, made if it is missing")
+    folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     for name, block in PATTERNS.items():
         network(block).save(folder / f"{name}.keras")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

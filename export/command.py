@@ -4,10 +4,9 @@ import sys
 from collections.abc import Sequence
 
 import tyro
-from rich.console import Console
 
 from keras_switcher.checks import ConfigError
-from keras_switcher.commands import load_tensorflow, shown_messages
+from keras_switcher.commands import Output, load_tensorflow, shown_messages
 from keras_switcher.display import show_error
 from keras_switcher.files import RunError
 from keras_switcher.programs import export_command
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     flags = list(sys.argv[1:] if arguments is None else arguments)
     verbose = "--verbose" in flags
-    errors = Console(stderr=True)
+    errors = Output(stderr=True)
     stop = StopSignals()
     with shown_messages(errors, verbose):
         try:
@@ -68,7 +67,7 @@ def _export(flags: Sequence[str]) -> None:
     load_tensorflow(options.verbose)
     from .exporting import export
 
-    export(options, Console())
+    export(options, Output())
 
 
 def _benchmark(flags: Sequence[str]) -> None:
@@ -80,7 +79,7 @@ def _benchmark(flags: Sequence[str]) -> None:
     )
     from .benchmark import benchmark
 
-    benchmark(options, Console())
+    benchmark(options, Output())
 
 
 def _serve(flags: Sequence[str]) -> None:
@@ -92,4 +91,4 @@ def _serve(flags: Sequence[str]) -> None:
     )
     from .serve import serve
 
-    serve(options, Console())
+    serve(options, Output())

@@ -18,7 +18,7 @@ from keras_switcher.convert import strip
 from keras_switcher.copying import has_own
 from keras_switcher.data import check_labels, load
 from keras_switcher.graphs import has_graph
-from keras_switcher.initial import weight_with_nan
+from keras_switcher.initial import weight_not_finite
 from keras_switcher.layers import switched_layers
 from keras_switcher.nesting import walk
 from keras_switcher.programs import train_command
@@ -192,9 +192,10 @@ def _plain(model: keras.Model, path: Path) -> keras.Model:
                 f"Received: '{tensor.name}' of {tensor.dtype} in {path}: build the model with an "
                 "Input of one of them"
             )
-    if (broken := weight_with_nan(model)) is not None:
+    if (broken := weight_not_finite(model)) is not None:
         raise ExportError(
-            f"Expected weights that are numbers. Received: '{broken}' in {path}, which has nan"
+            f"Expected weights that are finite. Received: '{broken}' in {path}, which has nan or "
+            "infinity"
         )
     # A file holds float32 weights, or what they are quantised to; the types that training computed
     # in have no place in it.

@@ -53,7 +53,7 @@ def split_address(address: str) -> tuple[str, int]:
         ValueError: If it isn't one.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
         raise ValueError(address)
     host = host.strip("[]")
     host.encode("idna")  # as a socket will; an error of it is a ValueError

@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from rich.console import Console
@@ -65,6 +65,18 @@ def load_tensorflow(verbose: bool) -> None:
         os.close(kept)
 
 
+class Output(Console):
+    """A console that falls silent when nobody reads it any more, as in `train.py | head`.
+
+    Rich would end the process, and with it hours of training.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Go on without output."""
+        with suppress(SystemExit):
+            super().on_broken_pipe()
+
+
 def run_command(command: Callable[[Console], int], verbose: bool, advice: str = "") -> int:
     """Run a command and report its errors, with their notes.
 
@@ -80,10 +92,10 @@ def run_command(command: Callable[[Console], int], verbose: bool, advice: str = 
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # Rather a question mark than no result, where a terminal lacks a character.
         sys.stdout.reconfigure(errors="replace")
-    errors = Console(stderr=True)
+    errors = Output(stderr=True)
     with shown_messages(errors, verbose):
         try:
-            return command(Console(file=sys.stdout))
+            return command(Output(file=sys.stdout))
         except KeyboardInterrupt:
             return 130
         except (Interrupted, RunError, ConfigError, OSError) as error:

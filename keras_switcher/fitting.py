@@ -127,13 +127,26 @@ def load_data(config: Config) -> ImageData:
         data = load(options.dataset, options.data_dir, options.limit, options.validation)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+    check_batch_size(config, data)
+    return data
+
+
+def check_batch_size(config: Config, data: ImageData) -> None:
+    """Check that there are enough training examples for a batch.
+
+    Args:
+        config: The configuration.
+        data: Its data.
+
+    Raises:
+        ConfigError: If a batch is larger than their number.
+    """
     examples, batch = len(data.x_train), config.optimisation.batch_size
     if batch > examples:
         raise ConfigError(
             f"Expected --batch-size to be at most the number of training examples, {examples}. "
             f"Received: {batch}"
         )
-    return data
 
 
 def check_replicas(config: Config, data: ImageData) -> None:

@@ -40,10 +40,10 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If it is not a Keras model, has weights that are no numbers, has no dense layer,
-            is switched already, does not take just the images of the data set, does not return just
-            one number for each of its classes, or computes in float16 where several devices share a
-            batch.
+        ValueError: If it is not a Keras model, has weights that are not finite or names that
+            TensorFlow refuses, has no dense layer, is switched already, does not take just the
+            images of the data set, does not return just one number for each of its classes, or
+            computes in float16 where several devices share a batch.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -62,11 +62,20 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
             "Expected --init-from to be a model of dense layers, such as the dense.keras of a run. "
             f"Received: {path}, whose layers are switched already"
         )
-    if (broken := weight_with_nan(model)) is not None:
+    if (broken := weight_not_finite(model)) is not None:
         raise ValueError(
-            f"Expected --init-from to have weights that are numbers. Received: {path}, whose "
-            f"'{broken}' has nan"
+            f"Expected --init-from to have weights that are finite. Received: {path}, whose "
+            f"'{broken}' has nan or infinity"
         )
+    for _, layer in walk(model):
+        try:
+            with tf.Graph().as_default(), tf.name_scope(layer.name):
+                pass
+        except ValueError as error:
+            raise ValueError(
+                "Expected --init-from to have layers with names that TensorFlow takes, such as "
+                f"'fc_1'. Received: {path} with a layer {layer.name!r}"
+            ) from error
     if not any(isinstance(layer, keras.layers.Dense) for _, layer in walk(model)):
         raise ValueError(
             f"Expected --init-from to be a model with dense layers. Received: {path} with layers "
@@ -102,10 +111,10 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
     return model
 
 
-def weight_with_nan(model: keras.Model) -> str | None:
-    """Return the path of the first weight of a model that has NaN, if one has."""
+def weight_not_finite(model: keras.Model) -> str | None:
+    """Return the path of the first weight of a model that has NaN or infinity, if one has."""
     for variable in model.weights:
-        if np.isnan(keras.ops.convert_to_numpy(variable)).any():
+        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
             return str(variable.path)
     return None
 

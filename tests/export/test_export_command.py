@@ -285,8 +285,9 @@ def test_a_model_of_no_numbers_is_told_as_such(command, tmp_path):
     given = keras.Input((3,))
     model = keras.Model(given, keras.layers.Dense(2)(given))
     for number, message in (
-        (np.nan, "Expected weights that are numbers"),
-        (np.inf, "Expected a Keras model whose outputs are numbers"),
+        (np.nan, "Expected weights that are finite"),
+        (np.inf, "Expected weights that are finite"),
+        (np.finfo("float32").max, "Expected a Keras model whose outputs are numbers"),
     ):
         model.set_weights([np.full((3, 2), number), np.zeros(2)])
         model.save(tmp_path / "net.keras")
