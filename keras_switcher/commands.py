@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
@@ -73,8 +73,10 @@ class Output(Console):
 
     def on_broken_pipe(self) -> None:
         """Go on without output."""
-        with suppress(SystemExit):
-            super().on_broken_pipe()
+        self.quiet = True
+        # What could not be written is still in the buffer, which Python writes as it ends.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self.file.fileno())
 
 
 def run_command(command: Callable[[Console], int], verbose: bool, advice: str = "") -> int:

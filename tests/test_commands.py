@@ -18,11 +18,14 @@ def test_a_terminal_that_lacks_a_character_shows_the_rest(monkeypatch):
     assert written.getvalue().startswith(b"98.5 ? 0.1 ?")
 
 
-def test_work_goes_on_when_nobody_reads_its_output():
+@pytest.mark.parametrize("elsewhere", ["contextlib.nullcontext()", "redirect_stdout(sys.stderr)"])
+def test_work_goes_on_when_nobody_reads_its_output(elsewhere):
     code = (
-        "import sys; from keras_switcher.commands import run_command\n"
+        "import contextlib, sys; from contextlib import redirect_stdout\n"
+        "from keras_switcher.commands import run_command\n"
         "def work(console):\n"
-        "    for line in range(10_000): console.print(line)\n"
+        f"    with {elsewhere}:\n"
+        "        for line in range(10_000): console.print(line)\n"
         "    print('done', file=sys.stderr)\n"
         "    return 0\n"
         "sys.exit(run_command(work, verbose=False))"
