@@ -178,6 +178,7 @@ def sweep(
     shared = {name: value for name, value in common.items() if name not in names}
     check_shared(args.out, {"varied": names, "with_test": args.test, **plain(shared)})
     to_train = []
+    planned: list[dict[str, Any]] = []
     for (chosen, config), network in itertools.product(varied, args.networks):
         data = loaded[dataclasses.astuple(config.data)]
         # As the configuration has them, however they were written.
@@ -185,16 +186,18 @@ def sweep(
         # The options name neither the folder of the data nor the file that a network starts from.
         weights = origin_of(config).get("initial weights", "")
         origin = {"data": data_digest(data), "initial_weights": weights}
-        there = [row for row in rows if all(row.get(k) == v for k, v in values.items())]
+        but_seed = {name: value for name, value in values.items() if name != "seed"}
+        alike = [row for row in rows if all(row.get(k) == v for k, v in but_seed.items())]
         for name, value in origin.items():
-            if others := {row.get(name, "unknown") for row in there} - {value}:
+            if others := {row.get(name, "unknown") for row in alike} - {value}:
                 raise SystemExit(
-                    f"Expected the {name} of the same training in {args.out}: "
+                    f"Expected the {name} of such trainings in {args.out}: "
                     f"{others.pop() or 'none'}. Received: {value or 'none'}. Choose another --out."
                 )
-        if not there:
-            to_train.append((config, data, network, {**values, **origin}))
-    for config, data, network, values in to_train:
+        if values not in [{name: row.get(name) for name in values} for row in (*rows, *planned)]:
+            planned.append({**values, **origin})
+            to_train.append((config, data, network))
+    for (config, data, network), values in zip(to_train, planned, strict=True):
         keras.utils.clear_session()
         figures = train(config, data, network, args.test)
         rows.append({**values, **{name: str(value) for name, value in figures.items()}})

@@ -279,6 +279,8 @@ class SwitchedNetwork(SwitchedModel):
         return {
             "name": self.name,
             "trainable": self.trainable,
+            # Keras saves it of no subclassed model.
+            "network_trainable": self.network.trainable,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "network": keras.saving.serialize_keras_object(self.network),
             "switched": serialized_switched(walk(self.network)),
@@ -292,9 +294,10 @@ class SwitchedNetwork(SwitchedModel):
         replace(network, switched_at(network, config["switched"], custom_objects))
         model = cls(network, name=config["name"])
         model.dtype_policy = keras.saving.deserialize_keras_object(config["dtype"])
-        # Keras saves it of no subclassed model, and files of before lack it.
-        network._trainable = config.get("trainable", True)
-        return frozen_like(network, model)
+        # Files of before lack them.
+        network._trainable = config.get("network_trainable", network.trainable)
+        model._trainable = config.get("trainable", model.trainable)
+        return model
 
 
 def replace(layer: Layer, replacements: dict[int, Layer]) -> None:

@@ -321,10 +321,10 @@ def tensorboard_in(folder: Path) -> Iterator[None]:
         yield
     except tf.errors.ResourceExhaustedError as error:
         # TensorBoard's writer has no message, or this one; that of the allocator is another.
-        if error.message and "No space left" not in error.message:
+        full = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)]
+        if error.message and not any(reason in error.message for reason in full):
             raise
-        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise WriteError(folder, full) from error
+        raise WriteError(folder, OSError(errno.ENOSPC, full[0])) from error
 
 
 @contextmanager

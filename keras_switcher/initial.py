@@ -1,5 +1,6 @@
 """Starting from a trained model: loading it, and training its dense layers on cached features."""
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -67,15 +68,11 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
             f"Expected --init-from to have weights that are finite. Received: {path}, whose "
             f"'{broken}' has nan or infinity"
         )
-    for _, layer in walk(model):
-        try:
-            with tf.Graph().as_default(), tf.name_scope(layer.name):
-                pass
-        except ValueError as error:
-            raise ValueError(
-                "Expected --init-from to have layers with names that TensorFlow takes, such as "
-                f"'fc_1'. Received: {path} with a layer {layer.name!r}"
-            ) from error
+    if (refused := _refused_name(model)) is not None:
+        raise ValueError(
+            "Expected --init-from to have names that TensorFlow takes, such as 'fc_1'. Received: "
+            f"{path} with {refused!r}"
+        )
     if not any(isinstance(layer, keras.layers.Dense) for _, layer in walk(model)):
         raise ValueError(
             f"Expected --init-from to be a model with dense layers. Received: {path} with layers "
@@ -109,6 +106,20 @@ def load_initial(path: str, data: ImageData) -> keras.Model:
         # the loss.
         model.dtype_policy = "mixed_float16"
     return model
+
+
+def _refused_name(model: keras.Model) -> str | None:
+    """Return the name of a model, or of a layer in it, that can't be called in TensorFlow."""
+    called = [x for _, x in walk(model) if not isinstance(x, keras.layers.InputLayer)]
+    for within, layers in (((), [model]), (("model",), called)):
+        for layer in layers:
+            try:
+                with tf.Graph().as_default(), contextlib.ExitStack() as scopes:
+                    for name in (*within, layer.name):
+                        scopes.enter_context(tf.name_scope(name))
+            except ValueError:
+                return str(layer.name)
+    return None
 
 
 def weight_not_finite(model: keras.Model) -> str | None:

@@ -130,6 +130,19 @@ def test_what_is_frozen_can_be_unfrozen(make, copy, saved, whole, tmp_path):
     assert len(new.trainable_variables) == 6
 
 
+def test_a_frozen_network_in_its_wrapper_is_saved_as_frozen(tmp_path):
+    inputs = keras.Input((INPUTS,))
+    model = tuned_subclassed(keras.Model(inputs, keras.layers.Dense(7)(inputs)))
+    switched = switch(model)
+    switched.network.trainable = False
+    switched.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.trainable and not loaded.network.trainable
+    assert not loaded.trainable_variables and not strip(loaded).trainable_variables
+    loaded.network.trainable = True
+    assert len(loaded.trainable_variables) == 4
+
+
 @pytest.mark.parametrize("kind", ["integers", "words", "text"])
 def test_vocabularies_are_kept(kind):
     integers = keras.Input((4,), dtype="int64")

@@ -359,8 +359,16 @@ def test_what_does_not_fit_is_refused(tmp_path):
         load_initial(saved(tmp_path, broken), images)
     scores = keras.layers.Dense(4, name="fc 1")
     named = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), scores])
-    with pytest.raises(ValueError, match=r"names that TensorFlow takes.*a layer 'fc 1'"):
+    with pytest.raises(ValueError, match=r"names that TensorFlow takes.*with 'fc 1'"):
         load_initial(saved(tmp_path, named), images)
+    named = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(4)])
+    named.name = "_mine"
+    with pytest.raises(ValueError, match="names that TensorFlow takes.*with '_mine'"):
+        load_initial(saved(tmp_path, named), images)
+    # As TensorFlow takes these.
+    inputs = keras.Input(SHAPE, name="in put")
+    scores = keras.layers.Dense(4, name="_fc")(keras.layers.Flatten()(inputs))
+    load_initial(saved(tmp_path, keras.Model(inputs, scores)), images)
     with pytest.raises(ValueError, match="a model of dense layers.*are switched already"):
         load_initial(saved(tmp_path, switch(cnn())), images)
     inputs = keras.Input(SHAPE)

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+from pathlib import Path
 
 import keras
 import pytest
@@ -153,6 +154,7 @@ def raising(error):
 
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+QUOTA = tf.errors.ResourceExhaustedError(None, None, "x; Disk quota exceeded")
 IN_TENSORBOARD = tf.errors.ResourceExhaustedError(None, None, "x; No space left on device")
 
 
@@ -161,6 +163,8 @@ IN_TENSORBOARD = tf.errors.ResourceExhaustedError(None, None, "x; No space left 
     [
         (SwitchedModel, "save", NO_SPACE, "trials/trial_0/model.keras"),
         (keras.callbacks.TensorBoard, "on_epoch_end", IN_TENSORBOARD, "tensorboard"),
+        (keras.callbacks.TensorBoard, "on_epoch_end", QUOTA, "tensorboard"),
+        (Path, "mkdir", NO_SPACE, "trials/trial_0"),
         (oracles, "write_text", NO_SPACE, "trials/trial_0/trial.json"),
     ],
 )
@@ -169,9 +173,19 @@ def test_a_full_disk_uses_up_no_trial(
 ):
     flags = ("--trials", "2", "--switcher", "unit")
     with monkeypatch.context() as patched:
-        if writer is oracles:
-            error = WriteError(tmp_path / path, error)
-        patched.setattr(writer, name, raising(error))
+        if writer is Path:
+            make, make_trial = Path.mkdir, raising(error)
+            patched.setattr(
+                Path,
+                "mkdir",
+                lambda self, **options: (make_trial if self.name == "trial_0" else make)(
+                    self, **options
+                ),
+            )
+        elif writer is oracles:
+            patched.setattr(writer, name, raising(WriteError(tmp_path / path, error)))
+        else:
+            patched.setattr(writer, name, raising(error))
         with pytest.raises(RunError, match=f"The disk is full: could not write .*{path}") as told:
             search_here(*flags)
     assert told.value.exit_status == 1
@@ -203,6 +217,14 @@ def test_what_is_missing_or_damaged_is_named(search_here, tmp_path, file, named)
     if path.name != "trial.json":
         with pytest.raises(RunError, match=f"{named}.*Received: a damaged file"):
             search_here(*flags)
+
+
+def test_a_lost_best_model_is_told_before_more_are_trained(search_here, tmp_path):
+    search_here("--trials", "1", "--switcher", "unit")
+    (tmp_path / "out" / "trials" / "trial_0" / "model.keras").unlink()
+    with pytest.raises(RunError, match=r"model.keras to hold the model of the best trial"):
+        search_here("--trials", "2", "--switcher", "unit")
+    assert not (tmp_path / "out" / "trials" / "trial_1").exists()
 
 
 def test_a_damaged_best_is_found_again(search_here, tmp_path):

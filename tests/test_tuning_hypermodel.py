@@ -241,7 +241,9 @@ def test_a_tuner_with_another_objective_is_warned_of(tmp_path, silent, caplog):
         hypermodel = SwitcherHyperModel(build, target_sparsity=0.5, space={"switcher": "unit"})
         folder = tmp_path / str(warned)
         tuner = keras_tuner.RandomSearch(hypermodel, seeks, max_trials=2, directory=folder)
-        tuner.search(**DATA, epochs=1)
+        callback = keras.callbacks.Callback()
+        callback.objective = "one of its own"
+        tuner.search(**DATA, epochs=1, callbacks=[callback])
         told = [r for r in caplog.records if "The tuner seeks val_accuracy" in r.getMessage()]
         assert len(told) == warned
 

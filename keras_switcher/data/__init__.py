@@ -6,6 +6,7 @@ from keras_switcher.data.examples import (
     Examples,
     ImageData,
     Loader,
+    StrPath,
     check_labels,
     load,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "Examples",
     "ImageData",
     "Loader",
+    "StrPath",
     "TfdsImages",
     "check_labels",
     "load",

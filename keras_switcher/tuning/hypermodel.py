@@ -186,15 +186,17 @@ class SwitcherHyperModel(keras_tuner.HyperModel):
 
     def _check_objective(self, callbacks: Iterable[Any]) -> None:
         # That of Keras Tuner which keeps the weights of the best epoch has the tuner's.
-        objectives = [each.objective for each in callbacks if hasattr(each, "objective")]
-        names = [getattr(objective, "name", NAME) for objective in objectives]
-        if any(n == NAME and o.direction == "min" for n, o in zip(names, objectives, strict=True)):
+        found = [getattr(each, "objective", None) for each in callbacks]
+        objectives = [each for each in found if isinstance(each, keras_tuner.Objective)]
+        if any(each.name == NAME and each.direction == "min" for each in objectives):
             # Any other error would be one of this trial alone.
             raise FatalValueError(
                 f"Expected {NAME!r} to be maximised, whatever the `direction` of the metric: give "
                 "the tuner objective=keras_switcher.tuning.objective(). Received: direction='min'"
             )
-        if not self._has_warned and (others := [name for name in names if name != NAME]):
+        if not self._has_warned and (
+            others := [each.name for each in objectives if each.name != NAME]
+        ):
             self._has_warned = True
             logger.warning(
                 "The tuner seeks %s, by which the best epoch may be one from before the "

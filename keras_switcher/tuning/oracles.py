@@ -18,7 +18,7 @@ from keras_tuner.oracles import (
 from sklearn.exceptions import ConvergenceWarning
 from tensorflow.errors import OpError
 
-from keras_switcher.files import RunError, write_text
+from keras_switcher.files import RunError, write_text, writing
 from keras_switcher.tuning.folder import TRIAL_FILE, damaged
 from keras_switcher.tuning.objective import objective
 
@@ -58,8 +58,11 @@ class Durable(keras_tuner.Oracle):
         write_text(Path(self._get_oracle_fname()), json.dumps(self.get_state()))
 
     def _save_trial(self, trial: Trial) -> None:
-        path = Path(self._get_trial_dir(trial.trial_id)) / TRIAL_FILE
-        write_text(path, json.dumps(trial.get_state()))
+        # Keras Tuner's own way to it would make the folder by TensorFlow.
+        folder = Path(self._project_dir, f"trial_{trial.trial_id}")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / TRIAL_FILE, json.dumps(trial.get_state()))
 
     def reload(self) -> None:
         """Read the state; trials that were under way are run again.

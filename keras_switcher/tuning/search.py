@@ -226,6 +226,7 @@ class Search:
         try:
             # A chief would wait for workers, only to tell them that nothing is left.
             if not self._is_over(oracle):
+                self._check_best(oracle)
                 # Left by a search that had fewer trials.
                 (self.folder / BEST_FILE).unlink(missing_ok=True)
                 # Signals are deferred so that they act between batches; a chief only waits.
@@ -254,6 +255,12 @@ class Search:
             )
         with self.stop.deferred():
             return self._finish(tuner, oracle, data)
+
+    def _check_best(self, oracle: Any) -> None:
+        """Check that the model of the best trial is there, before more are trained."""
+        best = self._results(oracle).best
+        if best is not None and not (path := self._trial_folder(best.name) / MODEL_FILE).exists():
+            raise damaged(path, "the model of the best trial")
 
     def _report(self, results: Results) -> None:
         # The modules that draw it take seconds to load, and workers do without them.
