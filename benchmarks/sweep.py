@@ -177,8 +177,7 @@ def sweep(
     names = list(varied[0][0])
     shared = {name: value for name, value in common.items() if name not in names}
     check_shared(args.out, {"varied": names, "with_test": args.test, **plain(shared)})
-    to_train = []
-    planned: list[dict[str, Any]] = []
+    to_train: list[tuple[Config, ImageData, str, dict[str, Any]]] = []
     for (chosen, config), network in itertools.product(varied, args.networks):
         data = loaded[dataclasses.astuple(config.data)]
         # As the configuration has them, however they were written.
@@ -194,10 +193,10 @@ def sweep(
                     f"Expected the {name} of such trainings in {args.out}: "
                     f"{others.pop() or 'none'}. Received: {value or 'none'}. Choose another --out."
                 )
-        if values not in [{name: row.get(name) for name in values} for row in (*rows, *planned)]:
-            planned.append({**values, **origin})
-            to_train.append((config, data, network))
-    for (config, data, network), values in zip(to_train, planned, strict=True):
+        known = (*rows, *(row for *_, row in to_train))
+        if values not in [{name: row.get(name) for name in values} for row in known]:
+            to_train.append((config, data, network, {**values, **origin}))
+    for config, data, network, values in to_train:
         keras.utils.clear_session()
         figures = train(config, data, network, args.test)
         rows.append({**values, **{name: str(value) for name, value in figures.items()}})

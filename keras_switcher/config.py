@@ -383,7 +383,7 @@ def validate(config: Config) -> Config:
         raise ConfigError(
             "Expected --warmup and --settle to leave time to alternate: less than 1 together. "
             f"Received: {phases.warmup} + {phases.settle}. One that is not given has the value of "
-            "the recipe"
+            "the recipe, or the default"
         )
     if config.network.freeze_trunk and config.network.init_from is None:
         raise ConfigError(

@@ -327,3 +327,23 @@ class ChainModel(Pair, keras.Model):
 
 
 PARTS = ("first", "second")
+
+
+@REGISTER
+class Tower(keras.layers.Layer):
+    """A layer with dense and other layers in its attributes."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.base = keras.Sequential([keras.layers.EinsumDense("ab,bc->ac", 7), self.norm()])
+        self.dense = keras.layers.Dense(6)
+
+    def norm(self):
+        return keras.layers.BatchNormalization(name="norm")
+
+    def build(self, input_shape):
+        self.base.build(input_shape)
+        self.dense.build((None, 7))
+
+    def call(self, inputs):
+        return self.dense(self.base(inputs))
