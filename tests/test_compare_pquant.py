@@ -69,7 +69,7 @@ def test_a_normalisation_computes_as_it_did():
     np.testing.assert_allclose(own, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["pquant-dst", "pquant-pdp"])
+@pytest.mark.parametrize("name", ["pquant-dst", "pquant-pdp", "pquant-pdp-uniform"])
 def test_what_is_kept_has_the_accuracy_and_the_connections_that_are_told(name, trained):
     result, task, _ = trained(name)
     model = keras.models.load_model(task.folder / MODEL_FILE)
@@ -86,6 +86,13 @@ def test_pdp_ends_at_the_target_with_most_of_the_output_layer(trained):
     assert sparsity(result.layers) == pytest.approx(0.7, abs=0.01)
     densities = [row["on"] / row["connections"] for row in result.layers]
     assert densities[-1] > 2 * densities[0]
+
+
+def test_uniform_pdp_ends_at_the_target_in_every_layer(trained):
+    result, _, _ = trained("pquant-pdp-uniform")
+    for row in result.layers:
+        # Of the smallest layer's connections, one more or less.
+        assert row["on"] == pytest.approx(0.3 * row["connections"], abs=2), row["name"]
 
 
 def test_dst_ends_at_the_target(trained):

@@ -39,7 +39,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch)
 def test_the_page_names_every_method_and_the_default_ones():
     named = re.findall(r"^\| `([a-z0-9][a-z0-9-]*)` \|", page("compare.md"), re.MULTILINE)
     # Those of an extra are not among the default ones.
-    assert sorted(named) == sorted([*METHODS, "pquant-dst", "pquant-pdp"])
+    assert sorted(named) == sorted([*METHODS, "pquant-dst", "pquant-pdp", "pquant-pdp-uniform"])
     assert set(named) <= set(registry.names())
 
 

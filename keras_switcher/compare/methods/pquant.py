@@ -247,8 +247,27 @@ class Pdp(_Pquant):
 
     def begin(self, layers: list[Any], epoch: int) -> None:
         for layer in layers if epoch == 0 else []:
-            # Version 0.1.0 writes it under one name but, in its layers for Keras, reads another.
-            layer.pruning_layer._init_r = float(layer.pruning_layer.init_r)
+            # Version 0.1.0 writes a layer's share under one name but, in its layers for Keras,
+            # reads another.
+            layer.pruning_layer._init_r = self.final_sparsity(layer.pruning_layer)
+
+    def final_sparsity(self, pruning: Any) -> float:
+        """Return how sparse a layer becomes.
+
+        Args:
+            pruning: The package's layer that prunes it, at the first epoch of pruning.
+        """
+        return float(pruning.init_r)
+
+
+@register("pquant-pdp-uniform")
+class UniformPdp(Pdp):
+    """The same, but all layers become equally sparse: as version 0.1.0 does it for Keras."""
+
+    title = "PQuantML, PDP, uniform"
+
+    def final_sparsity(self, pruning: Any) -> float:
+        return float(pruning.config.pruning_parameters.sparsity)
 
 
 def _odds(share: float) -> float:
