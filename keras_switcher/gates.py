@@ -112,7 +112,6 @@ def get(identifier: str | Gate) -> Gate:
     return identifier if callable(identifier) else registry.get(identifier)
 
 
-@functools.cache
 def check(gate: Gate) -> None:
     """Check on a few logits that a gate does what a gate must.
 
@@ -122,8 +121,14 @@ def check(gate: Gate) -> None:
     Raises:
         ValueError: If it does not.
     """
-    if not tf.executing_eagerly():
-        return
+    # A layer may be made inside a function that is being traced.
+    with tf.init_scope():
+        if tf.executing_eagerly():
+            _check_values(gate)
+
+
+@functools.cache
+def _check_values(gate: Gate) -> None:
     logits = np.array([[-3.0, -1e-3, 0.0], [1e-3, 0.5, 3.0]], "float32")
     switches = ops.convert_to_numpy(gate(ops.convert_to_tensor(logits)))
     if (

@@ -158,6 +158,7 @@ class SwitchedModel(keras.Model):
         loss: Any = None,
         loss_weights: Any = None,
         metrics: Any = None,
+        weighted_metrics: Any = None,
         *,
         switcher_optimizer: Any = "adam",
         target_sparsity: float | None = None,
@@ -179,6 +180,7 @@ class SwitchedModel(keras.Model):
             loss_weights: As in `keras.Model.compile`.
             metrics: As in `keras.Model.compile`; `sparsity` is added automatically, and no other
                 may have that name.
+            weighted_metrics: As in `keras.Model.compile`.
             switcher_optimizer: Optimiser of the switcher networks' weights, a name or an instance.
             target_sparsity: Share of the switched connections to turn off, in [0, 1), or `None`
                 to minimise the loss alone.
@@ -188,7 +190,7 @@ class SwitchedModel(keras.Model):
             rate_exponent: Float in [0, 1]. The learning rate of a switched kernel is divided by the
                 density of its layer to this power, as a sparse layer learns more slowly; 0 leaves
                 the optimiser's learning rate unchanged.
-            **kwargs: Other arguments of `keras.Model.compile`.
+            **kwargs: Other arguments of `keras.Model.compile`, by keyword.
 
         Raises:
             ValueError: If the target lies outside [0, 1), the rate outside (0, 1] or the exponent
@@ -212,16 +214,16 @@ class SwitchedModel(keras.Model):
             raise ValueError(
                 f"Expected `rate_exponent` in [0, 1]. Received: rate_exponent={rate_exponent!r}"
             )
-        if switcher_optimizer is optimizer and not isinstance(optimizer, str):
-            raise ValueError(
-                "Expected an optimiser of its own for the switchers, as it is built for their "
-                "weights. Received: the same instance for `optimizer` and `switcher_optimizer`"
-            )
         if switcher_optimizer is None:
             raise ValueError(
                 "Expected `switcher_optimizer` to be a name or an instance. Received: None"
             )
-        given = keras.tree.flatten([metrics, kwargs.get("weighted_metrics")])
+        if switcher_optimizer is optimizer and isinstance(optimizer, keras.optimizers.Optimizer):
+            raise ValueError(
+                "Expected an optimiser of its own for the switchers, as it is built for their "
+                "weights. Received: the same instance for `optimizer` and `switcher_optimizer`"
+            )
+        given = keras.tree.flatten([metrics, weighted_metrics])
         if any("sparsity" in (getattr(m, "name", ""), getattr(m, "__name__", "")) for m in given):
             raise ValueError(
                 "Expected metrics with other names than that of the model's own. Received: a "
@@ -240,7 +242,7 @@ class SwitchedModel(keras.Model):
             "multiplier_rate": self.multiplier_rate,
             "rate_exponent": self.rate_exponent,
         }
-        super().compile(optimizer, loss, loss_weights, metrics, **kwargs)
+        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
         scales = keras.optimizers.LossScaleOptimizer
         if isinstance(self.optimizer, scales) and not isinstance(switcher_optimizer, scales):
             # Keras wraps only the first optimiser.
@@ -514,8 +516,9 @@ class SwitchedModel(keras.Model):
         if not self.switcher_optimizer.built:
             # Without a strategy, Keras leaves the building of a subclassed model to this step. The
             # way that Keras builds it would leave out layers that are used only in training.
-            self(keras.tree.map_structure(_symbolic, x), training=True)
+            # In the scope, because layers that are made only now need variables that have values.
             with tf.init_scope():
+                self(keras.tree.map_structure(_symbolic, x), training=True)
                 self._build_training()
         kept = self._switch_gradients
         switches = [layer.switches.value for layer in self.switched_layers()] if kept else []

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 # The offset alone takes about this many turns to go from a dense layer to a sparse one.
 _ENOUGH_TURNS = 20
+# Below this sparsity, a training without a target has turned off hardly anything.
+_NEARLY_DENSE = 0.01
 # A step later than any training reaches.
 _UNKNOWN = 2**30
 
@@ -180,7 +182,7 @@ def warn_of_early_callbacks(
 
 
 def warn_of_the_end(model: Any, first_phase: str, first_step: int, had_epochs: bool) -> None:
-    """Warn of a training in which the switchers had no turn, or that ended too early.
+    """Warn of a training without a turn of the switchers, that ended too early, or to no effect.
 
     Args:
         model: The `SwitchedModel`, after it.
@@ -205,3 +207,11 @@ def warn_of_the_end(model: Any, first_phase: str, first_step: int, had_epochs: b
             model.sparsity,
             model.target_sparsity,
         )
+    elif had_epochs and model.target_sparsity is None and first_phase != SETTLE:
+        sparsity = model.sparsity
+        if sparsity < _NEARLY_DENSE:
+            logger.warning(
+                "The model was trained without a target, and its sparsity is %.4f: the loss alone "
+                "turns off hardly anything. Give compile() a `target_sparsity`, such as 0.9.",
+                sparsity,
+            )

@@ -11,6 +11,7 @@ import keras
 
 from keras_switcher.functional import functional_base
 from keras_switcher.layers import switched_layers
+from keras_switcher.nesting import walk
 
 
 def is_of_dense_layers(filepath: Any) -> bool:
@@ -64,12 +65,16 @@ def load_dense_weights(model: keras.Model, filepath: Any, **kwargs: Any) -> None
     # Keras finds the weights of a layer by the name of its class. The stripped model has the
     # classes of the file's model, and its weights are in the order of this one's.
     plain = strip(model)
-    layers = switched_layers(model)
-    switching = [v for layer in layers for v in (layer.switches, *layer.switcher.weights)]
-    switching += model.alternation_state.weights
-    ours = [v for v in model.weights if not any(v is w for w in switching)]
-    for source, target in zip(plain.weights, ours, strict=True):
+    switching = [v for la in switched_layers(model) for v in (la.switches, *la.switcher.weights)]
+    # A switched model may also be a layer of another one.
+    for part in (model, *(layer for _, layer in walk(model))):
+        if (state := getattr(part, "alternation_state", None)) is not None:
+            switching += state.weights
+    left_out = {id(v) for v in switching}
+    ours = [v for v in model.weights if id(v) not in left_out]
+    pairs = list(zip(plain.weights, ours, strict=True))
+    for source, target in pairs:
         source.assign(target)
     plain.load_weights(filepath, **kwargs)
-    for source, target in zip(plain.weights, ours, strict=True):
+    for source, target in pairs:
         target.assign(source)

@@ -131,6 +131,18 @@ def test_a_gate_that_does_not_do_what_it_must_is_refused_before_any_training(wro
         SwitchedDense(3, gate="wrong")
 
 
+def test_a_wrong_gate_is_refused_also_where_a_function_is_traced():
+    gates.register("never-off")(tf.sigmoid)
+
+    @tf.function
+    def traced():
+        SwitchedDense(3, gate="never-off")
+
+    for layer in (traced, traced.python_function):
+        with pytest.raises(ValueError, match="0 where a logit is <= 0"):
+            layer()
+
+
 def test_unregistered_gate_is_refused():
     def half(logits):
         return 0.5 * tf.nn.relu(logits)

@@ -92,6 +92,20 @@ def test_subclass_that_is_first_built_by_fit_trains_both_networks():
     assert len(model.optimizer.variables) == 2 + 2 * len(model.task_variables)
 
 
+def test_subclass_that_makes_its_layers_when_it_is_built_trains():
+    class Late(SwitchedModel):
+        def build(self, shape):
+            self.hidden, self.last = SwitchedDense(8, "relu"), SwitchedDense(CLASSES)
+
+        def call(self, inputs):
+            return self.last(self.hidden(inputs))
+
+    by_fit, by_batch = compiled(Late()), compiled(Late())
+    by_fit.fit(X, Y, epochs=3, verbose=0)
+    assert by_fit.sparsity == pytest.approx(0.5, abs=0.01)
+    assert np.isfinite(by_batch.train_on_batch(X, Y)).all()
+
+
 def test_functional_subclass_keeps_its_class_and_methods():
     class Named(SwitchedModel):
         def greeting(self):

@@ -20,7 +20,7 @@ from small import (
     switches,
 )
 
-from keras_switcher import Alternation, SwitchedDense, SwitchedModel, switch
+from keras_switcher import Alternation, SwitchedDense, SwitchedModel, strip, switch
 
 X, Y = separable()
 
@@ -233,6 +233,19 @@ def test_weights_of_a_dense_model_load(tmp_path, name):
     switched.load_weights(tmp_path / name)
     np.testing.assert_array_equal(switched.predict(x, verbose=0), plain.predict(x, verbose=0))
     assert_identical(arrays(switched.switcher_variables), before)
+
+
+def test_weights_of_a_dense_model_load_where_a_switched_model_is_a_layer(tmp_path):
+    def nested():
+        inputs, outer = keras.Input((INPUTS,)), keras.Input((INPUTS,))
+        inner = SwitchedModel(inputs, SwitchedDense(16, "relu")(inputs))
+        return SwitchedModel(outer, SwitchedDense(CLASSES)(inner(outer)))
+
+    model, other = nested(), nested()
+    strip(model).save_weights(tmp_path / "plain.weights.h5")
+    assert not np.array_equal(other(X), model(X))
+    other.load_weights(tmp_path / "plain.weights.h5")
+    np.testing.assert_array_equal(other(X), model(X))
 
 
 @pytest.mark.parametrize("name", ["own.weights.h5", "own.keras", "own.weights.json"])

@@ -214,7 +214,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 import small
-from keras_switcher import Alternation, SwitchedModel, SwitchedDense
+from keras_switcher import Alternation, SwitchedModel, SwitchedDense, Switcher
 from keras_switcher.batches import evaluation_batches
 from keras_switcher.gradients import overflowing_together
 
@@ -240,6 +240,19 @@ def train(strategy, build=small.network):
         x, y, batch_size=32, epochs=3, shuffle=False, verbose=0, validation_data=(x, y)
     )
     return model, history.history
+
+class Penalised(Switcher):
+    def build(self, kernel_shape):
+        normal = keras.initializers.RandomNormal(seed=1)
+        self.own = self.add_weight(shape=kernel_shape, initializer=normal, regularizer="l2")
+
+    def call(self, kernel):
+        return self.own + kernel
+
+def penalised():
+    inputs = keras.Input((small.INPUTS,))
+    layer = SwitchedDense(small.CLASSES, switcher=Penalised())
+    return SwitchedModel(inputs, layer(inputs))
 
 mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 one, history = train(tf.distribute.get_strategy())
@@ -269,6 +282,11 @@ report["turns"] = [
 report["multipliers"] = [
     float(keras.ops.convert_to_numpy(m.alternation_state.multiplier)) for m in (one, two)
 ]
+strategies = tf.distribute.get_strategy(), mirrored
+alone, together = (
+    small.arrays(train(strategy, penalised)[0].switcher_variables) for strategy in strategies
+)
+report["penalised"] = max(float(np.abs(a - b).max()) for a, b in zip(alone, together))
 report["subclassed"] = train(mirrored, OwnCall)[0].sparsity
 
 plain = small.compiled(small.network())
@@ -343,6 +361,11 @@ def test_two_replicas_train_to_nearly_the_same_weights_as_one(distributed):
     assert distributed["turns"] == [3, 3]
     one, two = distributed["multipliers"]
     assert two == pytest.approx(one, rel=0.05)
+
+
+@pytest.mark.slow
+def test_penalties_of_switchers_count_once_whatever_the_number_of_replicas(distributed):
+    assert distributed["penalised"] < 1e-4
 
 
 @pytest.mark.slow

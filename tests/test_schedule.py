@@ -194,9 +194,30 @@ def warned(caplog):
     return [record for record in caplog.records if record.name.startswith("keras_switcher")]
 
 
-@pytest.mark.parametrize("options", [{}, {"target_sparsity": None}])
-def test_training_that_ends_as_it_should_logs_no_warning(caplog, options):
-    model = compiled(network(), alternation=EACH_STEP, run_eagerly=False, **options)
+def test_training_without_a_target_that_turns_nothing_off_is_told_once(caplog):
+    model = compiled(network(), target_sparsity=None, run_eagerly=False)
+    with caplog.at_level(logging.WARNING, logger="keras_switcher"):
+        model.fit(X, Y, epochs=2, **FIT)
+        model.fit(X, Y, epochs=1, **FIT)
+    said = [record.getMessage() for record in warned(caplog) if "target" in record.getMessage()]
+    (only,) = said
+    assert f"its sparsity is {model.sparsity:.4f}: the loss alone" in only
+    assert "Give compile() a `target_sparsity`, such as 0.9." in only
+
+
+def test_without_a_target_a_network_that_is_sparse_is_as_it_should_be(caplog):
+    seldom = Alternation(task_steps=10**6)
+    model = compiled(network(), alternation=seldom, target_sparsity=None, run_eagerly=False)
+    switches = model.switched_layers()[0].switches
+    switches.assign(np.arange(switches.shape[0] * switches.shape[1]).reshape(switches.shape) % 2)
+    with caplog.at_level(logging.WARNING, logger="keras_switcher"):
+        model.fit(X, Y, epochs=1, **FIT)
+    assert model.sparsity > 0.2
+    assert not [record for record in warned(caplog) if "target" in record.getMessage()]
+
+
+def test_training_that_ends_as_it_should_logs_no_warning(caplog):
+    model = compiled(network(), alternation=EACH_STEP, run_eagerly=False)
     with caplog.at_level(logging.WARNING, logger="keras_switcher"):
         model.fit(X, Y, epochs=10, **FIT)
         # Settled: it has no turn, and needs none.
