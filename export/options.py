@@ -75,6 +75,9 @@ class ExportOptions(_Checked):
     """Data set to verify with, by name; none means the run's."""
     data_dir: _Path | None = None
     """Folder of TensorFlow Datasets; none means the run's, then TFDS_DATA_DIR."""
+    load: tuple[_Path, ...] = ()
+    """Python files to run first, which register the run's data set, or define layers of your own.
+    Those of the run are not run unless named here."""
     examples: _Path | None = None
     """A .npz file to verify with instead of a data set: x_test and, if there are any, y_test and
     x_train, in the format of keras.datasets."""
@@ -147,11 +150,21 @@ _THREADS = Check(
     ),
 )
 _PATHS = ("source", "out", "data_dir", "examples", "run", "bundle", "json")
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, (str, Path))
+
+
 _PATH = Check("a path", lambda value: isinstance(value, Path))
 _CHECKS = {
     **dict.fromkeys(("source", "run"), _PATH),
     **dict.fromkeys(("out", "data_dir", "examples", "bundle", "json"), or_none(_PATH)),
     **dict.fromkeys(("float16", "measure", "verbose"), FLAG),
+    "load": Check(
+        "paths of Python files",
+        lambda value: isinstance(value, (tuple, list)) and all(map(_is_path, value)),
+    ),
     "optimize": one_of(*typing.get_args(_Goal)),
     "quantize": one_of(*typing.get_args(_Quantization)),
     "batch": COUNT,

@@ -16,11 +16,12 @@ import yaml
 
 from keras_switcher.convert import strip
 from keras_switcher.copying import has_own
-from keras_switcher.data import check_labels, load
+from keras_switcher.data import DATASETS, check_labels, load
 from keras_switcher.graphs import has_graph
 from keras_switcher.initial import weight_not_finite
 from keras_switcher.layers import switched_layers
 from keras_switcher.nesting import walk
+from keras_switcher.own_code import run_files
 from keras_switcher.programs import train_command
 from keras_switcher.runs import CONFIG_FILE, STRIPPED_FILE, SUMMARY_FILE, RunFolder
 
@@ -84,8 +85,10 @@ def read_source(options: ExportOptions) -> Source:
         What to export.
 
     Raises:
+        ConfigError: If a file of `load` is missing, or its code fails.
         ExportError: If the run is not finished, or a file is missing, damaged or does not fit.
     """
+    run_files(map(str, options.load), options.verbose)
     path = options.source
     if path.is_dir():
         return _run(path, options)
@@ -142,8 +145,7 @@ def _model(path: Path) -> keras.Model:
         advice = ""
         if "Could not locate" in reason or "deserializ" in reason:
             advice = (
-                " For a model with layers of your own, call `export.exporting.export` from Python "
-                "after importing their classes."
+                " For a model with layers of your own, name the files that define them by --load."
             )
         if "safe_mode" in reason:
             advice = (
@@ -229,7 +231,14 @@ def _examples(
             config.get("validation", 1 / 12) if is_own else 1 / 12,
         )
     except (ValueError, OSError) as error:
-        raise ExportError(str(error)) from error
+        advice = ""
+        if name not in DATASETS.names():
+            advice = " Name the file that registers it by --load, or give --examples."
+            if config.get("load"):
+                # Someone else's run must not have its code run unasked.
+                files = " ".join(map(str, config["load"]))
+                advice += f" If you trust the files of the run: --load {files}"
+        raise ExportError(f"{error}{advice}") from error
     return Examples(
         data.source,
         _as_input(model, data.x_test, f"the data set {name!r}"),
@@ -242,8 +251,9 @@ def _examples(
 def made_examples(model: keras.Model) -> Examples:
     """Make up inputs: pixels, uniform in 0 to 255, for images; otherwise standard normal numbers.
 
-    Integers, if the model looks them up in tables, are within the smallest of these. There are
-    200, but fewer, at least 4, if so many would take more than 32 MiB.
+    Integers, if the model looks them up in tables, are within the smallest of these; otherwise all
+    of an 8-bit type are as likely. There are 200 inputs, but fewer, at least 4, if so many would
+    take more than 32 MiB.
     """
     rng = np.random.default_rng(0)
     size = sum(4 * math.prod(fixed_shape(tensor)) for tensor in model.inputs)
@@ -254,6 +264,8 @@ def made_examples(model: keras.Model) -> Examples:
     def numbers(shape: tuple[int, ...], dtype: str) -> np.ndarray:
         if tables and np.issubdtype(np.dtype(dtype), np.integer):
             return rng.integers(0, min(tables), shape)
+        if dtype in ("uint8", "int8"):
+            return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, endpoint=True)
         if len(shape) == 4:
             return rng.uniform(0, 255, shape)
         return rng.normal(size=shape)

@@ -86,6 +86,10 @@ WHOLE_SHARE = Check("a share in [0, 1]", lambda v: is_number(v) and 0 <= v <= 1)
 UNIT_RATE = Check("a number in (0, 1]", lambda v: is_number(v) and 0 < v <= 1)
 AMOUNT = Check("a number >= 0", lambda v: is_number(v) and v >= 0)
 PATH = Check("a path, as text", lambda v: isinstance(v, str) and v != "")
+FILES = Check(
+    "paths of Python files, as text",
+    lambda v: isinstance(v, tuple) and all(isinstance(path, str) and path for path in v),
+)
 SEED = Check("an integer in [0, 2**31)", lambda v: is_integer(v) and 0 <= v < 2**31)
 WIDTHS = Check("widths of layers, integers >= 1", _is_widths)
 

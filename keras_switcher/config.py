@@ -15,6 +15,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from keras_switcher.checks import (
     AMOUNT,
     COUNT,
+    FILES,
     FLAG,
     INNER_SHARE,
     PATH,
@@ -33,6 +34,7 @@ from keras_switcher.checks import (
     or_none,
     registered,
 )
+from keras_switcher.own_code import run_files
 
 T = TypeVar("T")
 
@@ -66,7 +68,22 @@ def _or_none_from(kind: Callable[[str], Any], metavar: str) -> PrimitiveConstruc
     )
 
 
+def _absolute(path: str) -> str:
+    """Return a path that means the same from any folder, as a run may be read from another."""
+    return os.path.abspath(os.path.expanduser(path))
+
+
 _Path = Annotated[str | None, _or_none_from(os.path.expanduser, "PATH")]
+_File = Annotated[
+    str,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FILE",
+        instance_from_str=lambda args: _absolute(args[0]),
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda value: [value],
+    ),
+]
 _Count = Annotated[int | None, _or_none_from(int, "INT")]
 _Share = Annotated[float | None, _or_none_from(float, "FLOAT")]
 
@@ -243,7 +260,7 @@ class Execution:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The run's folder."""
+    """The run's folder, and code of one's own."""
 
     run_dir: _Path = _option(None, or_none(PATH), influences=False, saved=False)
     """Folder that everything is written to; none means runs/<model>-<dataset>-<number>."""
@@ -252,6 +269,9 @@ class Run:
     none, start one."""
     config: _Path = _option(None, or_none(PATH), influences=False, saved=False)
     """A YAML file with options of the run, such as a run's config.yaml; flags override it."""
+    load: tuple[_File, ...] = _option((), FILES, influences=False)
+    """Python files to run first, which register networks, data sets, switchers, ..., or define
+    layers of your own."""
     dense_baseline: bool = _option(True, FLAG)
     """Also train the same network with plain dense layers, for comparison."""
     verbose: bool = _option(False, FLAG, influences=False, saved=False)
@@ -354,7 +374,9 @@ def _from_yaml(value: Any, field: dataclasses.Field[Any]) -> Any:
     if name in _PATHS and isinstance(value, str) and value.lower() != "none":
         return os.path.expanduser(value)
     if isinstance(default, tuple) and value is not None:
-        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        are_paths = name == "load" and all(isinstance(item, str) for item in items)
+        return tuple(map(_absolute, items)) if are_paths else items
     if isinstance(value, str) and value.lower() == "none":
         optional = default is None or name == "target_sparsity"
         return None if optional else value
@@ -432,7 +454,7 @@ def validate(config: Config) -> Config:
 
 
 def check_values(config: Config, source: str | None = None) -> None:
-    """Check that each value by itself is valid.
+    """Check that each value by itself is valid, after running the files of `load`.
 
     Args:
         config: The configuration.
@@ -441,6 +463,9 @@ def check_values(config: Config, source: str | None = None) -> None:
     Raises:
         ConfigError: If one is wrong.
     """
+    if FILES.accepts(config.run.load):
+        # They may register what other values name.
+        run_files(config.run.load, config.run.verbose)
     for group, field in _FIELDS:
         value = getattr(getattr(config, group), field.name)
         check: Check = field.metadata["check"]

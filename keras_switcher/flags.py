@@ -19,6 +19,7 @@ from keras_switcher.config import (
     to_values,
     validate,
 )
+from keras_switcher.own_code import run_files
 from keras_switcher.programs import program_name
 from keras_switcher.runs import CONFIG_FILE, newest_run
 
@@ -48,6 +49,8 @@ def resolve(arguments: Sequence[str]) -> Config:
     """
     without_help = [flag for flag in arguments if flag not in ("-h", "--help")]
     flags = _parse(without_help, Config())
+    # They may register what the flags and the files name.
+    run_files(flags.run.load, flags.run.verbose)
     file = {} if flags.run.config is None else read_yaml(Path(flags.run.config))
     named = _parse(without_help, from_values(file))
     if named.run.resume and named.run.run_dir is None:
@@ -241,11 +244,12 @@ def recipe(model: str, dataset: str) -> dict[str, Any]:
     path = RECIPES / f"{model}_{dataset}.yaml"
     if path.is_file():
         return read_yaml(path)
-    known = ", ".join(sorted(p.stem.replace("_", " on ") for p in RECIPES.glob("*.yaml")))
+    others = ", ".join(sorted(found.name for found in RECIPES.glob(f"{model}_*.yaml")))
+    advice = f" To begin from one for other data, give its file by --config: {others} in {RECIPES}."
     logger.info(
-        "No recipe for %s on %s: training with the defaults. There are recipes for %s.",
+        "No recipe for %s on %s: training with the defaults.%s",
         model,
         dataset,
-        known,
+        advice if others else "",
     )
     return {}

@@ -15,10 +15,11 @@ from keras_switcher.checks import ConfigError
 from keras_switcher.compare.arguments import checked_plan
 from keras_switcher.compare.cell import _reason
 from keras_switcher.compare.command import _check_data
-from keras_switcher.compare.method import Method, Trained, load_methods, register, registry
+from keras_switcher.compare.method import Method, Trained, register, registry
 from keras_switcher.compare.plan import TRAINS_ANEW
 from keras_switcher.files import RunError
 from keras_switcher.networks import compiled_dense, dense_model, new_start
+from keras_switcher.own_code import run_files
 
 ROW = {"name": "fc", "shape": [4, 5], "connections": 20, "on": 2}
 FIGURES = (0.5, 0.4, [ROW], 100, 82, 1.0)
@@ -270,7 +271,7 @@ def test_a_file_of_methods_may_import_what_lies_beside_it(tmp_path, monkeypatch)
         "from keras_switcher.compare import Method, register\n"
         "register(NAME)(type('Own', (Method,), {}))\n"
     )
-    load_methods([str(tmp_path / "own.py")])
+    run_files([str(tmp_path / "own.py")])
     assert "imports-its-neighbour" in registry.names()
 
 

@@ -21,7 +21,6 @@ def plan(methods=("switcher", "dense"), sparsities=(0.9, 0.98), seeds=2, **optio
         tuple(map(Variant.parse, methods)),
         tuple(sparsities),
         tuple(range(seeds)),
-        (),
         {"threads": 1},
         AIMS,
     )

@@ -1,6 +1,7 @@
 import dataclasses
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -65,6 +66,7 @@ OTHER = {
     "run_dir": "r",
     "resume": True,
     "config": "c.yaml",
+    "load": (str(Path(__file__).with_name("fenced.py")),),
     "verbose": True,
 }
 CALL = {"run_dir", "resume", "config", "verbose"}
@@ -287,7 +289,7 @@ def test_what_numbers_depend_on_and_nothing_else_influences_a_run():
     other = influences(from_values({"epochs": 40, "limit": 600, "verbose": True}))
     assert differences(usual, usual) == []
     assert differences(usual, other) == ["limit: None -> 600", "epochs: 30 -> 40"]
-    free = {"data_dir", "worker_timeout", *CALL}
+    free = {"data_dir", "worker_timeout", "load", *CALL}
     expected = {k: v for k, v in OTHER.items() if k not in free}
     # The same file may be elsewhere: its content is told from others.
     assert influences(from_values(OTHER)) == {**expected, "init_from": "a file"}

@@ -16,7 +16,9 @@ from export.options import BenchmarkOptions, ExportOptions, ServeOptions
 from keras_switcher import launch
 from keras_switcher.compare.arguments import checked_plan
 from keras_switcher.config import from_values, to_values, validate
+from keras_switcher.data import DATASETS
 from keras_switcher.flags import resolve
+from keras_switcher.models import MODELS
 from keras_switcher.tuning.command import plan_of
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +41,7 @@ def shown() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def files(tmp_path, monkeypatch):
-    """What the commands read: two configurations that differ, a network, a method."""
+    """What the commands read: two configurations that differ, a network, files of one's own."""
     monkeypatch.chdir(tmp_path)
     commands = "\n".join(shown())
     for index, name in enumerate(dict.fromkeys(re.findall(r"[\w./-]+\.yaml", commands))):
@@ -50,6 +52,11 @@ def files(tmp_path, monkeypatch):
         Path(name).touch()
     (one_shot,) = blocks((ROOT / "docs" / "compare.md").read_text(encoding="utf-8"), "python")
     Path("one_shot.py").write_text(one_shot)
+    for code in blocks((ROOT / "docs" / "networks.md").read_text(encoding="utf-8"), "python"):
+        if named := re.match(r"# (\w+\.py)\n", code):
+            Path(named[1]).write_text(code)
+    for registry in (DATASETS, MODELS):
+        monkeypatch.setattr(registry, "_items", {**registry._items})
 
 
 def make(words: list[str]) -> None:

@@ -154,9 +154,11 @@ def to_values_of(path):
 def test_missing_recipe_is_logged_with_those_that_exist(recipes, caplog):
     with caplog.at_level("INFO", logger="keras_switcher"):
         assert recipe("lenet", "mnist") == {}
+        assert recipe("lenet300", "mnist") == {}
 
-    assert "No recipe for lenet on mnist" in caplog.text
-    assert "lenet300 on mnist5k" in caplog.text
+    first, second = caplog.messages
+    assert first == "No recipe for lenet on mnist: training with the defaults."
+    assert second.endswith(f"give its file by --config: lenet300_mnist5k.yaml in {flags.RECIPES}.")
 
 
 def test_unknown_model_and_data_set_have_no_recipe():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -34,24 +35,30 @@ def test_code_runs(tmp_path, monkeypatch):
     assert len(found["sparse"].switched_layers()) == 3
 
 
-def test_images_of_ones_own_can_be_trained_on(tmp_path):
+def test_images_and_a_network_of_ones_own_can_be_trained(tmp_path):
     rng = np.random.default_rng(0)
     labels = np.arange(200) % 10
     images = rng.integers(0, 256, (200, 8, 8, 1), dtype=np.uint8)
-    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    np.savez(tmp_path / "images.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     for name, code in files().items():
         (tmp_path / name).write_text(code)
-    flags = "--dataset mine --model lenet300 --width 0.1 --epochs 3 --no-dense-baseline --run-dir r"
+    (command,) = (
+        line
+        for text in blocks(PAGE, "sh")
+        for line in text.splitlines()
+        if "train.py --load" in line
+    )
+    flags = "--width 0.1 --epochs 3 --no-dense-baseline"
     done = subprocess.run(
-        [sys.executable, "mine.py", *flags.split()],
+        [sys.executable, str(ROOT / "train.py"), *shlex.split(command)[2:], *flags.split()],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
-    assert summary["dataset_source"] == "my images"
+    summary = json.loads((tmp_path / "runs" / "mine" / "summary.json").read_text())
+    assert (summary["dataset_source"], summary["model"]) == ("my images", "small")
 
 
 @pytest.mark.parametrize(

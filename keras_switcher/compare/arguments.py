@@ -81,9 +81,6 @@ def _parser() -> argparse.ArgumentParser:
         f"of all ({', '.join(ABLATIONS)})",
     )
     parser.add_argument(
-        "--load", nargs="+", default=[], metavar="FILE", help="Python files that register methods"
-    )
-    parser.add_argument(
         "--keep-models", action="store_true", help="keep each network as cells/NAME/model.keras"
     )
     parser.add_argument(
@@ -103,15 +100,6 @@ def _checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     """
     parser = _parser()
     options, others = parser.parse_known_args(arguments)
-    for path in options.load:
-        if not Path(path).is_file():
-            raise ConfigError(f"Expected --load to be Python files. Received: {path}")
-    if options.load:
-        # They may register what flags name: switchers, gates, data sets.
-        load_tensorflow("--verbose" in others)
-        from keras_switcher.compare.method import load_methods
-
-        load_methods(options.load)
     config = resolve_shared(others, parser, _REFUSED, "--processes spreads a comparison")
     if options.processes is None:
         options.processes = max(1, cores() // max(1, options.threads))
@@ -145,11 +133,10 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
     given = {text: Variant.parse(text) for text in options.methods}
     variants = tuple(given.values())
     load_tensorflow(config.run.verbose)
-    from keras_switcher.compare.method import load_methods, registry
+    import keras_switcher.compare.methods  # noqa: F401
+    from keras_switcher.compare.method import registry
     from keras_switcher.initial import file_digest
 
-    if not options.load:
-        load_methods([])
     for variant in variants:
         _check_method(variant.method)
     variants = tuple(
@@ -175,7 +162,6 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
         variants,
         tuple(dict.fromkeys(options.sparsity)),
         tuple(range(options.first_seed, options.first_seed + options.seeds)),
-        tuple(str(Path(path).resolve()) for path in options.load),
         facts,
         {
             name: (registry.get(name).is_sparse, registry.get(name).needs)
@@ -227,7 +213,6 @@ def checked_plan(arguments: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
 
     Raises:
         ConfigError: If a value or a name is wrong.
-        RunError: If a file of methods can't be run.
     """
     options, config = _checked(arguments)
     return options, _plan(options, config)

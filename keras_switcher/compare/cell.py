@@ -45,10 +45,9 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
     """
     order = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))
     load_tensorflow(verbose=False)
-    from keras_switcher.compare.method import Trained, load_methods, registry
+    import keras_switcher.compare.methods  # noqa: F401
+    from keras_switcher.compare.method import Trained, registry
 
-    # They may register what the configuration names.
-    load_methods(order["load"])
     config = validate(from_values(order["config"]))
     from keras_switcher.compare.work import Work
     from keras_switcher.fitting import execution, load_data

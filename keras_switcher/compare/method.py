@@ -2,11 +2,8 @@
 
 import dataclasses
 import math
-import runpy
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import keras
@@ -298,27 +295,3 @@ def dense_layers(model: keras.Model) -> Layers:
         }
         for layer in layers_of(model, keras.layers.Dense)
     ]
-
-
-def load_methods(paths: list[str]) -> None:
-    """Register the methods of this package, and those of Python files.
-
-    Args:
-        paths: The files.
-
-    Raises:
-        RunError: If one of them can't be run.
-    """
-    import keras_switcher.compare.methods  # noqa: F401
-
-    for path in paths:
-        # As for `python path`: it may import what lies beside it, also later.
-        if (neighbours := str(Path(path).resolve().parent)) not in sys.path:
-            sys.path.append(neighbours)
-        try:
-            runpy.run_path(path, run_name=Path(path).stem)
-        except Exception as error:
-            raise RunError(
-                f"Can't run {path}, from which --load was to read methods: "
-                f"{type(error).__name__}: {error}"
-            ) from error

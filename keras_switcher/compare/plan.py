@@ -211,7 +211,6 @@ class Plan:
         variants: The methods; all others are compared with the first.
         sparsities: The target sparsities.
         seeds: The seeds.
-        load: Python files that register methods.
         facts: What else affects the results or what is kept, by name.
         aims: For each method's name, whether it aims at a sparsity, and whose results it needs.
     """
@@ -220,7 +219,6 @@ class Plan:
     variants: tuple[Variant, ...]
     sparsities: tuple[float, ...]
     seeds: tuple[int, ...]
-    load: tuple[str, ...]
     facts: Mapping[str, Any]
     aims: Mapping[str, tuple[bool, tuple[str, ...]]]
 
@@ -269,7 +267,7 @@ class Plan:
             "methods": [str(variant) for variant in self.variants],
             "sparsities": list(self.sparsities),
             "seeds": list(self.seeds),
-            "load": list(self.load),
+            "load": list(self.config.run.load),
             "config": {**options, **self.facts},
         }
 

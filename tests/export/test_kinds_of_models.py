@@ -264,6 +264,16 @@ def test_made_up_words_are_in_the_vocabulary(shape):
     assert set(np.unique(*made.test.values())) == {0, 1, 2}
 
 
+@pytest.mark.parametrize(("dtype", "low", "high"), [("uint8", 0, 255), ("int8", -128, 127)])
+@pytest.mark.parametrize("shape", [(12,), (4, 4, 2)])
+def test_made_up_inputs_of_8_bits_cover_their_range(dtype, low, high, shape):
+    inputs = keras.Input(shape, dtype=dtype)
+    numbers = layers.Flatten()(layers.Rescaling(1 / 255)(inputs))
+    (made,) = made_examples(keras.Model(inputs, layers.Dense(2)(numbers))).test.values()
+    assert (made.dtype, made.min(), made.max()) == (dtype, low, high)
+    assert made.mean(dtype="float64") == pytest.approx((low + high) / 2, abs=10)
+
+
 @keras.saving.register_keras_serializable("test_kinds_of_models")
 class OnlyFloat32(layers.Layer):
     """A layer that neither takes another type nor comes back with one."""
