@@ -1,5 +1,6 @@
 """The model card: what was exported, how well it does, and how to use it, in Markdown."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ def model_card(source: Source, content: Mapping[str, Any]) -> str:
         content: The content of `export.json`.
     """
     parts = [
-        f"# {source.name}",
+        f"# {_plain(source.name)}",
         (
             "A sparse network of keras_switcher: a switcher network turned connections off while "
             "the network learned."
@@ -56,7 +57,7 @@ def model_card(source: Source, content: Mapping[str, Any]) -> str:
 
 def _facts(source: Source, content: Mapping[str, Any]) -> str:
     rows = [
-        f"- {label}: {source.summary[name]}"
+        f"- {label}: {_plain(source.summary[name])}"
         for name, label in _FACTS.items()
         if source.summary.get(name) is not None
     ]
@@ -68,13 +69,16 @@ def _facts(source: Source, content: Mapping[str, Any]) -> str:
             f"{percent(share)} of the model"
         )
         rows.append(f"- Sparsity of the model: {percent(source.summary['model_sparsity'])}")
+    examples = content["examples"]
+    rows.append(f"- Verified on {examples['count']:,} examples: {_plain(examples['source'])}")
     if content["keras_accuracy"] is not None:
-        examples = content["examples"]
-        rows.append(
-            f"- Accuracy of the Keras model: {percent(content['keras_accuracy'])}, on "
-            f"{examples['count']:,} test examples of {examples['source']}"
-        )
+        rows.append(f"- Accuracy of the Keras model on these: {percent(content['keras_accuracy'])}")
     return "\n".join(rows)
+
+
+def _plain(text: Any) -> str:
+    """Return text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*<>\[\]|&])", r"\\\1", " ".join(str(text).split()))
 
 
 def _files(content: Mapping[str, Any]) -> str:
@@ -135,9 +139,10 @@ def _use(source: Source, content: Mapping[str, Any]) -> str:
         shape = ", ".join(str(size) for size in (content["batch"], *tensor.shape[1:]))
         lines.append(f"- Output `{name}`: {tensor.dtype}, ({shape}).")
     if is_classifier(source.model):
+        known = content["keras_accuracy"] is not None or source.examples.class_names
         lines.append(
-            f"- Names of the classes: in the file itself, as `{LABELS_FILE}` (`unzip -p "
-            f"model_sparse.tflite {LABELS_FILE}`)."
+            f"- Names of the classes{'' if known else ', if it is a classifier'}: in the file "
+            f"itself, as `{LABELS_FILE}` (`unzip -p model_sparse.tflite {LABELS_FILE}`)."
         )
     return "\n".join(lines)
 

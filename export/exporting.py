@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,15 @@ def export_model(
     """
     console = Console(quiet=True) if console is None else console
     with exclusive(out) as scratch:
+        # First, as no file can be made of a model that puts out no numbers.
+        with console.status("Running the Keras model"):
+            reference = _reference(source)
         with console.status("Compacting and converting"):
             made, compacted = artifacts(source, options)
         show_compaction(console, compacted)
         for artifact in made:
             write(scratch / artifact.file, artifact.content)
         with console.status("Verifying"):
-            reference = _reference(source)
             verdicts = {
                 artifact.file: _verdict(
                     scratch / artifact.file, artifact, source, reference, options
@@ -287,6 +290,7 @@ def _entry(artifact: Artifact, verdict: Verdict | str, source: Source) -> dict[s
         "max_difference": known and _finite(known.max_difference),
         "same_class": known and known.same_class,
         "bytes": found.bytes,
+        "crc32": zlib.crc32(artifact.content),
         "gzip_bytes": found.gzip_bytes,
         "nonzeros": found.nonzeros,
         "weights": found.weights,

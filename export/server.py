@@ -7,6 +7,7 @@ import http.server
 import ipaddress
 import logging
 import socket
+import sys
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
@@ -115,7 +116,17 @@ class PageServer(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log what went wrong with a connection; a browser that goes away is not an error."""
-        logger.debug("A connection of %s ended early.", client_address, exc_info=True)
+        error = sys.exception()
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            logger.debug("A connection of %s ended early.", client_address, exc_info=True)
+        else:
+            logger.warning(
+                "A request of %s could not be answered: %s: %s",
+                client_address[0],
+                type(error).__name__,
+                error,
+                exc_info=logger.isEnabledFor(logging.DEBUG),
+            )
 
 
 class _PageRequest(http.server.BaseHTTPRequestHandler):
@@ -142,10 +153,14 @@ class _PageRequest(http.server.BaseHTTPRequestHandler):
             self.send_error(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 explain="This server does not answer under that name. If it is yours, such as that "
-                "of a proxy before it, start the server with it as one of --allowed-hosts.",
+                "of a proxy before it, start the server with it as one of --allowed-hosts",
             )
             return
-        name = urllib.parse.unquote(self.path.partition("?")[0].partition("#")[0])
+        path = self.path.partition("?")[0].partition("#")[0]
+        if path.startswith(("http://", "https://")):
+            # As to a proxy; a server has to take this form, too (RFC 9112, 3.2.2).
+            path = urllib.parse.urlsplit(path).path
+        name = urllib.parse.unquote(path)
         name = name.removeprefix("/") or START
         try:
             asset = self.server.find().get(name)
@@ -154,7 +169,7 @@ class _PageRequest(http.server.BaseHTTPRequestHandler):
             logger.warning("%s", error)
             self.send_error(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                explain="The export is not complete. Reload once it is; the server says more.",
+                explain="The export is not complete. Reload once it is; the server says more",
             )
             return
         if asset is None:
@@ -208,7 +223,9 @@ class _PageRequest(http.server.BaseHTTPRequestHandler):
             return ""
 
     def log_message(self, format: str, *args: Any) -> None:
-        logger.debug("%s: " + format, self.address_string(), *args)
+        text = f"{self.address_string()}: {format % args}"
+        # A request could otherwise send a terminal what it obeys.
+        logger.debug("%s", "".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
 
 def _encoding(asset: Asset, accepted: str) -> str | None:

@@ -39,7 +39,11 @@ TYPES = {
 ENCODINGS = {"br": ".br", "gzip": ".gz"}
 
 _MODEL_FILE = re.compile(r"model_[a-z0-9_]+\.tflite")
-_NEEDED = ("picture", "scores")
+# What the page reads of `page.json`.
+_NEEDED = (
+    *("model", "dataset", "fc_sparsity", "inputs", "picture", "labels", "scores", "live_inputs"),
+    *("examples", "takes_pixels"),
+)
 _KEPT = ("file", "kind", "precision", "purpose", "bytes", "accuracy", "problems")
 
 
@@ -84,10 +88,17 @@ def site(run: Path, page: Path | None = None) -> dict[str, Asset]:
     folder = export_folder(run)
     content, facts = _json(folder / EXPORT_FILE), _json(folder / PAGE_FILE)
     if missing := [f"`{name}` in {PAGE_FILE}" for name in _NEEDED if name not in facts]:
-        raise _of_an_earlier_version(run, " and ".join(missing))
+        raise _of_an_earlier_version(run, ", ".join(missing))
+    entries = content.get("artifacts", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ExportError(
+            f"{folder / EXPORT_FILE} is damaged: expected a list of files as `artifacts`. Export "
+            "again."
+        )
     files = []
-    for entry in content.get("artifacts", []):
+    for entry in entries:
         known = {name: entry.get(name) for name in _KEPT}
+        known["problems"] = list(known["problems"] or ())
         name = str(known["file"])
         path = folder / name
         if not _MODEL_FILE.fullmatch(name) or path.is_symlink():
@@ -98,6 +109,8 @@ def site(run: Path, page: Path | None = None) -> dict[str, Asset]:
             found = path.stat()
             known["bytes"] = found.st_size
             known["crc32"] = _crc32(path, found.st_size, found.st_mtime_ns)
+            if known["crc32"] != entry.get("crc32", known["crc32"]):
+                known["problems"].append("it was changed after the export")
             assets[name] = Asset(path)
         elif not known["problems"]:
             known["problems"] = ["it was removed from the folder after the export"]
@@ -118,7 +131,10 @@ def _crc32(path: Path, size: int, modified: int) -> int:
         size: Its bytes.
         modified: When it was written: a file that has changed is read again.
     """
-    return zlib.crc32(path.read_bytes())
+    try:
+        return zlib.crc32(path.read_bytes())
+    except OSError as error:
+        raise ExportError(f"Can't read {path}: {error.strerror}.") from error
 
 
 def content_type(name: str) -> str:
@@ -181,7 +197,9 @@ def _page(page: Path) -> Iterator[tuple[str, Asset]]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ExportError(f"Can't read {path}: {error.strerror}.") from error
+    except ValueError as error:
         raise ExportError(f"{path} is damaged: {error}. Export again.") from error
     if not isinstance(found, dict):
         raise ExportError(f"{path} is damaged: expected an object. Export again.")

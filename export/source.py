@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ logger = logging.getLogger("keras_switcher.export")
 
 # Number of made-up inputs, where no data is at hand, and a limit to their bytes.
 _MADE, _MADE_BYTES = 200, 2**25
+# What an export tells of a run.
+_OF_SUMMARY = ("model", "layers", "fc_sparsity", "model_sparsity")
 # Types of inputs that can be exported.
 _TYPES = ("float32", "uint8", "int8", "int32")
 
@@ -122,6 +125,8 @@ def _run(path: Path, options: ExportOptions) -> Source:
         raise ExportError(f"The run in {path} is damaged: {error}") from error
     if not isinstance(summary, dict) or not isinstance(config, dict):
         raise ExportError(f"The run in {path} is damaged: {SUMMARY_FILE} or {CONFIG_FILE}.")
+    if missing := [name for name in _OF_SUMMARY if name not in summary]:
+        raise ExportError(f"The run in {path} is damaged: {SUMMARY_FILE} lacks {missing[0]}.")
     model = _plain(_model(path / STRIPPED_FILE), path)
     return Source(
         str(summary.get("model", path.name)), model, _examples(model, options, config), summary
@@ -287,15 +292,14 @@ def _from_file(model: keras.Model, path: Path) -> Examples:
             )
         with archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ExportError(f"Can't read the examples in {path}: {error}") from error
     if "x_test" not in arrays:
         raise ExportError(
             f"Expected x_test in {path}, and if there are any y_test and x_train. "
             f"Received: {', '.join(arrays) or 'nothing'}"
         )
-    where = str(path)
-    test = _as_input(model, arrays["x_test"], where)
+    test = _as_input(model, arrays["x_test"], f"x_test of {path}")
     labels = arrays.get("y_test")
     classes = class_count(model)
     if labels is not None and classes is None:
@@ -316,7 +320,9 @@ def _from_file(model: keras.Model, path: Path) -> Examples:
             check_labels(labels, classes)
         except ValueError as error:
             raise ExportError(f"y_test in {path}: {error}") from error
-    train = _as_input(model, arrays["x_train"], where) if "x_train" in arrays else None
+    train = (
+        _as_input(model, arrays["x_train"], f"x_train of {path}") if "x_train" in arrays else None
+    )
     for name in ("x_test", "x_train"):
         if name in arrays and not np.isfinite(arrays[name]).all():
             raise ExportError(
@@ -351,7 +357,9 @@ def _as_input(model: keras.Model, array: np.ndarray, where: str) -> dict[str, np
     shape = fixed_shape(tensor)
     if array.ndim == len(shape) and shape[-1] == 1 and array.shape[1:] == shape[:-1]:
         array = array[..., None]  # keras.datasets has grey images without channels
-    if array.shape[1:] != shape or len(array) == 0 or array.dtype.kind not in "iuf":
+    if array.ndim and len(array) == 0:
+        raise ExportError(f"Expected examples in {where}. Received: none, shape {array.shape}")
+    if array.shape[1:] != shape or array.dtype.kind not in "iuf":
         raise ExportError(
             f"Expected examples of shape (examples, {', '.join(map(str, shape))}) in {where}, as "
             f"the model's input '{tensor.name}' has it. Received: {array.shape}, {array.dtype}"

@@ -13,6 +13,7 @@ from keras_switcher.compare.picture import draw, write_picture
 from keras_switcher.compare.plan import cell_name
 from keras_switcher.compare.report import page
 from keras_switcher.compare.results import differences, finished, ordered, write_results
+from keras_switcher.data import EMBEDDED
 from keras_switcher.files import RunError
 
 
@@ -106,6 +107,17 @@ def test_the_page_has_every_table(comparison):
     assert "<td>–</td>" in html
     assert "Not complete" not in html
     assert "<img" not in html and "http" not in html.replace("http://www.w3.org", "")
+
+
+def test_the_page_says_that_the_data_is_not_all(comparison):
+    chosen, _, found, _ = comparison
+    assert "Not the full data set" not in page(chosen, ordered(grouped(found), chosen))
+    limited = plan(("switcher", "dense"), (0.0, 0.9), seeds=2, limit=400)
+    said = page(limited, ordered(grouped(found), limited))
+    assert "This comparison is small: it used only the first 400 examples" in said
+    embedded = [{**each, "dataset_source": EMBEDDED} for each in found]
+    said = page(chosen, ordered(grouped(embedded), chosen))
+    assert f"This comparison is small: its images are {EMBEDDED}." in said
 
 
 def test_the_page_says_what_is_missing(comparison):

@@ -201,4 +201,6 @@ def test_figures_are_those_that_the_history_has():
     loss, sparsity = training_figures(history, None)
     assert "<h3>Loss</h3>" in loss and "validation" not in loss
     assert "<h3>FC sparsity</h3>" in sparsity and "target" not in sparsity
+    # Even if it hardly changes: from 0 to 100 %.
+    assert all(f">{tick} %<" in sparsity for tick in (0, 25, 100))
     assert training_figures([{"epoch": 1}], 0.5) == []

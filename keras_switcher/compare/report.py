@@ -10,7 +10,7 @@ from keras_switcher.compare.picture import picture
 from keras_switcher.compare.plan import Plan, digest
 from keras_switcher.compare.results import differences
 from keras_switcher.files import write_text
-from keras_switcher.report.frame import document, section, table
+from keras_switcher.report.frame import document, not_full, section, table
 from keras_switcher.report.wording import counted, duration, percent_or_dash
 from keras_switcher.runs import REPORT_FILE
 
@@ -21,6 +21,7 @@ _MEANING = (
     "seeds or more."
 )
 _STYLE = """.picture svg { display: block; width: 100%; height: auto; }
+.wide-picture svg { min-width: 38rem; }
 td.all { text-align: center; }
 .clear { font-weight: 650; }
 .spread { display: block; color: var(--muted); font-size: 0.85em; white-space: nowrap; }
@@ -60,9 +61,9 @@ def page(plan: Plan, groups: Sequence[Group], part: str = "test") -> str:
         f"{options.optimisation.optimizer}, {seeds}, {_source(groups)}; the same data and order of "
         "batches for all, and the same network and initial weights unless a method has its own."
     )
-    notice = ""
+    notice = not_full(str(groups[0].results[0]["dataset_source"]), options.data.limit, "comparison")
     if missing > 0:
-        notice = (
+        notice += (
             '<p class="notice" role="note"><strong>Not complete.</strong> '
             f"{counted(missing, 'network')} of {len(plan.cells())} missing: under way, stopped or "
             "failed.</p>\n"
@@ -103,7 +104,8 @@ def page(plan: Plan, groups: Sequence[Group], part: str = "test") -> str:
         style=_STYLE,
         main=f"""<section aria-labelledby="picture">
 <h2 id="picture">Accuracy over sparsity</h2>
-<figure class="card picture">{picture(groups, alt, part)}</figure>
+<figure class="card picture"><div class="scroll wide-picture" tabindex="0" role="group" \
+aria-label="Accuracy over sparsity">{picture(groups, alt, part)}</div></figure>
 <p class="note">Mean over the seeds; bars are one standard deviation. The axis of accuracy is \
 logarithmic in the share of wrong answers.</p>
 </section>

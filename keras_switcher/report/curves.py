@@ -63,6 +63,7 @@ def _figure(
         name=title.split()[-1].lower(),
         alt=f"{alt}.",
         shares=shares,
+        whole=title == "FC sparsity",
         target=target,
     )
     caption = f"<figcaption><h3>{title}</h3>{legend}</figcaption>"
@@ -81,6 +82,7 @@ def draw_curves(
     name: str,
     alt: str,
     shares: bool = False,
+    whole: bool = False,
     target: float | None = None,
 ) -> str:
     """Draw columns of a run's history over its epochs, with its phases as bands behind them.
@@ -91,7 +93,8 @@ def draw_curves(
         name: A word that no other picture of the page has; ids in the SVG start with it.
         alt: What the picture shows, for those who can't see it.
         shares: Whether the values are shares, to be labelled as percentages.
-        target: Where to draw a dashed horizontal line; shares are then drawn from 0 to 100 %.
+        whole: Whether shares are drawn from 0 to 100 %.
+        target: Where to draw a dashed horizontal line.
 
     Returns:
         An `svg` element in the page's colours and font; the same input gives the same text.
@@ -110,7 +113,7 @@ def draw_curves(
             series, (svg.FIRST, svg.SECOND), ("-", _DASHES), strict=False
         ):
             axes.plot(epochs, values, color=colour, linestyle=style, marker=marker, markersize=2.6)
-        _label_values(axes, series, shares, from_zero=target is not None)
+        _label_values(axes, series, shares, from_zero=whole)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch", labelpad=1)
         axes.grid(axis="y", linewidth=0.7)

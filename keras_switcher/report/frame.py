@@ -4,6 +4,8 @@ import importlib.resources
 from collections.abc import Iterable
 from html import escape
 
+from keras_switcher.data import EMBEDDED
+
 
 def document(
     heading: str, kind: str, lead: str, main: str, notice: str = "", style: str = ""
@@ -57,6 +59,26 @@ def section(name: str, title: str, content: str) -> str:
 </section>'''
 
 
+def not_full(source: str, limit: int | None, kind: str) -> str:
+    """Return a notice if figures are not of a whole data set, otherwise nothing.
+
+    Args:
+        source: Where the data comes from.
+        limit: How many of its examples were used, if not all.
+        kind: What the figures are of: a "run", a "comparison".
+    """
+    reasons = [f"its images are {source}"] if source == EMBEDDED else []
+    if limit is not None:
+        reasons.append(f"it used only the first {limit} examples for training and for the test")
+    if not reasons:
+        return ""
+    return (
+        f'<p class="notice" role="note"><strong>Not the full data set.</strong> This {kind} is '
+        f"small: {escape('; '.join(reasons))}. Its accuracy can't be compared with results on the "
+        "full data set.</p>\n"
+    )
+
+
 def cards(rows: Iterable[tuple[str, str, str]]) -> str:
     """Return figures on cards.
 
@@ -85,7 +107,7 @@ def table(caption: str, head: str, body: str, foot: str = "", after: str = "") -
         after: HTML that follows it and does not scroll.
     """
     foot = f"<tfoot>{foot}</tfoot>\n" if foot else ""
-    return f"""<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>
+    return f"""<div class="scroll" tabindex="0" role="group" aria-label="{escape(caption)}"><table>
 <caption class="unseen">{escape(caption)}</caption>
 <thead>{head}</thead>
 <tbody>

@@ -14,11 +14,10 @@ import tensorflow as tf
 
 import keras_switcher
 from keras_switcher.config import Config, to_yaml
-from keras_switcher.data import EMBEDDED
 from keras_switcher.programs import resuming_command
 from keras_switcher.report.connections import Connections, connections_of
 from keras_switcher.report.curves import training_figures
-from keras_switcher.report.frame import cards, document, section
+from keras_switcher.report.frame import cards, document, not_full, section
 from keras_switcher.report.masks import density_figure, pixel_figures, units_figure
 from keras_switcher.report.tables import comparison_table, epoch_table, layer_table
 from keras_switcher.report.wording import counted, difference, percent
@@ -89,19 +88,12 @@ def _lead(run: FinishedRun) -> str:
 
 def _notice(run: FinishedRun) -> str:
     """Return a notice if the run did not use the whole data set."""
-    source, limit = run.summary["dataset_source"], run.config.data.limit
-    reasons = [f"its images are {source}"] if source == EMBEDDED else []
+    limit = run.config.data.limit
     examples = run.summary["train_examples"] + run.summary["validation_examples"]
-    # One above the number of examples limits nothing.
-    if limit is not None and limit <= examples:
-        reasons.append(f"it used only the first {limit} examples for training and for the test")
-    if not reasons:
-        return ""
-    reason = escape("; ".join(reasons))
-    return (
-        '<p class="notice" role="note"><strong>Not the full data set.</strong> This run is small: '
-        f"{reason}. Its accuracy can't be compared with results on the full data set.</p>\n"
-    )
+    if limit is not None and limit > examples:
+        # One above the number of examples limits nothing.
+        limit = None
+    return not_full(run.summary["dataset_source"], limit, "run")
 
 
 def _headline(summary: Mapping[str, Any]) -> str:

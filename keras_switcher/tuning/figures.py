@@ -45,7 +45,7 @@ def progress_figure(trials: Sequence[EndedTrial]) -> str:
             f"would show nothing else {'lies' if below == 1 else 'lie'} at its foot.</p>"
         )
     return f"""<figure class="card picture"><figcaption>{"".join(keys)}</figcaption>
-<div class="scroll wide-picture" tabindex="0" role="region" aria-label="Objective over the trials">
+<div class="scroll wide-picture" tabindex="0" role="group" aria-label="Objective over the trials">
 {progress_picture(trials, progress_alt(trials))}</div></figure>{note}"""
 
 

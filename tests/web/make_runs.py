@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,33 @@ def indices(folder: Path) -> None:
     _export_file(folder, model, x_test=words)
 
 
+def pair(folder: Path) -> None:
+    """A model of two inputs."""
+    keras.utils.set_random_seed(0)
+    inputs = [keras.Input((4,), name="left"), keras.Input((4,), name="right")]
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Concatenate()(inputs)))
+    _export_file(folder, model)
+
+
+def mask(folder: Path) -> None:
+    """A model that answers a picture with a picture."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((28, 28, 1), name="image")
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(inputs)
+    model = keras.Model(inputs, keras.layers.Conv2D(1, 1, activation="sigmoid")(x))
+    _export_file(folder, model)
+
+
+def unlit(folder: Path) -> None:
+    """A classifier whose outputs are no numbers for a black picture."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3), name="picture")
+    x = keras.layers.Flatten()(inputs)
+    shares = x / keras.ops.sum(x, axis=-1, keepdims=True)
+    model = keras.Model(inputs, keras.layers.Dense(3)(shares))
+    _export_file(folder, model)
+
+
 def refused(folder: Path, good: Path, small: Path) -> None:
     """An export with files that no runtime takes, each for another reason.
 
@@ -189,6 +217,8 @@ def refused(folder: Path, good: Path, small: Path) -> None:
         (folder / f"model_{target}.tflite").write_bytes(flatbuffer.write(changed))
     content = json.loads((folder / "export.json").read_text())
     for entry in content["artifacts"]:
+        # As if the export itself had written them.
+        entry["crc32"] = zlib.crc32((folder / entry["file"]).read_bytes())
         if entry["kind"] == "int8":
             (folder / entry["file"]).unlink()
             entry["problems"] = ["its accuracy is 0.5; expected at least 0.9"]
@@ -206,8 +236,10 @@ def _put_columns_far_out(tensor: Any) -> None:
 def _export_file(folder: Path, model: keras.Model, *more: str, **arrays: Any) -> None:
     folder.mkdir(parents=True)
     model.save(folder / "model.keras")
-    np.savez(folder / "examples.npz", **arrays)
-    flags = [str(folder / "model.keras"), "--examples", str(folder / "examples.npz")]
+    flags = [str(folder / "model.keras")]
+    if arrays:
+        np.savez(folder / "examples.npz", **arrays)
+        flags += ["--examples", str(folder / "examples.npz")]
     drop = ["--accuracy-drop", "0.02", "--no-measure"]
     _done(export_command([*flags, *drop, *more, "--out", str(folder / "export")]))
 
@@ -241,6 +273,9 @@ def main(out: Path) -> None:
     wide(out / "wide")
     vectors(out / "vectors")
     indices(out / "indices")
+    pair(out / "pair")
+    mask(out / "mask")
+    unlit(out / "unlit")
     refused(out / "refused", out / "digits" / "export", out / "halves" / "export")
 
 

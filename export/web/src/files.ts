@@ -32,6 +32,11 @@ export class Files {
     return [...this.rows.values()].filter((row) => !row.refused).map((row) => row.file);
   }
 
+  /** Shows the files alone: none of them can be chosen. */
+  disable(): void {
+    for (const { radio } of this.rows.values()) radio.disabled = true;
+  }
+
   choose(file: ModelFile): void {
     const chosen = this.rows.get(file.file)!;
     chosen.radio.checked = true;

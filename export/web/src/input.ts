@@ -76,11 +76,16 @@ export class Input {
       area.width = Math.round((area.width * columns) / Math.max(rows, columns));
       area.height = Math.round((area.height * rows) / Math.max(rows, columns));
     } else {
-      title.textContent = 'Draw a digit';
+      title.textContent = this.facts.labels ? 'Draw a digit' : 'Draw';
       hint.textContent =
         'Draw with a finger, a mouse, or the keys: arrows move the pen, space puts it down or lifts ' +
         'it, delete clears. A picture can be dropped on the dark area, too; it is read as it is, and ' +
         'MNIST’s digits are bright on black.';
+    }
+    if (this.facts.labels === null) {
+      hint.textContent +=
+        ' What this model puts out is not shown, as it has no score for each class; its files are ' +
+        'measured below.';
     }
     this.addPictureControls(input);
     if (this.facts.examples.length > 0) button('Example', () => this.nextExample());

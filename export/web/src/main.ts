@@ -22,6 +22,8 @@ class Page {
   private readonly tasks = new Queue();
   private chosen: ModelFile | null = null;
   private changed = false;
+  /** Whether what was put out for the last input was finite. */
+  private areNumbers = true;
   private running: Promise<void> | null = null;
 
   constructor(
@@ -31,7 +33,8 @@ class Page {
     this.runner.onReplaced = () => this.loaded.clear();
     this.describe();
     this.files = new Files(element('files'), facts.files, (file) => void this.choose(file));
-    this.answer = facts.labels
+    // Without a picture there is nothing to answer.
+    this.answer = facts.labels && facts.picture
       ? new Answer(
           facts.labels,
           element('bars'),
@@ -47,6 +50,12 @@ class Page {
 
   /** Loads a file and gives the first answer. */
   async open(): Promise<void> {
+    if (this.facts.inputs.length > 1) {
+      this.files.disable();
+      element('measure-hint').textContent = 'This page runs only files of models with one input.';
+      document.documentElement.dataset.state = 'ready';
+      return;
+    }
     this.input.nextExample();
     await this.running; // the update for the example, for which no file was chosen yet
     const { usable } = this.files;
@@ -111,11 +120,20 @@ class Page {
         // One after the other, so that none finds its file unloaded.
         const outputs = await this.tasks.add(() => this.outputsOf(file));
         if (file !== this.chosen) continue;
-        this.answer?.show(this.input.isEmpty ? null : probabilities(this.firstOf(outputs), this.facts.scores));
+        this.show(file, this.firstOf(outputs));
       } catch (error) {
         this.refused(file, error);
       }
     }
+  }
+
+  private show(file: ModelFile, outputs: Float32Array): void {
+    const { isEmpty } = this.input;
+    const areNumbers = isEmpty || outputs.every(Number.isFinite);
+    if (!areNumbers) notice(`${file.file} puts out values that are no numbers for this input.`);
+    else if (!this.areNumbers) notice('');
+    this.areNumbers = areNumbers;
+    this.answer?.show(isEmpty || !areNumbers ? null : probabilities(outputs, this.facts.scores));
   }
 
   private async outputsOf(file: ModelFile): Promise<Float32Array> {

@@ -125,6 +125,66 @@ for (const [run, input] of [
   });
 }
 
+test('the files of a model with two inputs are shown, but not run', async () => {
+  const server = await serve(path.join(RUNS, 'pair', 'export'));
+  const { page, context, errors } = await tab(browser);
+  await page.goto(server.url);
+  await until(page, 'complete');
+  assert.match((await page.locator('#reads').textContent()) ?? '', /left of shape \(4\) and right of shape \(4\)/);
+  assert.match((await page.locator('#measure-hint').textContent()) ?? '', /only files of models with one input/);
+  assert.ok(await page.getByRole('button', { name: 'Measure every file' }).isDisabled());
+  for (const radio of await page.getByRole('radio').all()) assert.ok(await radio.isDisabled());
+  assert.equal(await page.locator('#files .refused').count(), 0);
+  for (const part of ['#answer-part', '#notice']) assert.ok(await page.locator(part).isHidden(), part);
+  assert.deepEqual(errors, []);
+  await context.close();
+  assert.equal(await server.end(), 0);
+});
+
+test('a model that answers a picture with a picture says that it is measured alone', async () => {
+  const server = await serve(path.join(RUNS, 'mask', 'export'));
+  const { page, context, errors } = await tab(browser);
+  await page.goto(server.url);
+  await until(page, 'complete');
+  assert.equal(await page.locator('#input-title').textContent(), 'Draw');
+  assert.match((await page.locator('#input-hint').textContent()) ?? '', /no score for each class; its files are/);
+  assert.ok(await page.locator('#answer-part').isHidden());
+  assert.ok((await page.locator('#files td[data-microseconds]').count()) > 0);
+  assert.deepEqual(errors, []);
+  await context.close();
+  assert.equal(await server.end(), 0);
+});
+
+test('outputs that are no numbers are told, and are no answer', async () => {
+  const server = await serve(path.join(RUNS, 'unlit', 'export'));
+  const { page, context, errors } = await tab(browser);
+  await page.goto(server.url);
+  await until(page, 'complete');
+  const show = async (/** @type {string} */ colour) => {
+    const picture = await page.evaluate(async (colour) => {
+      const canvas = new OffscreenCanvas(32, 32);
+      const context = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext('2d'));
+      context.fillStyle = colour;
+      context.fillRect(0, 0, 32, 32);
+      return [...new Uint8Array(await (await canvas.convertToBlob()).arrayBuffer())];
+    }, colour);
+    const buffer = Buffer.from(picture);
+    await page.locator('#chooser').setInputFiles({ name: 'one.png', mimeType: 'image/png', buffer });
+  };
+  const notice = page.locator('#notice');
+  await show('black');
+  await page.waitForFunction(() => !document.getElementById('notice')?.hidden);
+  assert.match((await notice.textContent()) ?? '', /^model_sparse\.tflite puts out values that are no numbers/);
+  assert.equal(await page.locator('#answer').textContent(), '–');
+  assert.doesNotMatch((await page.locator('#answer-part').textContent()) ?? '', /NaN/);
+  await show('red');
+  await page.waitForFunction(() => /\d %$/.test(document.getElementById('answer-share')?.textContent ?? ''));
+  assert.ok(await notice.isHidden());
+  assert.deepEqual(errors, []);
+  await context.close();
+  assert.equal(await server.end(), 0);
+});
+
 test('a slow file is measured by fewer runs', async () => {
   const server = await serve(path.join(RUNS, 'digits'));
   const { page, context, errors } = await tab(browser);

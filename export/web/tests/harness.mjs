@@ -57,7 +57,9 @@ export async function serve(...flags) {
     stream.setEncoding('utf8').on('data', (text) => (output += text));
   }
   const ended = once(child, 'exit');
-  process.once('exit', () => child.kill()); // of a test that failed before it ended its server
+  const kill = () => child.kill();
+  process.once('exit', kill); // of a test that failed before it ended its server
+  child.once('exit', () => process.off('exit', kill));
   while (!/Open (\S+)/.test(output)) {
     await Promise.race([
       once(child.stdout, 'data'),
