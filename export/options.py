@@ -45,6 +45,9 @@ class _Checked:
             if isinstance(path := getattr(self, name, None), str):
                 # The class is frozen.
                 object.__setattr__(self, name, Path(path))
+        load = getattr(self, "load", None)
+        if isinstance(load, (tuple, list)) and all(map(_is_path, load)):
+            object.__setattr__(self, "load", tuple(Path(path).expanduser() for path in load))
         _check(self)
 
 

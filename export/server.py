@@ -157,9 +157,9 @@ class _PageRequest(http.server.BaseHTTPRequestHandler):
             )
             return
         path = self.path.partition("?")[0].partition("#")[0]
-        if path.startswith(("http://", "https://")):
+        if path.lower().startswith(("http://", "https://")):
             # As to a proxy; a server has to take this form, too (RFC 9112, 3.2.2).
-            path = urllib.parse.urlsplit(path).path
+            path = f"/{path.partition('://')[2].partition('/')[2]}"
         name = urllib.parse.unquote(path)
         name = name.removeprefix("/") or START
         try:

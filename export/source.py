@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import re
+import shlex
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -241,8 +242,9 @@ def _examples(
             advice = " Name the file that registers it by --load, or give --examples."
             if config.get("load"):
                 # Someone else's run must not have its code run unasked.
-                files = " ".join(map(str, config["load"]))
-                advice += f" If you trust the files of the run: --load {files}"
+                files = config["load"]
+                files = [files] if isinstance(files, str) else map(str, files)
+                advice += f" If you trust the files of the run: --load {shlex.join(files)}"
         raise ExportError(f"{error}{advice}") from error
     return Examples(
         data.source,

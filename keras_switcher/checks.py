@@ -58,9 +58,8 @@ def registered(kind: str, module: str, attribute: str, *names: str) -> Check:
             known = getattr(sys.modules[f"keras_switcher.{module}"], attribute).names()
         if isinstance(value, str) and value in known:
             return True
-        raise ConfigError(
-            f"Unknown {kind} {value!r}.{nearest(value, known)} Known: {', '.join(known)}."
-        )
+        advice = nearest(value, known) or " For one of your own, --load the file that registers it."
+        raise ConfigError(f"Unknown {kind} {value!r}.{advice} Known: {', '.join(known)}.")
 
     return Check(f"the name of a {kind}", accepts)
 
@@ -88,7 +87,7 @@ AMOUNT = Check("a number >= 0", lambda v: is_number(v) and v >= 0)
 PATH = Check("a path, as text", lambda v: isinstance(v, str) and v != "")
 FILES = Check(
     "paths of Python files, as text",
-    lambda v: isinstance(v, tuple) and all(isinstance(path, str) and path for path in v),
+    lambda v: isinstance(v, (tuple, list)) and all(isinstance(p, str) and p for p in v),
 )
 SEED = Check("an integer in [0, 2**31)", lambda v: is_integer(v) and 0 <= v < 2**31)
 WIDTHS = Check("widths of layers, integers >= 1", _is_widths)

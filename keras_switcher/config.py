@@ -70,7 +70,7 @@ def _or_none_from(kind: Callable[[str], Any], metavar: str) -> PrimitiveConstruc
 
 def _absolute(path: str) -> str:
     """Return a path that means the same from any folder, as a run may be read from another."""
-    return os.path.abspath(os.path.expanduser(path))
+    return os.path.abspath(os.path.expanduser(path)) if path else path
 
 
 _Path = Annotated[str | None, _or_none_from(os.path.expanduser, "PATH")]
@@ -373,6 +373,8 @@ def _from_yaml(value: Any, field: dataclasses.Field[Any]) -> Any:
         value = value.item()
     if name in _PATHS and isinstance(value, str) and value.lower() != "none":
         return os.path.expanduser(value)
+    if name == "load" and (value is None or value == "none"):
+        return ()
     if isinstance(default, tuple) and value is not None:
         items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         are_paths = name == "load" and all(isinstance(item, str) for item in items)
@@ -465,7 +467,10 @@ def check_values(config: Config, source: str | None = None) -> None:
     """
     if FILES.accepts(config.run.load):
         # They may register what other values name.
-        run_files(config.run.load, config.run.verbose)
+        try:
+            run_files(config.run.load, config.run.verbose)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}" if source else str(error)) from error
     for group, field in _FIELDS:
         value = getattr(getattr(config, group), field.name)
         check: Check = field.metadata["check"]
@@ -484,6 +489,7 @@ def to_yaml(config: Config) -> str:
     """Return the configuration as YAML that `--config` reads."""
     lines, last = [], None
     values = to_values(config, only_saved=True)
+    values["load"] = [_absolute(path) for path in values["load"]]
     for group, field in _FIELDS:
         if field.name not in values:
             continue

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,9 @@ def resolve(arguments: Sequence[str]) -> Config:
     flags = _parse(without_help, Config())
     # They may register what the flags and the files name.
     run_files(flags.run.load, flags.run.verbose)
-    file = {} if flags.run.config is None else read_yaml(Path(flags.run.config))
+    # Files of flags replace those of a configuration, which may have been moved, or be others.
+    replaced = ("load",) if flags.run.load else ()
+    file = {} if flags.run.config is None else read_yaml(Path(flags.run.config), replaced)
     named = _parse(without_help, from_values(file))
     if named.run.resume and named.run.run_dir is None:
         # The newest run of the model and the data set that are named, or of any.
@@ -66,10 +68,13 @@ def resolve(arguments: Sequence[str]) -> Config:
         if taken_out and file.get("init_from") is None:
             logger.info("--init-from: %s of the config file not used.", ", ".join(taken_out))
         file = {name: value for name, value in file.items() if name not in OF_NEW_NETWORKS}
-    base = _earlier(named)
+    base = _earlier(named, replaced)
     if base is None:
         base = _recipe_of(named)
-    return validate(_parse(arguments, from_values({**base, **file})))
+    config = _parse(arguments, from_values({**base, **file}))
+    if "--load" in arguments and not config.run.load:
+        raise ConfigError("Expected --load to be Python files. Received: none")
+    return validate(config)
 
 
 def resolve_shared(
@@ -156,12 +161,12 @@ def for_another_switcher(config: Config, switcher: str) -> dict[str, Any]:
     return {name: after[name] for name in _OF_ONE_SWITCHER if given[name] == before[name]}
 
 
-def _earlier(config: Config) -> dict[str, Any] | None:
-    """Return the options of the run to resume, if there is one."""
+def _earlier(config: Config, leave_out: Collection[str]) -> dict[str, Any] | None:
+    """Return the options of the run to resume, but some, if there is one."""
     if not (config.run.resume and config.run.run_dir):
         return None
     path = Path(config.run.run_dir) / CONFIG_FILE
-    return read_yaml(path) if path.is_file() else None
+    return read_yaml(path, leave_out) if path.is_file() else None
 
 
 def _parse(arguments: Sequence[str], defaults: Config) -> Config:
@@ -208,16 +213,18 @@ def read_mapping(path: Path, what: str, form: str) -> dict[str, Any] | None:
     return {str(name).replace("-", "_"): value for name, value in values.items()}
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, leave_out: Collection[str] = ()) -> dict[str, Any]:
     """Read options by name from a YAML file.
 
     Args:
         path: The file.
+        leave_out: Names of options that are not read.
 
     Raises:
         ConfigError: If it isn't there, can't be read, or holds anything but options.
     """
-    values = read_mapping(path, "config file", "option: value") or {}
+    found = read_mapping(path, "config file", "option: value") or {}
+    values = {name: value for name, value in found.items() if name not in leave_out}
     if flags := [f"--{name}" for name in ("config", "resume", "verbose") if values.get(name)]:
         raise ConfigError(
             f"Expected the config file {path} to hold options of the run. Received: "

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from keras_switcher.checks import ConfigError
 
+# The files that have been run, by their real paths.
+_done: set[str] = set()
+
 
 def run_files(paths: Iterable[str], verbose: bool = False) -> None:
     """Run the files, each once in a process, as modules that other code can import by their names.
@@ -23,7 +26,8 @@ def run_files(paths: Iterable[str], verbose: bool = False) -> None:
         if not os.path.isfile(path):
             raise ConfigError(f"Expected --load to be Python files. Received: {path}")
         full = os.path.realpath(path)
-        if full in _files_of_modules():
+        if full in _done or full in _files_of_modules():
+            _done.add(full)
             continue
         from keras_switcher.commands import load_tensorflow
 
@@ -32,10 +36,16 @@ def run_files(paths: Iterable[str], verbose: bool = False) -> None:
             sys.path.append(neighbours)
         try:
             _run(full)
+        except SystemExit as error:
+            raise ConfigError(
+                f"Can't run {path}, one of the files of --load: it ends the process. Put that "
+                "under `if __name__ == '__main__':`"
+            ) from error
         except Exception as error:
             raise ConfigError(
                 f"Can't run {path}, one of the files of --load: {type(error).__name__}: {error}"
             ) from error
+        _done.add(full)
 
 
 def _run(path: str) -> None:

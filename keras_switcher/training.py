@@ -135,7 +135,7 @@ def _open_folder(config: Config) -> tuple[RunFolder, bool]:
             f"There is a run in {folder.path} already. Continue it with --resume, or choose "
             "another --run-dir."
         )
-    values = read_yaml(folder.path / CONFIG_FILE)
+    values = read_yaml(folder.path / CONFIG_FILE, leave_out=("load",))
     if not values:
         raise RunError(
             f"Expected {folder.path / CONFIG_FILE} to have the options of the run there. Received: "

@@ -1,11 +1,14 @@
 """Methods of a user's own in a comparison: what they are offered, and what they may get wrong."""
 
 import json
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
-from command import SMALL
+from command import ROOT, SMALL
 from compare_work import work
 
 import keras_switcher.compare.methods  # noqa: F401
@@ -273,6 +276,23 @@ def test_a_file_of_methods_may_import_what_lies_beside_it(tmp_path, monkeypatch)
     )
     run_files([str(tmp_path / "own.py")])
     assert "imports-its-neighbour" in registry.names()
+
+
+def test_a_method_with_the_name_of_another_is_told_with_its_file(tmp_path):
+    (tmp_path / "own_dense.py").write_text(
+        "from keras_switcher.compare import Method, register\n"
+        "register('dense')(type('Mine', (Method,), {}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_switcher.compare", "--load", "own_dense.py", "--out", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    said = " ".join(done.stderr.split())
+    assert done.returncode == 2
+    assert "own_dense.py, one of the files of --load: ValueError: The method 'dense' is" in said
 
 
 def test_methods_whose_folders_would_be_one_are_refused(tmp_path):

@@ -115,6 +115,8 @@ def test_the_page_says_that_the_data_is_not_all(comparison):
     limited = plan(("switcher", "dense"), (0.0, 0.9), seeds=2, limit=400)
     said = page(limited, ordered(grouped(found), limited))
     assert "This comparison is small: it used only the first 400 examples" in said
+    few = [{**each, "examples": 399} for each in found]
+    assert "Not the full data set" not in page(limited, ordered(grouped(few), limited))
     embedded = [{**each, "dataset_source": EMBEDDED} for each in found]
     said = page(chosen, ordered(grouped(embedded), chosen))
     assert f"This comparison is small: its images are {EMBEDDED}." in said

@@ -9,9 +9,20 @@ from pathlib import Path
 import pytest
 import yaml
 
+from export.options import ExportOptions
+from keras_switcher import own_code
 from keras_switcher.augmentation import registry
 from keras_switcher.checks import ConfigError
-from keras_switcher.config import Config, check_values, from_values, to_values
+from keras_switcher.compare.plan import Variant
+from keras_switcher.config import (
+    Config,
+    Run,
+    check_values,
+    from_values,
+    to_values,
+    to_yaml,
+    validate,
+)
 from keras_switcher.flags import resolve
 from keras_switcher.own_code import run_files
 
@@ -29,6 +40,7 @@ def file(tmp_path, monkeypatch):
         return str(tmp_path / name)
 
     yield write
+    own_code._done.clear()
     for name in set(sys.modules) - before:
         if getattr(sys.modules[name], "__file__", None) in map(str, tmp_path.glob("*.py")):
             del sys.modules[name]
@@ -91,6 +103,57 @@ def test_no_file_is_told(tmp_path):
     for missing in (tmp_path / "no.py", tmp_path):
         with pytest.raises(ConfigError, match="Expected --load to be Python files. Received: /"):
             run_files([str(missing)])
+
+
+def test_a_file_that_ends_the_process_is_told(file):
+    with pytest.raises(ConfigError, match=r"ends.py, .*: it ends the process. Put that under `if"):
+        run_files([file("ends.py", "import sys\nsys.exit()\n")])
+
+
+def test_what_has_been_run_is_not_looked_for_again(file, monkeypatch):
+    path = file("once_only.py", "")
+    run_files([path])
+    monkeypatch.setattr(own_code, "_files_of_modules", lambda: pytest.fail("looked for again"))
+    run_files([path])
+
+
+def test_files_of_flags_replace_those_of_a_configuration_that_were_moved(file, tmp_path):
+    config = tmp_path / "moved.yaml"
+    config.write_text("load: /nowhere/one.py\ngate: step\n")
+    with pytest.raises(ConfigError, match=r"moved\.yaml: Expected --load .*Received: /nowhere/one"):
+        resolve(["--config", str(config)])
+    path = file("here.py", "")
+    assert resolve(["--config", str(config), "--load", path]).run.load == (path,)
+    with pytest.raises(ConfigError, match="Expected --load to be Python files. Received: none"):
+        resolve(["--load"])
+    # A run's own, too.
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("load: [/nowhere/one.py]\nepochs: 3\n")
+    config = resolve(["--run-dir", str(run), "--resume", "--load", path])
+    assert (config.run.load, config.optimisation.epochs) == ((path,), 3)
+    # The comparison reads only options of switching, and has files of its own.
+    (tmp_path / "best.yaml").write_text("load: [/nowhere/one.py]\ngate: relu_tanh\n")
+    variant = Variant.parse(f"switcher:config={tmp_path / 'best.yaml'}")
+    assert dict(variant.options) == {"gate": "relu_tanh"}
+
+
+@pytest.mark.parametrize("text", ["load: none", "load:", "load: []"])
+def test_no_files_in_a_configuration(text, tmp_path):
+    (tmp_path / "none.yaml").write_text(text)
+    assert resolve(["--config", str(tmp_path / "none.yaml")]).run.load == ()
+
+
+def test_paths_of_a_script_are_written_so_that_they_mean_the_same_from_anywhere(
+    file, tmp_path, monkeypatch
+):
+    file("relative.py", "")
+    monkeypatch.chdir(tmp_path)
+    for load in (("relative.py",), ["relative.py"]):
+        config = validate(Config(run=Run(load=load)))
+        assert yaml.safe_load(to_yaml(config))["load"] == [str(tmp_path / "relative.py")]
+    (path,) = ExportOptions("r", load=["~/x.py"]).load
+    assert path == Path.home() / "x.py"
 
 
 def test_flags_and_files_may_name_what_is_registered(file, tmp_path, monkeypatch):
@@ -182,6 +245,12 @@ def test_data_and_network_of_ones_own_in_all_commands(tmp_path):
     run("-m", "keras_switcher.compare", *own, "--epochs", "2", *methods, "--out", "c")
     assert (tmp_path / "c" / "report.html").is_file()
     (tmp_path / "my_data.py").rename(tmp_path / "moved.py")
-    said = run(train, "--config", "r/config.yaml", "--run-dir", "again", status=2)
-    assert "Expected --load to be Python files" in said
+    again = ("--config", "r/config.yaml", "--epochs", "1", "--run-dir", "again")
+    said = run(train, *again, status=2)
+    assert "config.yaml: Expected --load to be Python files" in said
     assert not (tmp_path / "again").exists()
+    run(train, *again, "--load", "moved.py", "my_network.py")
+    (tmp_path / "moved.py").unlink()
+    (tmp_path / "again.py").write_text(DATA)
+    moved = ("--load", "again.py", "my_network.py")
+    assert "nothing to resume" in run(train, "--run-dir", "again", "--resume", *moved)

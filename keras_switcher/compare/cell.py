@@ -89,6 +89,7 @@ def train_cell(folder: Path, stop: StopSignals, console: Console) -> dict[str, A
         **dataclasses.asdict(trained),
         "epochs": work.epochs,
         "dataset_source": images.source,
+        "examples": len(images.x_train) + len(images.x_validation),
         "peak_mib": peak_mib(),
         "threads": os.environ.get("TF_NUM_INTRAOP_THREADS"),
         "versions": "; ".join(versions),

@@ -147,7 +147,8 @@ def _switching_of(path: Path) -> dict[str, Any]:
     # The module that reads flags takes a while to load, and the process of a cell does without it.
     from keras_switcher.flags import read_yaml
 
-    given = read_yaml(path)
+    # The comparison has files of its own, and only options of switching are read.
+    given = read_yaml(path, leave_out=("load",))
     names = OF_SWITCHING & {*given}
     values = to_values(from_values(given))
     return {name: values[name] for name in values if name in names and name not in _SET_BY_CELLS}

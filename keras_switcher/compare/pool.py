@@ -111,7 +111,12 @@ class Pool:
                 "seed": cell.seed,
             },
             "method": cell.variant.method,
-            "code": {path: file_digest(path) for path in self.plan.config.run.load},
+            # The process of a cell tells of one that is gone.
+            "code": {
+                path: file_digest(path)
+                for path in self.plan.config.run.load
+                if Path(path).is_file()
+            },
             "keeps_models": self.plan.keeps_models,
             "config": to_values(cell.config(self.plan.config), only_saved=True),
             "source": self.source,

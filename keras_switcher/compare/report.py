@@ -61,7 +61,11 @@ def page(plan: Plan, groups: Sequence[Group], part: str = "test") -> str:
         f"{options.optimisation.optimizer}, {seeds}, {_source(groups)}; the same data and order of "
         "batches for all, and the same network and initial weights unless a method has its own."
     )
-    notice = not_full(str(groups[0].results[0]["dataset_source"]), options.data.limit, "comparison")
+    first_result = groups[0].results[0]
+    # An older result does not say how many there are.
+    limit = options.data.limit
+    examples = int(first_result.get("examples", limit or 0))
+    notice = not_full(str(first_result["dataset_source"]), limit, examples, "comparison")
     if missing > 0:
         notice += (
             '<p class="notice" role="note"><strong>Not complete.</strong> '

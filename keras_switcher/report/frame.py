@@ -59,16 +59,18 @@ def section(name: str, title: str, content: str) -> str:
 </section>'''
 
 
-def not_full(source: str, limit: int | None, kind: str) -> str:
+def not_full(source: str, limit: int | None, examples: int, kind: str) -> str:
     """Return a notice if figures are not of a whole data set, otherwise nothing.
 
     Args:
         source: Where the data comes from.
-        limit: How many of its examples were used, if not all.
+        limit: The largest number of its examples to use, if there is one.
+        examples: How many were trained and validated on.
         kind: What the figures are of: a "run", a "comparison".
     """
     reasons = [f"its images are {source}"] if source == EMBEDDED else []
-    if limit is not None:
+    # One above the number of examples limits nothing.
+    if limit is not None and limit <= examples:
         reasons.append(f"it used only the first {limit} examples for training and for the test")
     if not reasons:
         return ""

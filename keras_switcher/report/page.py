@@ -88,12 +88,8 @@ def _lead(run: FinishedRun) -> str:
 
 def _notice(run: FinishedRun) -> str:
     """Return a notice if the run did not use the whole data set."""
-    limit = run.config.data.limit
     examples = run.summary["train_examples"] + run.summary["validation_examples"]
-    if limit is not None and limit > examples:
-        # One above the number of examples limits nothing.
-        limit = None
-    return not_full(run.summary["dataset_source"], limit, "run")
+    return not_full(run.summary["dataset_source"], run.config.data.limit, examples, "run")
 
 
 def _headline(summary: Mapping[str, Any]) -> str:

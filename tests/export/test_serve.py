@@ -196,9 +196,12 @@ def test_only_own_names_are_answered_to(run, page, host, is_answered):
 
 def test_a_request_with_the_whole_address_is_answered(run, page):
     with serving(lambda: site(run, page)) as server:
-        for scheme, status in (("http", 200), ("https", 200), ("ftp", 404)):
+        for scheme, status in (("http", 200), ("HTTPS", 200), ("ftp", 404)):
             address = f"{scheme}://127.0.0.1:{server.server_port}/model_sparse.tflite?a#b"
             assert get(server, address)[0].status == status
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
+            connection.sendall(b"GET http://[ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert b"200 OK" in connection.recv(1000)
 
 
 def test_what_a_request_holds_can_not_steer_the_terminal(run, page, caplog):
