@@ -148,6 +148,23 @@ def test_the_table_of_switchers_has_the_figures_of_its_csv_files():
     assert checked == 27
 
 
+def test_the_table_of_the_kinds_of_switcher_has_the_figures_of_its_csv_file():
+    text = (ROOT / "docs" / "results" / "experiments.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"^### The kinds of switcher\n(.*?)(?=^##|\Z)", text, re.M | re.S)
+    rows = [line.strip("|").split("|") for line in re.findall(r"^\|.*\|$", section, re.M)[2:]]
+    found = groups_of(ROOT / "docs" / "results" / "compare" / "ablations-switcher.csv")
+    for label, _, validated, difference, tested in ([c.strip() for c in row] for row in rows):
+        is_recipe = label.startswith("the recipe")
+        group = found["switcher" if is_recipe else label.split("`")[1], 0.985]
+        assert len(group.results) == 5
+        assert validated == shown_mean(group.mean(VALIDATION), validated), label
+        assert tested == shown_mean(group.mean(TEST), tested), label
+        if not is_recipe:
+            minus = group.minus(found["switcher", 0.985], VALIDATION)
+            assert difference == shown_difference(minus, difference), label
+    assert len(rows) == len(found) == 7
+
+
 @pytest.mark.parametrize(("page", "heading", "place", "file", "figure"), TABLES)
 def test_a_table_has_the_figures_of_its_csv_file(page, heading, place, file, figure):
     sparsities, rows = rows_of(page, heading, place)
