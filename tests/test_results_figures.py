@@ -33,6 +33,7 @@ METHODS = {
     "L0": "l0",
     "PQuantML, trained thresholds": "pquant-dst",
     "PQuantML, a soft mask": "pquant-pdp",
+    "PQuantML, a uniform soft mask": "pquant-pdp-uniform",
     "small dense network": "small-dense",
     "dense": "dense",
 }
