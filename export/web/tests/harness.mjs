@@ -200,6 +200,31 @@ export async function answers(page, expected) {
   }
 }
 
+/** Waits until the bars show probabilities; the example before may have had the same answer.
+ * @param {import('playwright-core').Page} page
+ * @param {number[]} expected In percent.
+ * @param {number} within By how much they may differ.
+ * @param {string} of What they are of, for the message.
+ */
+export async function showsShares(page, expected, within, of = 'the model') {
+  try {
+    await page.waitForFunction(
+      ({ expected, within }) => {
+        const shown = [...document.querySelectorAll('.bars .share')].map((bar) => parseFloat(bar.textContent ?? ''));
+        return (
+          shown.length === expected.length &&
+          shown.every((share, at) => Math.abs(share - (expected[at] ?? NaN)) < within)
+        );
+      },
+      { expected, within },
+      { timeout: 8000 },
+    );
+  } catch {
+    const shown = await page.locator('.bars .share').allTextContents();
+    throw new Error(`Expected the shares ${expected} of ${of}. Received: ${shown}`);
+  }
+}
+
 /** Digits as somebody writes them: strokes of points in 28x28. */
 export const DIGITS = {
   0: [[...oval(14, 14, 6, 9, -90, 270)]],

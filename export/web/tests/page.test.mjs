@@ -15,6 +15,7 @@ import {
   ROOT,
   RUNS,
   serve,
+  showsShares,
   tab,
   until,
 } from './harness.mjs';
@@ -200,9 +201,11 @@ test('after a stroke of the mouse, the keys move the pen without drawing', async
   await page.mouse.move(box.x + box.width / 2, box.y + box.height * 0.85);
   await page.mouse.up();
   await answers(page, '1');
+  const settled = () => new Promise((resolve) => setTimeout(resolve, 300));
+  await settled();
   const share = await page.locator('#answer-share').textContent();
   for (let step = 0; step < 6; step++) await page.keyboard.press('ArrowLeft');
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  await settled();
   assert.equal(await page.locator('#answer').textContent(), '1');
   assert.equal(await page.locator('#answer-share').textContent(), share);
 });
@@ -242,9 +245,8 @@ test('an example gives the probabilities that Python gives', async () => {
     const powers = (scores[index] ?? []).map(Math.exp);
     const sum = powers.reduce((a, b) => a + b, 0);
     const expected = powers.map((power) => (100 * power) / sum);
-    await answers(page, String(expected.indexOf(Math.max(...expected))));
-    const bars = await page.locator('.bars .share').allTextContents();
-    bars.forEach((text, at) => assert.ok(Math.abs(parseFloat(text) - (expected[at] ?? NaN)) < 0.06, text));
+    await showsShares(page, expected, 0.06);
+    assert.equal(await page.locator('#answer').textContent(), String(expected.indexOf(Math.max(...expected))));
     compared++;
   }
   assert.ok(compared >= 3, `only ${compared} examples are among the images of the reference`);

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_switcher.compare.method import Method, Trained, register
 from keras_switcher.compare.plan import COURSE, TRAINING
+from keras_switcher.compare.soft_masks import without_sorting
 from keras_switcher.compare.work import Work, fit_at_once
 from keras_switcher.config import Config
 from keras_switcher.extras import install_command
@@ -77,6 +79,7 @@ class _Pquant(Method):
         config.training_parameters.fine_tuning_epochs = after
         self.configure(config.pruning_parameters, work, pruning)
         model, pruned = _with_layers_of_pquant(start.learned, config)
+        self.prepare(model, pruned, work, pruning)
         compiled_dense(work.config, work.data, start, model, undecayed=self.thresholds(pruned))
         theirs = PQuantCallback(config, log_ebops=False, log_keep_ratio=False)
         first = keras.callbacks.LambdaCallback(
@@ -109,6 +112,16 @@ class _Pquant(Method):
             epochs: Number of epochs in which it prunes.
         """
         raise NotImplementedError
+
+    def prepare(self, model: keras.Model, layers: list[Any], work: Work, epochs: int) -> None:
+        """Do what the method needs before a step of the model is traced.
+
+        Args:
+            model: The model that will be trained.
+            layers: The layers that it prunes.
+            work: The work.
+            epochs: Number of epochs in which it prunes.
+        """
 
     def thresholds(self, layers: list[Any]) -> list[Any]:
         """Return the variables that it trains besides the weights, which must not decay with them.
@@ -231,7 +244,8 @@ class Pdp(_Pquant):
 
     The sparsity grows by the same amount in each epoch, and reaches its final value when the
     switcher's target does. A layer's final sparsity is the share of its weights that are among the
-    smallest of all layers when pruning begins.
+    smallest of all layers when pruning begins. On a CPU, its mask is computed without a sort of
+    all weights, with the same numbers (`keras_switcher.compare.soft_masks`).
 
     Reference:
         [Cho et al., 2023](https://arxiv.org/abs/2305.11203).
@@ -245,7 +259,18 @@ class Pdp(_Pquant):
         # The share of the sparsity that an epoch adds.
         parameters.epsilon = 1 / max(1, round(work.config.alternation.ramp * epochs))
 
+    def prepare(self, model: keras.Model, layers: list[Any], work: Work, epochs: int) -> None:
+        # XLA compiles no step that calls NumPy, and a GPU sorts fast.
+        if not work.config.execution.jit and not tf.config.list_physical_devices("GPU"):
+            for layer in layers:
+                without_sorting(layer.pruning_layer)
+        self._model, self._changes = model, (0, epochs)
+
     def begin(self, layers: list[Any], epoch: int) -> None:
+        if epoch in self._changes:
+            # What was traced before knows whether the mask was in use.
+            self._model.make_train_function(force=True)
+            self._model.make_test_function(force=True)
         for layer in layers if epoch == 0 else []:
             # Version 0.1.0 writes a layer's share under one name but, in its layers for Keras,
             # reads another.
