@@ -39,7 +39,8 @@ def test_the_example_of_tf_config_is_one():
     assert read_tf_config(text) == Cluster(("host1:2222", "host2:2222"), 0)
 
 
-def test_the_program_of_one_s_own_runs(monkeypatch):
+@pytest.mark.parametrize("program", blocks(PAGE, "python"), ids=["several GPUs", "workers"])
+def test_the_programs_of_one_s_own_run(program, monkeypatch):
     def one_device():
         return tf.distribute.OneDeviceStrategy("/cpu:0")
 
@@ -53,7 +54,7 @@ def test_the_program_of_one_s_own_runs(monkeypatch):
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     given = {"build": build, "loss": loss, "train": tf.data.Dataset.from_tensors(separable())}
-    exec(blocks(PAGE, "python")[0].replace("epochs=20", "epochs=3, verbose=0"), given)
+    exec(program.replace("epochs=20", "epochs=3, verbose=0"), given)
     assert given["sparse"].sparsity == pytest.approx(0.95, abs=0.01)
 
 

@@ -27,7 +27,28 @@ def page(name):
     return (DOCS / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["index.md", "library.md", "granularity.md"])
+RUN_HERE = ("index.md", "library.md", "granularity.md")
+# Below, and by the tests of the export, of several workers, of networks and of tuning.
+RUN_ELSEWHERE = (
+    "compare.md",
+    "export.md",
+    "mobile.md",
+    "distributed.md",
+    "networks.md",
+    "tuning.md",
+)
+
+
+def test_no_page_has_python_that_no_test_runs():
+    found = {
+        str(path.relative_to(DOCS))
+        for path in DOCS.rglob("*.md")
+        if blocks(path.read_text(), "python")
+    }
+    assert found == {*RUN_HERE, *RUN_ELSEWHERE}
+
+
+@pytest.mark.parametrize("name", RUN_HERE)
 def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = re.sub(r"epochs=\d+", "epochs=1", "\n".join(blocks(page(name), "python")))
@@ -44,7 +65,7 @@ def test_the_page_names_every_method_and_the_default_ones():
 
 
 def test_the_method_of_ones_own_can_be_trained(tmp_path):
-    (code, *_) = blocks(page("compare.md"), "python")
+    (code,) = blocks(page("compare.md"), "python")
     exec(compile(code, "one_shot.py", "exec"), {"__name__": "one_shot"})
     trained = registry.get("one-shot")().train(work(tmp_path))
     assert sparsity(trained.layers) == pytest.approx(0.9, abs=0.01)
