@@ -8,7 +8,8 @@ from compare_work import normalised, sparsity, work
 from keras import ops
 
 from keras_switcher.compare.method import registry
-from keras_switcher.compare.methods.pquant import _epochs, _odds, _with_layers_of_pquant
+from keras_switcher.compare.methods.pquant_dst import _odds
+from keras_switcher.compare.pquantml import phases, with_layers_of_pquant
 from keras_switcher.files import RunError
 from keras_switcher.networks import Start, compiled_dense
 from keras_switcher.runs import MODEL_FILE
@@ -63,7 +64,7 @@ def test_a_dense_layer_inside_a_model_of_the_network_is_refused(tmp_path):
 
 def test_a_normalisation_computes_as_it_did():
     network = normalised()
-    copy, _ = _with_layers_of_pquant(network, pquant.dst_config())
+    copy, _ = with_layers_of_pquant(network, pquant.dst_config())
     given = np.random.default_rng(1).integers(0, 256, (20, 6))
     own, other = (model.layers[0](given) for model in (network, copy))
     np.testing.assert_allclose(own, other, atol=1e-5)
@@ -103,7 +104,7 @@ def test_dst_ends_at_the_target(trained):
 
 def test_the_penalty_of_dst_rises_while_the_network_will_be_too_dense_and_falls_below(trained):
     _, task, seen = trained("pquant-dst")
-    _, pruning, _ = _epochs(task)
+    _, pruning, _ = phases(task)
     # At the end, the target is met.
     assert len(seen) == pruning - 1
     earlier = seen[0][0]
@@ -121,12 +122,12 @@ def test_a_short_training_by_dst_is_nearer_its_target_when_it_has_to_meet_it(tmp
     last = []
     # Twice in each epoch, which has 135 batches, and once.
     for batches, times in ((50, 2), (200, 1)):
-        monkeypatch.setattr("keras_switcher.compare.methods.pquant._LEAST_BATCHES", batches)
+        monkeypatch.setattr("keras_switcher.compare.methods.pquant_dst._LEAST_BATCHES", batches)
         method, seen = registry.get("pquant-dst")(), []
         method._adapt = watched(method._adapt, seen)
         task = work(tmp_path / str(times) / "cell", *flags, target=0.95)
         method.train(task)
-        assert len(seen) == times * _epochs(task)[1] - 1
+        assert len(seen) == times * phases(task)[1] - 1
         last.append(seen[-1][0])
     assert abs(last[0] - 0.05) < 0.5 * abs(last[1] - 0.05)
 
@@ -167,8 +168,8 @@ def test_what_the_package_can_not_do_is_told(flags, target, message, tmp_path):
 
 
 def test_the_phases_are_those_of_the_recipe(tmp_path):
-    assert _epochs(work(tmp_path, *FLAGS)) == (2, 16, 6)
-    assert _epochs(work(tmp_path, "--epochs", "1")) == (0, 1, 0)
+    assert phases(work(tmp_path, *FLAGS)) == (2, 16, 6)
+    assert phases(work(tmp_path, "--epochs", "1")) == (0, 1, 0)
 
 
 def test_weight_decay_leaves_what_is_trained_besides_the_weights(tmp_path):

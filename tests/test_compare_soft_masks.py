@@ -56,7 +56,7 @@ def test_a_training_ends_with_the_weights_that_the_package_gives(tmp_path, monke
         if name == "packages":
             sorts_before = len(sorts)
             monkeypatch.setattr(
-                "keras_switcher.compare.methods.pquant.without_sorting", lambda pruning: None
+                "keras_switcher.compare.methods.pquant_pdp.without_sorting", lambda pruning: None
             )
         task = work(tmp_path / name / "cell", "--epochs", "10", "--lr", "0.003", target=0.9)
         task.keeps_models = True

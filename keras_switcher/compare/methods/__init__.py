@@ -4,10 +4,20 @@ from keras_switcher.compare.methods import (
     dense,
     l0,
     magnitude,
-    pquant,
+    pquant_dst,
+    pquant_pdp,
     switcher,
     tfmot,
     without_network,
 )
 
-__all__ = ["dense", "l0", "magnitude", "pquant", "switcher", "tfmot", "without_network"]
+__all__ = [
+    "dense",
+    "l0",
+    "magnitude",
+    "pquant_dst",
+    "pquant_pdp",
+    "switcher",
+    "tfmot",
+    "without_network",
+]
