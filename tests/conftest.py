@@ -14,7 +14,7 @@ os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
 import keras
 import pytest
 from command import offline
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import keras_switcher.compare.methods  # noqa: F401, registers them
 from keras_switcher import gates, granularity, switchers
@@ -24,7 +24,7 @@ from keras_switcher.models import MODELS
 from keras_switcher.training import main
 
 # How long an example takes depends on what else the machine does.
-settings.register_profile("tests", deadline=None)
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
 

@@ -381,7 +381,7 @@ def test_silence_of_a_worker_is_noticed_in_time(monkeypatch):
 def test_worker_whose_main_thread_hangs_is_ended_with_a_message():
     members = addresses(2)
     # As in a collective of TensorFlow that waits for who is gone.
-    other = Other(Cluster(members, 1), "time.sleep(600)", before="module.GRACE = 0.5")
+    other = Other(Cluster(members, 1), "time.sleep(600)", before="module.GRACE = 3.0")
     with (
         pytest.raises(KeyError),
         joined(Cluster(members, 0), FACTS, 60.0) as workers,

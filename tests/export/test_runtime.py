@@ -301,6 +301,11 @@ def test_the_runtime_gets_the_threads_that_it_is_timed_with(plain):
     for threads in (1, 3):
         parent, child = measuring_process(plain, threads)
         time.sleep(3)
+        # The machine may be slow, but only to get there.
+        for _ in range(600 if counts else 0):
+            if child.num_threads() >= counts[0] + 2:
+                break
+            time.sleep(0.1)
         counts.append(child.num_threads())
         with parent:
             parent.send_signal(signal.SIGINT)

@@ -409,7 +409,7 @@ def test_a_signal_ends_the_server(run, page, number, status):
     code = (
         "import sys; from pathlib import Path; import export.site; "
         f"export.site.PAGE = Path({str(page)!r}); "
-        f"from export.command import main; sys.exit(main(['serve', {str(run)!r}]))"
+        f"from export.command import main; sys.exit(main(['serve', {str(run)!r}, '--port', '0']))"
     )
     with subprocess.Popen(
         [sys.executable, "-u", "-c", code],

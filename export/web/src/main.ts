@@ -107,7 +107,12 @@ class Page {
   /** Has the chosen file answer the input as it is now; changes meanwhile are answered after it. */
   private update(): void {
     this.changed = true;
-    this.running ??= this.answers().finally(() => (this.running = null));
+    const { dataset } = document.documentElement; // for the tests
+    dataset.answering = '';
+    this.running ??= this.answers().finally(() => {
+      this.running = null;
+      delete dataset.answering;
+    });
   }
 
   private async answers(): Promise<void> {

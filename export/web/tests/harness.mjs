@@ -94,7 +94,8 @@ export async function serveStatically(folder) {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }
-  return { url: `http://127.0.0.1:${port}/`, end: () => child.kill() };
+  const gone = once(child, 'exit');
+  return { url: `http://127.0.0.1:${port}/`, end: () => (child.kill(), gone) };
 }
 
 async function freePort() {
@@ -181,7 +182,14 @@ export async function draw(page, strokes) {
   }
 }
 
-/** Waits until the answer is a class; returns it.
+/** Waits until what the page was last told to answer is answered.
+ * @param {import('playwright-core').Page} page
+ */
+export async function settled(page) {
+  await page.waitForFunction(() => document.documentElement.dataset.answering === undefined);
+}
+
+/** Waits until the answer is a class.
  * @param {import('playwright-core').Page} page
  * @param {string} expected
  */
@@ -190,7 +198,7 @@ export async function answers(page, expected) {
     await page.waitForFunction(
       (wanted) => document.getElementById('answer')?.textContent === wanted,
       expected,
-      { timeout: 5000 },
+      { timeout: 30_000 },
     );
   } catch {
     const [answer, share] = await Promise.all(
@@ -217,7 +225,7 @@ export async function showsShares(page, expected, within, of = 'the model') {
         );
       },
       { expected, within },
-      { timeout: 8000 },
+      { timeout: 30_000 },
     );
   } catch {
     const shown = await page.locator('.bars .share').allTextContents();

@@ -62,7 +62,10 @@ test('a run that was hardly opened does not mix with the one that was kept befor
   // Another run at the same address, left as soon as it is there.
   const second = await serve(path.join(RUNS, 'halves', 'export'), '--port', port);
   await page.reload();
-  await page.waitForFunction((model) => document.getElementById('title')?.textContent !== model, model);
+  await page.waitForFunction(
+    (model) => ![model, 'keras_switcher'].includes(document.getElementById('title')?.textContent ?? ''),
+    model,
+  );
   await page.goto('about:blank');
   await second.end();
   await page.goto(first.url);
@@ -203,7 +206,7 @@ test('a bundle works on a static host, below a path', async () => {
   for (const part of ['path/', 'facts.json', 'model_sparse.tflite', 'model_int8.tflite', '.wasm']) {
     assert.ok(kept.urls.some((url) => url.endsWith(part)), `${part} in ${kept.urls.join(' ')}`);
   }
-  host.end();
+  await host.end();
   await page.reload();
   await until(page, 'ready');
   await draw(page, DIGITS[3]);

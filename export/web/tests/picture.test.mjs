@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
-import { answers, launch, PHONE, RUNS, serve, tab, until } from './harness.mjs';
+import { answers, launch, PHONE, RUNS, serve, settled, tab, until } from './harness.mjs';
 
 /** @type {import('playwright-core').Browser} */
 let browser;
@@ -91,8 +91,9 @@ test('a picture from a file is classified, whatever its size', async () => {
 
 test('where a picture is transparent, the network reads the white that is shown', async () => {
   const { page, context, errors } = await opened();
+  const { read: example } = await pixels(page);
   await page.locator('#chooser').setInputFiles(await picture(page, 'rgb(180 60 60)', 40, 40));
-  await answers(page, '0');
+  await untilAnother(page, example);
   const { read: red } = await pixels(page);
   await page.locator('#chooser').setInputFiles(await picture(page, 'rgb(0 0 255 / 20%)', 40, 40, 'image/png'));
   await untilAnother(page, red);
@@ -138,8 +139,9 @@ test('the camera answers as long as it is on, and its last picture stays', async
   await page.evaluate(() => (/** @type {any} */ (document.getElementById('spoken')).textContent = ''));
   await page.waitForFunction(() => document.getElementById('spoken')?.textContent !== '');
   await page.getByRole('button', { name: 'Hold this picture' }).click();
-  const { read: last } = await pixels(page);
   await page.getByRole('button', { name: 'Camera' }).waitFor();
+  await settled(page);
+  const { read: last } = await pixels(page);
   await new Promise((resolve) => setTimeout(resolve, 500));
   assert.deepEqual((await pixels(page)).read, last);
   assert.equal(await page.locator('#area').getAttribute('aria-label'), 'What the camera sees');
