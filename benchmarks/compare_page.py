@@ -7,7 +7,8 @@ python benchmarks/compare_page.py docs/results/compare/lenet300.csv --methods sw
 import argparse
 import csv
 import os
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -44,10 +45,30 @@ def groups_of(path: Path) -> dict[tuple[str, float | None], Group]:
             "target_sparsity": float(row["target_sparsity"]) if row["target_sparsity"] else None,
             "seed": int(row["seed"]),
             **{name: float(row[name]) for name in ACCURACIES},
+            "seconds": float(row.get("seconds") or "nan"),
+            "peak_mib": float(row.get("peak_mib") or "nan"),
+            "layer_sparsities": dict(_layers(row.get("layer_sparsities") or "")),
         }
         for row in rows
     ]
     return {(group.method, group.target_sparsity): group for group in grouped(results)}
+
+
+def _layers(text: str) -> Iterator[tuple[str, float]]:
+    for layer in text.split():
+        name, _, sparsity = layer.rpartition("=")
+        yield name, float(sparsity)
+
+
+def shown_layers(group: Group) -> str:
+    """Return the mean sparsity of each layer in percent: "96.7 / 85.2 / 0.0"."""
+    rows = [result["layer_sparsities"].values() for result in group.results]
+    return " / ".join(f"{100 * statistics.fmean(layer):.1f}" for layer in zip(*rows, strict=True))
+
+
+def shown_median(values: Iterable[float]) -> str:
+    """Return a median without decimals, as a table of costs has it."""
+    return f"{statistics.median(values):,.0f}"
 
 
 def _title(method: str) -> str:
@@ -114,6 +135,24 @@ def main() -> None:
     print(
         table(means, head), f"\n{methods[0]} minus each:\n", table(differences[1:], head), sep="\n"
     )
+
+    of = {method: [g for key, g in found.items() if key[0] == method] for method in methods}
+    costs = []
+    for method, groups in of.items():
+        results = [result for group in groups for result in group.results]
+        seconds, mib = ([result[name] for result in results] for name in ("seconds", "peak_mib"))
+        span = f"{min(seconds):,.0f} to {max(seconds):,.0f}"
+        costs.append([method, str(len(results)), shown_median(seconds), span, shown_median(mib)])
+    print("\nMedians of seconds, and of the peak of resident MiB:\n")
+    print(table(costs, ["", "networks", "seconds", "from, to", "MiB"]))
+    names = next(iter(found.values())).results[0]["layer_sparsities"]
+    layers = [
+        [m, *(shown_layers(found[m, s]) if (m, s) in found else "" for s in sparsities)]
+        for m in methods
+        if (m, None) not in found
+    ]
+    print(f"\nSparsity of {', '.join(names)} in percent:\n")
+    print(table(layers, head))
 
     if args.picture:
         drawn = [

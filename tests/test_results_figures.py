@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare_page import groups_of
+from benchmarks.compare_page import groups_of, shown_layers, shown_median
 
 ROOT = Path(__file__).parent.parent
 COMPARED = "docs/results/compare.md"
@@ -187,3 +187,46 @@ def test_a_table_has_the_figures_of_its_csv_file(page, heading, place, file, fig
                 assert plain == shown_mean(group.mean(figure), plain), (label, sparsity)
             checked += 1
     assert checked >= len(rows)
+
+
+@pytest.mark.parametrize(
+    ("heading", "file"),
+    [
+        ("LeNet-300-100, MNIST", "lenet300"),
+        ("LeNet-5, MNIST", "lenet"),
+        ("VGG16's classifier at an eighth, CIFAR-100", "vgg16-eighth-cifar100"),
+        ("VGG16's classifier at an eighth, CIFAR-10", "vgg16-eighth-cifar10"),
+    ],
+)
+def test_the_costs_and_layers_are_those_of_the_csv_files(heading, file):
+    text = (ROOT / "docs" / "results" / "compare-costs.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    groups = groups_of(ROOT / "docs" / "results" / "compare" / f"{file}.csv")
+    costs, layers = (
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        for table in re.findall(r"(?:^\|.*\n)+", section, re.M)
+    )
+    targets = [float(cell.removesuffix(" %")) / 100 for cell in layers[0][1:]]
+    trained, seconds_of_all = 0, 0.0
+    for label, count, seconds, span, mib in costs[2:]:
+        method = label.strip("`").replace("=0", "=0.0")
+        results = [
+            result
+            for (name, target), group in groups.items()
+            if name == method and target in (None, *targets)
+            for result in group.results
+        ]
+        each = [result["seconds"] for result in results]
+        assert count == str(len(results)), label
+        assert seconds == shown_median(each), label
+        assert span == f"{min(each):,.0f} to {max(each):,.0f}", label
+        assert mib == shown_median(result["peak_mib"] for result in results), label
+        trained, seconds_of_all = trained + len(results), seconds_of_all + sum(each)
+    assert f"{trained} networks, {seconds_of_all / 7200:.1f} hours on two cores." in section
+    for label, *cells in layers[2:]:
+        method = label.strip("`").replace("=0", "=0.0")
+        for target, cell in zip(targets, cells, strict=True):
+            group = groups.get((method, target))
+            assert cell == (shown_layers(group) if group else ""), (label, target)
+    # The one without a target has no row of layers.
+    assert len(costs) == len(layers) + 1
