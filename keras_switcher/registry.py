@@ -22,7 +22,11 @@ class Registry(Generic[T]):
 
     Example:
         ```python
-        GATES: Registry[Gate] = Registry("gate", "@GATES.register('name')")
+        from collections.abc import Callable
+
+        from keras_switcher.registry import Registry
+
+        GATES: Registry[Callable] = Registry("gate", "@GATES.register('name')")
 
 
         @GATES.register("step")

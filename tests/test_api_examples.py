@@ -30,6 +30,9 @@ def shown():
             names = listed[1].split(", ") if listed else list(vars(module))
             for name in names:
                 item = getattr(module, name)
+                # A constant has the docstring of its class.
+                if not (inspect.isclass(item) or inspect.isroutine(item)):
+                    continue
                 if listed or inspect.getmodule(item) is module:
                     for member in [item, *(vars(item).values() if inspect.isclass(item) else ())]:
                         if isinstance(text := getattr(member, "__doc__", None), str):

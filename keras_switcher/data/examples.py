@@ -94,6 +94,7 @@ class ImageData:
 Loader = Callable[[StrPath | None], Examples]
 
 DATASETS: Registry[Loader] = Registry("data set", "@keras_switcher.data.DATASETS.register('name')")
+"""The data sets by name: functions of `data_dir` that return `Examples`, as a `TfdsImages` does."""
 
 
 def load(

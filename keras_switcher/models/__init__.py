@@ -34,6 +34,8 @@ class ModelBuilder(Protocol):
 
 
 MODELS: Registry[ModelBuilder] = Registry("model", "@keras_switcher.models.MODELS.register('name')")
+"""The networks by name: each is a `ModelBuilder`."""
+
 MODELS.register("lenet")(lenet)
 MODELS.register("lenet300")(lenet300)
 MODELS.register("resnet18")(resnet18)
