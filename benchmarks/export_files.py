@@ -10,6 +10,7 @@ trained first.
 """
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -21,12 +22,15 @@ from rich.console import Console
 from rich.table import Table
 from timing import new_file
 
+from keras_switcher.compare.arguments import METHODS
 from keras_switcher.compare.cell import CELL_FILE
 from keras_switcher.compare.plan import PLAN_FILE, RESULT_FILE
 from keras_switcher.files import write_json
 from keras_switcher.runs import MODEL_FILE
 
 ROOT = Path(__file__).parent.parent
+# Of an extra, so not among the default ones.
+PQUANT = ("pquant-dst", "pquant-pdp", "pquant-pdp-uniform")
 
 
 def run(*command: str) -> None:
@@ -39,10 +43,12 @@ def run(*command: str) -> None:
 
 
 def trained(folder: Path, dataset: str, seed: int) -> Path:
-    """Train a short comparison whose networks are kept; return its folder."""
+    """Train a short comparison whose networks are kept, by all methods; return its folder."""
+    extra = PQUANT if importlib.util.find_spec("pquant") else ()
     flags = ("--model", "lenet300", "--dataset", dataset, "--seeds", "1")
     chosen = ("--first-seed", str(seed), "--sparsity", "0.95", "--keep-models")
-    run("keras_switcher.compare", *flags, *chosen, "--out", str(folder))
+    methods = ("--methods", *METHODS, *extra)
+    run("keras_switcher.compare", *flags, *chosen, *methods, "--out", str(folder))
     return folder
 
 
