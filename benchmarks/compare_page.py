@@ -136,7 +136,12 @@ def main() -> None:
         table(means, head), f"\n{methods[0]} minus each:\n", table(differences[1:], head), sep="\n"
     )
 
-    of = {method: [g for key, g in found.items() if key[0] == method] for method in methods}
+    of = {
+        method: [
+            g for key, g in found.items() if key[0] == method and key[1] in (None, *sparsities)
+        ]
+        for method in methods
+    }
     costs = []
     for method, groups in of.items():
         results = [result for group in groups for result in group.results]
@@ -155,12 +160,7 @@ def main() -> None:
     print(table(layers, head))
 
     if args.picture:
-        drawn = [
-            found[key]
-            for method in methods
-            for key in found
-            if key[0] == method and key[1] in (None, *sparsities)
-        ]
+        drawn = [group for groups in of.values() for group in groups]
         write_picture(drawn, args.picture, args.figure.removesuffix("_accuracy"))
 
 

@@ -25,6 +25,7 @@ from timing import new_file
 from keras_switcher.compare.arguments import METHODS
 from keras_switcher.compare.cell import CELL_FILE
 from keras_switcher.compare.plan import PLAN_FILE, RESULT_FILE
+from keras_switcher.extras import install_command
 from keras_switcher.files import write_json
 from keras_switcher.runs import MODEL_FILE
 
@@ -45,6 +46,8 @@ def run(*command: str) -> None:
 def trained(folder: Path, dataset: str, seed: int) -> Path:
     """Train a short comparison whose networks are kept, by all methods; return its folder."""
     extra = PQUANT if importlib.util.find_spec("pquant") else ()
+    if not extra:
+        print(f"Without {', '.join(PQUANT)}: {install_command('pquant')}", file=sys.stderr)
     flags = ("--model", "lenet300", "--dataset", dataset, "--seeds", "1")
     chosen = ("--first-seed", str(seed), "--sparsity", "0.95", "--keep-models")
     methods = ("--methods", *METHODS, *extra)

@@ -25,10 +25,10 @@ def test_the_tables_have_means_and_differences(tmp_path, monkeypatch, capsys):
 
 def test_there_are_tables_of_costs_and_of_layers(tmp_path, monkeypatch, capsys):
     more = ["seconds,peak_mib,layer_sparsities", "9,700.4,a=0.9 b=0.5", "12,704,a=0.8 b=0.5"]
-    more += ["5,600,a=0.0 b=0.0", "7,600,a=0.0 b=0.0"]
-    lines = zip((HEAD + ROWS).splitlines(), more, strict=True)
-    text = "\n".join(f"{line},{added}" for line, added in lines)
-    out = printed(tmp_path / "a.csv", text, monkeypatch, capsys)
+    more += ["5,600,a=0.0 b=0.0", "7,600,a=0.0 b=0.0", "99,800,a=0.5 b=0.5"]
+    rows = (HEAD + ROWS + "switcher,0.5,0,0.9,0.9\n").splitlines()
+    text = "\n".join(f"{line},{added}" for line, added in zip(rows, more, strict=True))
+    out = printed(tmp_path / "a.csv", text, monkeypatch, capsys, "--sparsity", "0.9")
     assert "| switcher | 2 | 10 | 9 to 12 | 702 |" in out
     assert "Sparsity of a, b in percent" in out
     assert "| switcher | 85.0 / 50.0 |" in out

@@ -48,6 +48,17 @@ def test_masks_and_gradients_are_those_of_the_package(sparsity, decimals):
         np.testing.assert_array_equal(own, packages)
 
 
+@pytest.mark.parametrize("bad", [1, SHAPE[0] * SHAPE[1]])
+def test_a_mask_of_weights_that_are_no_numbers_is_none_either(bad):
+    weight = np.ones(SHAPE, "float32")
+    weight.ravel()[:bad] = np.nan
+    pruning = PDP(pquant.pdp_config(), "linear")
+    pruning.build(SHAPE)
+    pruning.post_pre_train_function()
+    without_sorting(pruning)
+    assert np.isnan(pruning(weight)).any()
+
+
 def test_a_training_ends_with_the_weights_that_the_package_gives(tmp_path, monkeypatch):
     kept, sorts = [], []
     top_k = keras.ops.top_k

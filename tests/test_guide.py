@@ -43,7 +43,7 @@ def test_no_page_has_python_that_no_test_runs():
     found = {
         str(path.relative_to(DOCS))
         for path in DOCS.rglob("*.md")
-        if blocks(path.read_text(), "python")
+        if blocks(path.read_text(encoding="utf-8"), "python")
     }
     assert found == {*RUN_HERE, *RUN_ELSEWHERE}
 

@@ -193,7 +193,7 @@ def with_layers_of_pquant(network: keras.Model, config: Any) -> tuple[keras.Mode
     copy = keras.models.clone_model(network, clone_function=clone)
     for old, new in zip(network.layers, copy.layers, strict=True):
         if isinstance(new, PQDense):
-            new._kernel.assign(old.kernel)
+            kernel_of(new).assign(old.kernel)
             if old.use_bias:
                 new._bias.assign(old.bias)
         else:
@@ -205,4 +205,9 @@ def _weights(layer: Any) -> list[Any]:
     """Return the weights of a layer of the copy, after the final compression, as Keras has them."""
     if not hasattr(layer, "pruning_layer"):
         return list(layer.weights)
-    return [layer._kernel, *([layer._bias] if layer.use_bias else [])]
+    return [kernel_of(layer), *([layer._bias] if layer.use_bias else [])]
+
+
+def kernel_of(layer: Any) -> Any:
+    """Return the trained kernel of a layer of the package: its `kernel` is the pruned one."""
+    return layer._kernel

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 
 def without_sorting(pruning: Any) -> None:
@@ -21,18 +22,20 @@ def without_sorting(pruning: Any) -> None:
 
     def mask(weight: Any) -> Any:
         if pruning._is_pretraining or pruning._is_finetuning:
-            return tf.convert_to_tensor(pruning.mask)
+            return ops.convert_to_tensor(pruning.mask)
         # But for the two magnitudes, these are the package's operations, in its order.
-        column = tf.reshape(weight, pruning.softmax_shape)
-        flat = tf.reshape(tf.abs(weight), [-1])
-        place = tf.cast((1 - tf.convert_to_tensor(pruning.r)) * size, "int32") - 1
-        place = tf.clip_by_value(place, 0, int(size) - 2)
-        high, low = tf.unstack(tf.gather(flat, _indices(flat, place)))
-        boundary = tf.ones_like(column) * (0.5 * (high + low))
-        logits = tf.concat((boundary**2, column**2), axis=-1) / pruning.temp
-        _, on = tf.unstack(tf.nn.softmax(logits, axis=-1), axis=-1)
-        return tf.reshape(on, weight.shape)
+        column = ops.reshape(weight, pruning.softmax_shape)
+        flat = ops.ravel(ops.abs(weight))
+        place = ops.cast((1 - pruning.r) * size, "int32") - 1
+        place = ops.clip(place, 0, int(size) - 2)
+        high, low = ops.unstack(ops.take(flat, _indices(flat, place)))
+        boundary = ops.ones_like(column) * (0.5 * (high + low))
+        logits = ops.concatenate((boundary**2, column**2), axis=-1) / pruning.temp
+        _, on = ops.unstack(ops.softmax(logits, axis=-1), axis=-1)
+        return ops.reshape(on, weight.shape)
 
+    # The package has no other place for it. Its phases are in variables, too, but Python has to
+    # know them when it traces a step.
     pruning._compute_mask = mask
 
 
@@ -47,6 +50,9 @@ def _descending(values: np.ndarray, place: int) -> np.ndarray:
 
     Equal values are in the order of their indices.
     """
+    if np.isnan(values).any():
+        # They have no order. The training has diverged, as its loss will show.
+        return np.array([place, place + 1], np.int32)
     ascending = values.size - 1 - np.array([place, place + 1])
     indices = []
     for position, value in zip(

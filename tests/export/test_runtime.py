@@ -301,7 +301,7 @@ def test_the_runtime_gets_the_threads_that_it_is_timed_with(plain):
     for threads in (1, 3):
         parent, child = measuring_process(plain, threads)
         time.sleep(3)
-        # The machine may be slow, but only to get there.
+        # The machine may be slow to get there.
         for _ in range(600 if counts else 0):
             if child.num_threads() >= counts[0] + 2:
                 break

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_switcher.compare.method import register
 from keras_switcher.compare.plan import COURSE, TRAINING
-from keras_switcher.compare.pquantml import PquantMethod, phases
+from keras_switcher.compare.pquantml import PquantMethod, kernel_of, phases
 from keras_switcher.compare.work import Work
 from keras_switcher.settling import choose_on
 
@@ -87,7 +87,7 @@ class Dst(PquantMethod):
             return
         masks = [layer.pruning_layer.mask for layer in layers]
         above = [
-            np.abs(keras.ops.convert_to_numpy(layer._kernel).T)
+            np.abs(keras.ops.convert_to_numpy(kernel_of(layer)).T)
             - keras.ops.convert_to_numpy(layer.pruning_layer.threshold)
             for layer in layers
         ]
