@@ -106,7 +106,7 @@ lock: ## write requirements.lock from pyproject.toml (ARGS=--upgrade for newer v
 	  --extra compare --extra pquant --extra tune --group dev --custom-compile-command "make lock" \
 	  --output-file requirements.lock $(ARGS) pyproject.toml
 
-bench: setup ## measure steps, files and growth; tables, and JSON in build/bench (16 minutes on two cores)
+bench: setup ## measure steps, files and growth; tables, and JSON in build/bench (about 20 minutes on two cores)
 	mkdir -p build/bench
 	$(BIN)/python benchmarks/step_time.py --model lenet300 --task-steps 16 --switcher-hidden --json build/bench/step_time-lenet300.json
 	$(BIN)/python benchmarks/step_time.py --model lenet --task-steps 16 --rounds 5 --json build/bench/step_time-lenet.json
