@@ -36,13 +36,20 @@ if TYPE_CHECKING or not _flags_first:
     from keras_switcher.convert import strip, switch
     from keras_switcher.layers import SwitchedDense
     from keras_switcher.model import SwitchedModel
-    from keras_switcher.switchers import ConnectionSwitcher, FreeSwitcher, Switcher, UnitSwitcher
+    from keras_switcher.switchers import (
+        ConnectionSwitcher,
+        FreeSwitcher,
+        OrthogonalSwitcher,
+        Switcher,
+        UnitSwitcher,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
     "Alternation",
     "ConnectionSwitcher",
     "FreeSwitcher",
+    "OrthogonalSwitcher",
     "SwitchedDense",
     "SwitchedModel",
     "Switcher",

@@ -161,13 +161,15 @@ class Switching:
     )
     """What turns logits into switches: step (0 or 1) or relu_tanh (also scales)."""
     switcher: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
-        "unit", registered("switcher", "switchers", "registry", "unit", "connection", "free")
+        "unit",
+        registered("switcher", "switchers", "registry", "unit", "orthogonal", "connection", "free"),
     )
-    """The switcher network: unit (reads all weights of a unit at once) or connection (reads each
-    weight); or free, a trained logit for each switch and no network."""
+    """The switcher network: unit (reads all weights of a unit at once), orthogonal (the same,
+    linear, with the units made orthogonal) or connection (reads each weight); or free, a trained
+    logit for each switch and no network."""
     switcher_hidden: tuple[int, ...] = _option((64,), WIDTHS)
     """Widths of its hidden layers, such as 64 32; without any, it is linear. The default for
-    connection is 16. No effect on free."""
+    connection is 16. No effect on orthogonal and free."""
     switcher_activation: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
         "relu", one_of("relu", "tanh", "silu", "gelu", "elu", "leaky_relu")
     )

@@ -34,8 +34,8 @@ class SwitchedDense(keras.layers.Dense):
         activation: As for `Dense`.
         use_bias: As for `Dense`.
         switcher: The network that reads the kernel and returns logits: a registered name ("unit",
-            "connection", "free"), a `Switcher` instance (a template, of which the layer makes its
-            own copy), or `None` for `UnitSwitcher()`.
+            "orthogonal", "connection", "free"), a `Switcher` instance (a template, of which the
+            layer makes its own copy), or `None` for `UnitSwitcher()`.
         gate: The function that turns logits into switches: a registered name ("step", "relu_tanh")
             or a registered function.
         granularity: What one switch controls: "connection", "block4", "block16" (4 or 16

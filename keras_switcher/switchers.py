@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_switcher.checks import is_integer, is_number
@@ -19,6 +20,9 @@ from keras_switcher.registry import PACKAGE, Registry, is_same_definition
 registry: Registry[type["Switcher"]] = Registry(
     "switcher", "@keras_switcher.switchers.register('name')"
 )
+
+# Added to the mean squares of what `orthonormal` divides by, which are about 1.
+_RIDGE = 1e-4
 
 SwitcherType = TypeVar("SwitcherType", bound="type[Switcher]")
 
@@ -127,6 +131,22 @@ def _check_normalization(normalization: str | None) -> str | None:
     return normalization
 
 
+def _check_magnitude(magnitude: float | None) -> float | None:
+    if magnitude is None:
+        return None
+    if not (is_number(magnitude) and magnitude >= 0):
+        raise ValueError(f"Expected `magnitude` >= 0, or None. Received: magnitude={magnitude!r}")
+    return float(magnitude)
+
+
+def _magnitude_factors(switcher: "UnitSwitcher | OrthogonalSwitcher", units: int) -> Any:
+    return switcher.add_weight(
+        name="magnitude",
+        shape=(1, units),
+        initializer=keras.initializers.Constant(switcher.magnitude),
+    )
+
+
 class _PerceptronSwitcher(Switcher):
     """A multilayer perceptron over columns of features, shared by all columns.
 
@@ -232,21 +252,13 @@ class UnitSwitcher(_PerceptronSwitcher):
         **kwargs: Any,
     ) -> None:
         super().__init__(hidden, activation, normalization, **kwargs)
-        if magnitude is not None and not (is_number(magnitude) and magnitude >= 0):
-            raise ValueError(
-                f"Expected `magnitude` >= 0, or None. Received: magnitude={magnitude!r}"
-            )
-        self.magnitude = None if magnitude is None else float(magnitude)
+        self.magnitude = _check_magnitude(magnitude)
 
     def build(self, kernel_shape: tuple[int, int]) -> None:
         groups, units = self.granularity.shape(kernel_shape)
         self._build_perceptron(kernel_shape[0], groups)
         if self.magnitude is not None:
-            self._magnitude = self.add_weight(
-                name="magnitude",
-                shape=(1, units),
-                initializer=keras.initializers.Constant(self.magnitude),
-            )
+            self._magnitude = _magnitude_factors(self, units)
 
     def call(self, kernel: Any) -> Any:
         logits = self._perceptron(kernel)
@@ -257,6 +269,84 @@ class UnitSwitcher(_PerceptronSwitcher):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "magnitude": self.magnitude}
+
+
+@register("orthogonal")
+class OrthogonalSwitcher(Switcher):
+    """Computes logits that are linear in a unit's weights, with the units made orthogonal.
+
+    `logits = A @ orthonormal(kernel) + a + magnitude * (pool(|kernel|) - 1)`, with a trained matrix
+    `A` of shape (groups, inputs), a trained bias `a` of shape (groups, 1) and, as in
+    `UnitSwitcher`, a trained factor for each unit. When a gradient step moves the matrix of a
+    linear `UnitSwitcher`, the logits of a unit move by its own gradients and by those of other
+    units, as far as their weights are alike. Here, no unit moves another: a step on `A` moves the
+    logits as one on `FreeSwitcher`'s does. If the kernel has more units than inputs, its rows are
+    made orthonormal instead.
+
+    For a kernel of shape (I, U), with I >= U, a call takes about `2 * I * (I + U) * U`
+    multiply-adds, and the switcher has about `I * I` weights.
+
+    Args:
+        magnitude: Float >= 0, initial value of the trained factors of the magnitudes; `None` leaves
+            the term out.
+        **kwargs: Keyword arguments of `Switcher`.
+
+    Call arguments:
+        kernel: Float tensor of shape (inputs, units), with root mean square 1.
+
+    Returns:
+        Float tensor of logits, (groups, units).
+
+    Raises:
+        ValueError: If `magnitude` is not a number >= 0.
+    """
+
+    def __init__(self, magnitude: float | None = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.magnitude = _check_magnitude(magnitude)
+
+    def build(self, kernel_shape: tuple[int, int]) -> None:
+        groups, units = self.granularity.shape(kernel_shape)
+        inputs = kernel_shape[0]
+        # Small, so that at first the logits are led by the magnitudes.
+        initial = keras.initializers.RandomNormal(stddev=(0.01 / inputs) ** 0.5)
+        self._kernel = self.add_weight(name="kernel", shape=(groups, inputs), initializer=initial)
+        self._bias = self.add_weight(name="bias", shape=(groups, 1), initializer="zeros")
+        if self.magnitude is not None:
+            self._magnitude = _magnitude_factors(self, units)
+
+    def call(self, kernel: Any) -> Any:
+        logits = ops.matmul(self._kernel, orthonormal(kernel)) + self._bias
+        if self.magnitude is not None:
+            sizes = self.granularity.pool(ops.abs(kernel), kernel.shape)
+            logits = logits + self._magnitude * (sizes - 1.0)
+        return logits
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "magnitude": self.magnitude}
+
+
+def orthonormal(kernel: Any) -> Any:
+    """Return a kernel whose units are made orthogonal by Cholesky's factor of their products.
+
+    Args:
+        kernel: Float32 tensor of shape (inputs, units), with root mean square 1.
+
+    Returns:
+        Float32 tensor of that shape. Its columns, or its rows if there are fewer of these, are
+        orthogonal, and each element's mean square is about 1. What depends linearly on others
+        becomes small.
+    """
+    inputs, units = kernel.shape
+    tall = kernel if inputs >= units else ops.transpose(kernel)
+    rows, columns = tall.shape
+    # With a ridge, the factor exists for any kernel, even of zeros.
+    products = ops.matmul(ops.transpose(tall), tall) / rows + _RIDGE * ops.eye(columns)
+    # TensorFlow's own, as Keras's raises an error of its own where a weight is not finite, before
+    # the training says that it has diverged.
+    factor = tf.linalg.cholesky(products)
+    wide = ops.solve_triangular(factor, ops.transpose(tall), lower=True)
+    return wide if inputs < units else ops.transpose(wide)
 
 
 @register("connection")

@@ -203,7 +203,7 @@ def test_wrong_value(name, value):
         ("augmentation", "cropflip", "crop_flip", ["none", "crop", "crop_flip"]),
         ("granularity", "block8", "block4", ["connection", "block4", "block16", "unit"]),
         ("gate", "relutanh", "relu_tanh", ["step", "relu_tanh"]),
-        ("switcher", "conection", "connection", ["unit", "connection", "free"]),
+        ("switcher", "conection", "connection", ["unit", "orthogonal", "connection", "free"]),
     ],
 )
 def test_unknown_name_lists_what_exists_and_the_nearest(name, value, nearest, known):

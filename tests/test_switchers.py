@@ -9,12 +9,15 @@ from keras import ops
 from keras_switcher import (
     ConnectionSwitcher,
     FreeSwitcher,
+    OrthogonalSwitcher,
     SwitchedDense,
     Switcher,
     UnitSwitcher,
+    switch,
     switchers,
 )
 from keras_switcher.granularity import get as get_granularity
+from keras_switcher.switchers import orthonormal
 
 KINDS = {"unit": UnitSwitcher, "connection": ConnectionSwitcher}
 GRANULARITIES = ["connection", "block4", "block16", "unit"]
@@ -80,6 +83,8 @@ def test_connection_switcher_returns_a_logit_for_each_connection(granularity):
         ),
         (ConnectionSwitcher(hidden=(6,)), [(6, 4), (6, 1), (1, 6), (1, 1)]),
         (ConnectionSwitcher(hidden=()), [(1, 4), (1, 1)]),
+        (OrthogonalSwitcher(), [(5, 18), (5, 1), (1, 7)]),
+        (OrthogonalSwitcher(magnitude=None), [(5, 18), (5, 1)]),
         (FreeSwitcher(), [(5, 7)]),
     ],
 )
@@ -128,6 +133,60 @@ def test_unit_switcher_adds_the_magnitudes_of_each_group_by_a_factor_of_each_uni
     np.testing.assert_allclose(switcher(values), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("shape", [(18, 5), (18, 18), (5, 18)])
+def test_orthogonal_switcher_is_linear_in_the_orthonormal_kernel(shape, granularity):
+    switcher = built(OrthogonalSwitcher(), shape, granularity)
+    values, (matrix, bias, factor) = kernel(*shape), switcher.get_weights()[1:]
+    sizes = np.asarray(switcher.granularity.pool(np.abs(values), shape))
+    expected = matrix @ np.asarray(orthonormal(values)) + bias + factor * (sizes - 1)
+    logits = switcher(values)
+    assert tuple(logits.shape) == switcher.granularity.shape(shape)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(18, 5), (5, 18)])
+def test_orthonormal_kernel_has_orthogonal_units_or_inputs(shape):
+    found = np.asarray(orthonormal(kernel(*shape)))
+    assert found.shape == shape
+    products = found.T @ found if shape[0] > shape[1] else found @ found.T
+    np.testing.assert_allclose(products / 18, np.eye(5), atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(18, 5), (5, 5), (5, 18)])
+def test_orthonormal_kernel_is_finite_where_weights_depend_on_each_other(shape):
+    assert not np.asarray(orthonormal(np.zeros(shape, "float32"))).any()
+    alike = np.ones(shape, "float32")
+    found = np.asarray(orthonormal(alike))
+    assert np.isfinite(found).all() and np.abs(found).max() < 1.01
+
+
+def test_orthonormal_kernel_of_numbers_that_are_not_finite_raises_no_error():
+    values = kernel(6, 3)
+    values[2, 1] = np.nan
+    assert np.isnan(np.asarray(orthonormal(values))).any()
+
+
+def test_a_step_of_the_orthogonal_switcher_moves_each_logit_by_its_own_gradient():
+    values, gradient = kernel(18, 5), kernel(18, 5, seed=3)
+
+    def moved(switcher):
+        built(switcher, (18, 5))
+        before, weight = np.asarray(switcher(values)), switcher.weights[1]  # after the offset
+        with tf.GradientTape() as tape:
+            tape.watch(weight.value)
+            objective = ops.sum(ops.multiply(gradient, switcher(values)))
+        weight.assign_sub(tape.gradient(objective, weight.value))
+        return np.asarray(switcher(values)) - before
+
+    free = moved(FreeSwitcher())
+    np.testing.assert_allclose(free, -gradient, rtol=1e-5)
+    orthogonal = moved(OrthogonalSwitcher(magnitude=None))
+    np.testing.assert_allclose(orthogonal / 18, free, rtol=1e-2, atol=1e-2)
+    unit = moved(UnitSwitcher(hidden=(), magnitude=None))
+    assert np.abs(unit / 18 - free).max() > 0.2
+
+
 @pytest.mark.parametrize("normalization", [None, "layer"])
 def test_connection_switcher_sees_a_weight_its_size_and_its_size_in_row_and_column(normalization):
     switcher = built(ConnectionSwitcher((5,), "tanh", normalization), (4, 3))
@@ -173,9 +232,10 @@ def test_connection_switcher_treats_equal_connections_alike_wherever_they_are():
     np.testing.assert_allclose(shuffled, logits[rows][:, columns], rtol=1e-4, atol=1e-4)
 
 
-def test_fresh_unit_switcher_ranks_by_magnitude():
+@pytest.mark.parametrize("name", ["unit", "orthogonal"])
+def test_fresh_switcher_ranks_by_magnitude(name):
     keras.utils.set_random_seed(0)
-    layer = SwitchedDense(20)
+    layer = SwitchedDense(20, switcher=name)
     layer.build((None, 50))
     sizes = np.abs(ops.convert_to_numpy(layer.kernel)).ravel()
     logits = np.asarray(layer.compute_logits()).ravel()
@@ -206,10 +266,11 @@ def test_unknown_activation_is_refused(cls):
         cls(activation="rleu")
 
 
+@pytest.mark.parametrize("cls", [UnitSwitcher, OrthogonalSwitcher])
 @pytest.mark.parametrize("magnitude", [-1, float("nan"), float("inf"), "1", True])
-def test_magnitude_must_be_a_number_not_below_zero(magnitude):
+def test_magnitude_must_be_a_number_not_below_zero(magnitude, cls):
     with pytest.raises(ValueError, match=f"`magnitude` >= 0, or None.*magnitude={magnitude!r}$"):
-        UnitSwitcher(magnitude=magnitude)
+        cls(magnitude=magnitude)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +280,8 @@ def test_magnitude_must_be_a_number_not_below_zero(magnitude):
         UnitSwitcher((5, 3), "tanh", "layer", magnitude=None),
         ConnectionSwitcher(),
         ConnectionSwitcher((5, 3), keras.activations.gelu, "layer", name="mine"),
+        OrthogonalSwitcher(),
+        OrthogonalSwitcher(magnitude=None, name="mine"),
         FreeSwitcher(seed=4),
     ],
 )
@@ -235,7 +298,9 @@ def test_configuration_survives_serialisation(switcher):
 # get
 
 
-@pytest.mark.parametrize(("name", "cls"), [*KINDS.items(), ("free", FreeSwitcher)])
+@pytest.mark.parametrize(
+    ("name", "cls"), [*KINDS.items(), ("orthogonal", OrthogonalSwitcher), ("free", FreeSwitcher)]
+)
 def test_get_by_name(name, cls):
     assert type(switchers.get(name)) is cls
 
@@ -311,6 +376,7 @@ class Fixed(UnitSwitcher):
         (ConnectionSwitcher, (9,)),
         (Passing, (9,)),
         (Fixed, (7,)),
+        (OrthogonalSwitcher, None),
         (FreeSwitcher, None),
         (RankedByWeight, None),
     ],
@@ -378,3 +444,29 @@ def test_own_switcher_survives_saving(tmp_path):
     assert np.array_equal(again.switcher.factor, layer.switcher.factor)
     assert np.array_equal(again.compute_logits(), layer.compute_logits())
     assert np.array_equal(again.switches, layer.switches)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_orthogonal_switcher_learns_in_a_model_that_survives_saving(jit, tmp_path):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(256, 20)).astype("float32")
+    y = (x[:, :1] > x[:, 1:2]).astype("float32")
+    # More inputs than units, and more units than inputs.
+    plain = keras.Sequential(
+        [keras.Input((20,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(24, "relu")]
+        + [keras.layers.Dense(1, "sigmoid")]
+    )
+    model = switch(plain, switcher="orthogonal")
+    model.compile("adam", "binary_crossentropy", target_sparsity=0.8, jit_compile=jit)
+    before = [layer.switcher.get_weights() for layer in model.switched_layers()]
+    model.fit(x, y, batch_size=8, epochs=6, verbose=0)
+    assert model.sparsity == pytest.approx(0.8, abs=0.01)
+    after = [layer.switcher.get_weights() for layer in model.switched_layers()]
+    for old, new in zip(keras.tree.flatten(before), keras.tree.flatten(after), strict=True):
+        assert np.isfinite(new).all() and (old != new).any()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert {type(layer.switcher) for layer in loaded.switched_layers()} == {OrthogonalSwitcher}
+    for one, other in zip(model.switched_layers(), loaded.switched_layers(), strict=True):
+        np.testing.assert_array_equal(one.compute_logits(), other.compute_logits())

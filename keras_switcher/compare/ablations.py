@@ -17,6 +17,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "free",
         "magnitude-switcher",
         "switcher:switcher=unit",
+        "switcher:switcher=orthogonal",
         "switcher:switcher=connection",
         "switcher:switcher_hidden=none",
         "switcher:switcher_hidden=16",
