@@ -13,6 +13,8 @@ COMPARED = "docs/results/compare.md"
 DETAILS = "docs/results/compare-details.md"
 TEST, VALIDATION = "test_accuracy", "validation_accuracy"
 
+ORTHOGONAL = "switcher:switcher=orthogonal,switcher_learning_rate=0.002"
+
 # How a row begins, without bold type, and the method that it is of; the first that fits counts.
 METHODS = {
     "switcher network": "switcher",
@@ -20,6 +22,7 @@ METHODS = {
     "without the rate of a sparse kernel: this method": "switcher:rate_exponent=0.0",
     "without it: magnitude, global": "magnitude-global:rate_exponent=0.0",
     "magnitude, global, without the rate": "magnitude-global:rate_exponent=0.0",
+    "the same, with orthogonal units": ORTHOGONAL,
     "free logits": "free",
     "magnitude, global": "magnitude-global",
     "magnitude pruning, global": "magnitude-global",
@@ -165,6 +168,28 @@ def test_the_table_of_the_kinds_of_switcher_has_the_figures_of_its_csv_file():
             minus = group.minus(found["switcher", 0.985], VALIDATION)
             assert difference == shown_difference(minus, difference), label
     assert len(rows) == len(found) == 7
+
+
+def test_the_table_of_orthogonal_units_has_the_figures_of_its_csv_files():
+    text = (ROOT / "docs" / "results" / "experiments.md").read_text(encoding="utf-8")
+    (section,) = re.findall(
+        r"^### Orthogonal units in the full training\n(.*?)(?=^##|\Z)", text, re.M | re.S
+    )
+    rows = [line.strip("|").split("|") for line in re.findall(r"^\|.*\|$", section, re.M)[2:]]
+    for label, *cells in ([cell.strip() for cell in row] for row in rows):
+        figure = VALIDATION if label.startswith("validation") else TEST
+        sparsity = float(re.search(r"([\d.]+) %$", label)[1]) / 100
+        file = "orthogonal" if "seeds 0 to 4" in label else "lenet300"
+        found = groups_of(ROOT / "docs" / "results" / "compare" / f"{file}.csv")
+        own = found[ORTHOGONAL, sparsity]
+        assert cells[0] == shown_mean(own.mean(figure), cells[0]), label
+        for method, cell in zip(("switcher", "free"), cells[1:], strict=True):
+            mean, _, difference = cell.partition(" (")
+            assert mean == shown_mean(found[method, sparsity].mean(figure), mean), label
+            expected = own.minus(found[method, sparsity], figure)
+            shown = shown_difference(expected, f"{difference.split(',')[0]} (")
+            assert difference == shown.replace(" (", ", "), (label, method)
+    assert len(rows) == 12
 
 
 @pytest.mark.parametrize(("page", "heading", "place", "file", "figure"), TABLES)
