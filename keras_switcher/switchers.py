@@ -277,13 +277,13 @@ class OrthogonalSwitcher(Switcher):
 
     `logits = A @ orthonormal(kernel) + a + magnitude * (pool(|kernel|) - 1)`, with a trained matrix
     `A` of shape (groups, inputs), a trained bias `a` of shape (groups, 1) and, as in
-    `UnitSwitcher`, a trained factor for each unit. When a gradient step moves the matrix of a
-    linear `UnitSwitcher`, the logits of a unit move by its own gradients and by those of other
-    units, as far as their weights are alike. Here, no unit moves another: a step on `A` moves the
-    logits as one on `FreeSwitcher`'s does. If the kernel has more units than inputs, its rows are
-    made orthonormal instead.
+    `UnitSwitcher`, a trained factor for each unit. When a step of gradient descent moves the matrix
+    of a linear `UnitSwitcher`, the logits of a unit move by its own gradients and by those of other
+    units, as far as their weights are alike. With orthonormal units, a step on `A` moves those of
+    each unit by its own alone, as a step of `FreeSwitcher` does, up to a factor. If the kernel has
+    more units than inputs, its rows are made orthonormal instead, and this holds only in part.
 
-    For a kernel of shape (I, U), with I >= U, a call takes about `2 * I * (I + U) * U`
+    For a kernel of shape (I, U), with I >= U, a call takes about `I * (I + 1.5 * U) * U`
     multiply-adds, and the switcher has about `I * I` weights.
 
     Args:
@@ -330,7 +330,7 @@ def orthonormal(kernel: Any) -> Any:
     """Return a kernel whose units are made orthogonal by Cholesky's factor of their products.
 
     Args:
-        kernel: Float32 tensor of shape (inputs, units), with root mean square 1.
+        kernel: Float tensor of shape (inputs, units), with root mean square 1.
 
     Returns:
         Float32 tensor of that shape. Its columns, or its rows if there are fewer of these, are
@@ -338,10 +338,13 @@ def orthonormal(kernel: Any) -> Any:
         becomes small.
     """
     inputs, units = kernel.shape
+    # Cholesky's factor has no narrower type.
+    kernel = ops.cast(kernel, "float32")
     tall = kernel if inputs >= units else ops.transpose(kernel)
     rows, columns = tall.shape
-    # With a ridge, the factor exists for any kernel, even of zeros.
-    products = ops.matmul(ops.transpose(tall), tall) / rows + _RIDGE * ops.eye(columns)
+    # With a ridge, there is a factor where units depend on each other, too, and for zeros.
+    ridge = _RIDGE * ops.eye(columns, dtype="float32")
+    products = ops.matmul(ops.transpose(tall), tall) / rows + ridge
     # TensorFlow's own, as Keras's raises an error of its own where a weight is not finite, before
     # the training says that it has diverged.
     factor = tf.linalg.cholesky(products)

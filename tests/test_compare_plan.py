@@ -220,6 +220,9 @@ def test_ablations_are_chosen_by_part_and_a_wrong_part_names_the_right_ones():
     free = from_values({"switcher": "free"})
     assert not [name for name in ablated([], free) if name.startswith("switcher:switcher_hidden")]
     assert "free" not in ablated([], free) and "free" in ablated([], config)
+    orthogonal = ablated([], from_values({"switcher": "orthogonal"}))
+    assert not [name for name in orthogonal if name.startswith("switcher:switcher_hidden")]
+    assert {"free", "switcher:switcher=unit"} < {*orthogonal}
     assert "magnitude-switcher" in ablated([], free)
     # What a recipe has is among the values.
     slow = from_values({"switcher_learning_rate": 0.01})

@@ -214,7 +214,7 @@ def test_defaults():
 
 def all_kinds():
     for granularity in GRANULARITIES:
-        for switcher in ("unit", "connection"):
+        for switcher in ("unit", "orthogonal", "connection"):
             yield pytest.param(switcher, granularity, id=f"{switcher}-{granularity}")
 
 
@@ -248,7 +248,7 @@ def test_trained_offset_moves_all_logits_alike():
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4), (4, 1)])
 @pytest.mark.parametrize("kernel_initializer", ["zeros", "glorot_uniform"])
-@pytest.mark.parametrize("switcher", ["unit", "connection"])
+@pytest.mark.parametrize("switcher", ["unit", "orthogonal", "connection"])
 def test_logits_of_the_smallest_kernels_are_finite(shape, kernel_initializer, switcher):
     layer = built(shape[1], shape[0], kernel_initializer=kernel_initializer, switcher=switcher)
     assert np.isfinite(layer.compute_logits()).all()

@@ -306,7 +306,7 @@ def test_target_is_hit_whatever_the_granularity(target, granularity):
 
 
 @pytest.mark.parametrize("gate", ["step", "relu_tanh"])
-@pytest.mark.parametrize("switcher", ["unit", "connection"])
+@pytest.mark.parametrize("switcher", ["unit", "orthogonal", "connection"])
 def test_target_is_hit_whatever_gate_and_switcher(gate, switcher):
     model = target_network(gate=gate, switcher=switcher)
     compiled(model, target_sparsity=0.9, run_eagerly=False)

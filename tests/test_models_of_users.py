@@ -297,12 +297,13 @@ def test_a_subclass_that_passes_the_graph_on_leaves_the_other_subclasses_as_they
     compiled(Own()).fit(X, Y, epochs=1, verbose=0)
 
 
+@pytest.mark.parametrize("switcher", ["unit", "orthogonal"])
 @pytest.mark.parametrize("floatx", ["float64", "bfloat16"])
-def test_another_floatx_trains(floatx):
+def test_another_floatx_trains(floatx, switcher):
     before = keras.config.floatx()
     keras.config.set_floatx(floatx)
     try:
-        model = compiled(network(), alternation=always())
+        model = compiled(network(switcher=switcher), alternation=always())
         model.fit(X, Y, epochs=1, verbose=0)
         assert 0.4 < model.sparsity < 0.6
     finally:

@@ -153,6 +153,17 @@ def test_orthonormal_kernel_has_orthogonal_units_or_inputs(shape):
     np.testing.assert_allclose(products / 18, np.eye(5), atol=1e-3)
 
 
+def test_orthonormal_kernel_keeps_what_its_units_span():
+    values = kernel(18, 5)
+    found = np.asarray(orthonormal(values))
+    # Each unit is the rest of its own weights, less what the units before have in common with them.
+    for unit in range(5):
+        before = found[:, :unit]
+        rest = values[:, unit] - before @ (before.T @ values[:, unit]) / 18
+        expected = rest / np.sqrt(np.mean(rest**2))
+        np.testing.assert_allclose(found[:, unit], expected, atol=1e-2)
+
+
 @pytest.mark.parametrize("shape", [(18, 5), (5, 5), (5, 18)])
 def test_orthonormal_kernel_is_finite_where_weights_depend_on_each_other(shape):
     assert not np.asarray(orthonormal(np.zeros(shape, "float32"))).any()
@@ -447,7 +458,7 @@ def test_own_switcher_survives_saving(tmp_path):
 
 
 @pytest.mark.parametrize("jit", [False, True])
-def test_orthogonal_switcher_learns_in_a_model_that_survives_saving(jit, tmp_path):
+def test_orthogonal_switchers_train_in_a_model_that_survives_saving(jit, tmp_path):
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(256, 20)).astype("float32")

@@ -40,10 +40,11 @@ def test_depth_and_widths_become_hidden_layers_of_the_kind(values, hidden):
     assert chosen(Space.of(), **values)[1]["switcher_hidden"] == hidden
 
 
-def test_a_kind_without_hidden_layers_may_be_searched_beside_others():
-    space = Space.of({"switcher": ["unit", "free"]})
-    hp, options = chosen(space, switcher="free", unit_depth=2)
-    assert options["switcher"] == "free" and "switcher_hidden" not in options
+@pytest.mark.parametrize("kind", ["free", "orthogonal"])
+def test_a_kind_without_hidden_layers_may_be_searched_beside_others(kind):
+    space = Space.of({"switcher": ["unit", kind]})
+    hp, options = chosen(space, switcher=kind, unit_depth=2)
+    assert options["switcher"] == kind and "switcher_hidden" not in options
     assert not {p.name for p in hp.space if hp.is_active(p)} & {"unit_depth", "unit_width_1"}
     assert chosen(space, switcher="unit", unit_depth=0)[1]["switcher_hidden"] == ()
 

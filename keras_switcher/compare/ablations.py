@@ -75,9 +75,10 @@ def ablated(parts: list[str], config: Config) -> list[str]:
     def differs(name: str) -> bool:
         variant = Variant.parse(name)
         changed = {option for option, value in variant.options if values[option] != value}
-        is_free = variant.method == "free" or changed == {"switcher_hidden"}
-        if values["switcher"] == "free" and is_free:
-            return False  # It is that method, and has no network.
+        if values["switcher"] == "free" and variant.method == "free":
+            return False  # It is that method.
+        if values["switcher"] in ("free", "orthogonal") and changed == {"switcher_hidden"}:
+            return False  # It has no hidden layers.
         return variant.method != REFERENCE or bool(changed)
 
     def fits(name: str) -> bool:
