@@ -140,11 +140,19 @@ def _check_magnitude(magnitude: float | None) -> float | None:
 
 
 def _magnitude_factors(switcher: "UnitSwitcher | OrthogonalSwitcher", units: int) -> Any:
+    if switcher.magnitude is None:
+        return None
     return switcher.add_weight(
         name="magnitude",
         shape=(1, units),
         initializer=keras.initializers.Constant(switcher.magnitude),
     )
+
+
+def _magnitude_term(switcher: Switcher, factors: Any, kernel: Any) -> Any:
+    if factors is None:
+        return 0.0
+    return factors * (switcher.granularity.pool(ops.abs(kernel), kernel.shape) - 1.0)
 
 
 class _PerceptronSwitcher(Switcher):
@@ -257,15 +265,10 @@ class UnitSwitcher(_PerceptronSwitcher):
     def build(self, kernel_shape: tuple[int, int]) -> None:
         groups, units = self.granularity.shape(kernel_shape)
         self._build_perceptron(kernel_shape[0], groups)
-        if self.magnitude is not None:
-            self._magnitude = _magnitude_factors(self, units)
+        self._magnitude = _magnitude_factors(self, units)
 
     def call(self, kernel: Any) -> Any:
-        logits = self._perceptron(kernel)
-        if self.magnitude is not None:
-            sizes = self.granularity.pool(ops.abs(kernel), kernel.shape)
-            logits = logits + self._magnitude * (sizes - 1.0)
-        return logits
+        return self._perceptron(kernel) + _magnitude_term(self, self._magnitude, kernel)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "magnitude": self.magnitude}
@@ -312,15 +315,11 @@ class OrthogonalSwitcher(Switcher):
         initial = keras.initializers.RandomNormal(stddev=(0.01 / inputs) ** 0.5)
         self._kernel = self.add_weight(name="kernel", shape=(groups, inputs), initializer=initial)
         self._bias = self.add_weight(name="bias", shape=(groups, 1), initializer="zeros")
-        if self.magnitude is not None:
-            self._magnitude = _magnitude_factors(self, units)
+        self._magnitude = _magnitude_factors(self, units)
 
     def call(self, kernel: Any) -> Any:
         logits = ops.matmul(self._kernel, orthonormal(kernel)) + self._bias
-        if self.magnitude is not None:
-            sizes = self.granularity.pool(ops.abs(kernel), kernel.shape)
-            logits = logits + self._magnitude * (sizes - 1.0)
-        return logits
+        return logits + _magnitude_term(self, self._magnitude, kernel)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "magnitude": self.magnitude}
