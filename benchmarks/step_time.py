@@ -62,7 +62,7 @@ def build(kind: str, args: argparse.Namespace) -> Any:
     if kind == PLAIN:
         net.compile(args.optimizer, **options)
         return net
-    switcher = keras_switcher.UnitSwitcher(hidden=args.switcher_hidden)
+    switcher = keras_switcher.switchers.configured(args.switcher, hidden=args.switcher_hidden)
     net = keras_switcher.switch(net, switcher=switcher, granularity=args.granularity)
     net.compile(
         args.optimizer,
@@ -254,6 +254,7 @@ def main() -> None:
     parser.add_argument(
         "--switcher-hidden", type=int, nargs="*", default=(64,), help="widths; none for no layer"
     )
+    parser.add_argument("--switcher", default="unit", help="a registered name")
     parser.add_argument("--granularity", default="connection")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--optimizer", default="adam", help="of the task network")

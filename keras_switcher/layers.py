@@ -191,13 +191,25 @@ class SwitchedDense(keras.layers.Dense):
             x = self.activation(x)
         return x
 
-    def compute_logits(self) -> Any:
+    def normalized_kernel(self) -> Any:
+        """Return what the switcher reads: the kernel, divided by its root mean square.
+
+        Returns:
+            Float32 tensor of shape (inputs, units). No gradient flows through it.
+        """
+        kernel = ops.stop_gradient(ops.cast(ops.convert_to_tensor(self.kernel), "float32"))
+        return kernel * ops.rsqrt(ops.mean(ops.square(kernel)) + 1e-12)
+
+    def compute_logits(self, kernel: Any = None) -> Any:
         """Run the switcher on the kernel.
 
         The switcher's output is normalised to mean 0 and variance 1 over the layer, so that it
         ranks the layer's connections. How many of them are on is left to the layer's offset, which
         is trained and starts at Erdos-Renyi sparsity: density falls with the layer's size as
         `(inputs + units) / (inputs * units)`.
+
+        Args:
+            kernel: The result of `normalized_kernel`, which is the default.
 
         Returns:
             Float32 tensor of logits, of shape (groups, units). The gradient flows only to the
@@ -206,9 +218,9 @@ class SwitchedDense(keras.layers.Dense):
         Reference:
             [Mocanu et al., 2018](https://arxiv.org/abs/1707.04780), the Erdos-Renyi densities.
         """
-        kernel = ops.stop_gradient(ops.cast(ops.convert_to_tensor(self.kernel), "float32"))
-        scale = ops.rsqrt(ops.mean(ops.square(kernel)) + 1e-12)
-        logits = ops.cast(self.switcher(kernel * scale), "float32")
+        if kernel is None:
+            kernel = self.normalized_kernel()
+        logits = ops.cast(self.switcher(kernel), "float32")
         if self.granularity.size != 1 and logits.shape == kernel.shape:
             logits = self.granularity.pool(logits, tuple(kernel.shape))
         mean = ops.mean(logits)

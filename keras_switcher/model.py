@@ -638,9 +638,16 @@ class SwitchedModel(keras.Model):
         variables = self.switcher_variables
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         offset = tf.convert_to_tensor(state.offset.value)
+        # What a switcher computes from the kernel alone is computed once, for both of these calls.
+        kernels = [layer.normalized_kernel() for layer in layers]
+
+        def offset_logits() -> list[Any]:
+            pairs = zip(layers, kernels, strict=True)
+            return [layer.compute_logits(kernel) + offset for layer, kernel in pairs]
+
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([offset, *(v.value for v in variables)])
-            logits = [layer.compute_logits() + offset for layer in layers]
+            logits = offset_logits()
             # The part of the loss that depends on the switches, to first order.
             objective = sum(
                 ops.sum(gradient * layer.gate(z))
@@ -657,7 +664,7 @@ class SwitchedModel(keras.Model):
             by_offset /= self.switcher_optimizer.scale_loss(ops.ones((), "float32"))
         gradients = overflowing_together(self.switcher_optimizer, gradients)
         self.switcher_optimizer.apply(gradients, variables)
-        logits = [layer.compute_logits() + offset for layer in layers]
+        logits = offset_logits()
         if self.target_sparsity is not None:
             by_offset = tf.distribute.get_replica_context().all_reduce("SUM", by_offset)
             with tf.GradientTape() as slope_tape:
