@@ -29,6 +29,7 @@ RECIPES = Path(__file__).parent / "recipes"
 # A recipe chooses these for one switcher on the kernels of one model; for others they may be far
 # too large.
 _OF_ONE_SWITCHER = ("switcher_hidden", "switcher_learning_rate")
+_WITHOUT_HIDDEN = ("orthogonal", "free")
 
 
 def resolve(arguments: Sequence[str]) -> Config:
@@ -70,10 +71,19 @@ def resolve(arguments: Sequence[str]) -> Config:
         file = {name: value for name, value in file.items() if name not in OF_NEW_NETWORKS}
     base = _earlier(named, replaced)
     if base is None:
-        base = _recipe_of(named)
+        found = recipe(named.network.model, named.data.dataset)
+        # With the recipe's switcher, unless another one is named.
+        base = _suited(found, _parse(without_help, from_values({**found, **file})))
     config = _parse(arguments, from_values({**base, **file}))
     if "--load" in arguments and not config.run.load:
         raise ConfigError("Expected --load to be Python files. Received: none")
+    switcher = config.switching.switcher
+    given = {flag.split("=")[0].replace("_", "-") for flag in arguments if flag.startswith("--")}
+    if "--switcher-hidden" in given and switcher in _WITHOUT_HIDDEN:
+        raise ConfigError(
+            f"Expected no --switcher-hidden: the switcher '{switcher}' has no hidden layers. Add "
+            "--switcher unit for one that has. Received: --switcher-hidden"
+        )
     return validate(config)
 
 
@@ -127,16 +137,19 @@ def _flags() -> set[str]:
     return {*flags.values(), *negated, "--lr", "--help"}
 
 
-def _recipe_of(config: Config) -> dict[str, Any]:
-    """Return the options of the recipe that suit a run of which no more than `config` is known."""
-    base = recipe(config.network.model, config.data.dataset)
-    suited = from_values(base)
-    if config.network.init_from or config.switching.switcher != suited.switching.switcher:
-        for name in _OF_ONE_SWITCHER:
-            base.pop(name, None)
+def _suited(found: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Return the options of a recipe that suit the network and the switcher of a configuration."""
+    base = dict(found)
     if config.network.init_from:
         # The network of the file has its own dropout.
-        base.pop("dropout", None)
+        for name in ("switcher", "dropout"):
+            base.pop(name, None)
+    if (
+        config.network.init_from
+        or config.switching.switcher != from_values(found).switching.switcher
+    ):
+        for name in _OF_ONE_SWITCHER:
+            base.pop(name, None)
     if config.switching.switcher == "connection":
         # As its class has it: this switcher runs for each connection, so its width is costly.
         base.setdefault("switcher_hidden", [16])
@@ -157,7 +170,8 @@ def for_another_switcher(config: Config, switcher: str) -> dict[str, Any]:
     """
     given = to_values(config)
     other = from_values({**given, "switcher": switcher})
-    before, after = (to_values(from_values(_recipe_of(each))) for each in (config, other))
+    found = recipe(config.network.model, config.data.dataset)
+    before, after = (to_values(from_values(_suited(found, each))) for each in (config, other))
     return {name: after[name] for name in _OF_ONE_SWITCHER if given[name] == before[name]}
 
 

@@ -79,19 +79,16 @@ def test_options_of_a_variant_reach_the_training_of_its_cells():
 
 def test_what_a_recipe_has_for_its_switcher_is_not_for_another_one():
     shared = from_values({**recipe("lenet300", "mnist"), "model": "lenet300", "dataset": "mnist"})
-    assert (shared.switching.switcher_hidden, shared.optimisation.switcher_learning_rate) == (
-        (),
-        0.002,
-    )
+
+    def options(config):
+        return (config.switching.switcher_hidden, config.optimisation.switcher_learning_rate)
+
+    assert options(shared) == ((64,), 0.002)
     config = Cell(Variant.parse("switcher:switcher=connection"), 0.9, 0).config(shared)
-    assert config.switching.switcher_hidden == (16,)
-    assert config.optimisation.switcher_learning_rate == 0.001
+    assert options(config) == ((16,), 0.001)
     # The other way round, too.
-    config = Cell(Variant.parse("switcher:switcher=unit"), 0.9, 0).config(config)
-    assert (config.switching.switcher_hidden, config.optimisation.switcher_learning_rate) == (
-        (),
-        0.002,
-    )
+    config = Cell(Variant.parse("switcher:switcher=orthogonal"), 0.9, 0).config(config)
+    assert options(config) == ((64,), 0.002)
     # What was asked for stays.
     asked = from_values({**to_values(shared), "switcher_hidden": (5,)})
     variant = Variant.parse("switcher:switcher=connection,switcher_learning_rate=0.01")

@@ -71,6 +71,40 @@ def test_switcher_of_the_recipe_is_for_its_kind_and_its_network_alone(recipes):
         assert [got[name] for name in names] == expected, more
 
 
+def test_switcher_that_is_another_kind_by_the_recipe_keeps_its_options(recipes):
+    (flags.RECIPES / "lenet300_mnist.yaml").write_text(
+        "switcher: orthogonal\nswitcher_learning_rate: 0.5\n"
+    )
+    run = ["--model", "lenet300", "--dataset", "mnist"]
+    rate = to_values(Config())["switcher_learning_rate"]
+    Path("mine.keras").touch()
+    Path("unit.yaml").write_text("switcher: unit\n")
+
+    for more, expected in (
+        ([], ["orthogonal", 0.5]),
+        (["--switcher", "orthogonal"], ["orthogonal", 0.5]),
+        (["--switcher-learning-rate", "0.1"], ["orthogonal", 0.1]),
+        (["--switcher", "unit"], ["unit", rate]),
+        (["--config", "unit.yaml"], ["unit", rate]),
+        (["--config", "unit.yaml", "--switcher", "orthogonal"], ["orthogonal", 0.5]),
+        (["--init-from", "mine.keras"], ["unit", rate]),
+        (["--init-from", "mine.keras", "--switcher", "orthogonal"], ["orthogonal", rate]),
+    ):
+        got = options(*run, *more)
+        assert [got[n] for n in ("switcher", "switcher_learning_rate")] == expected, more
+
+
+@pytest.mark.parametrize("flag", [["--switcher-hidden", "8"], ["--switcher_hidden=8"]])
+def test_hidden_layers_need_a_switcher_that_has_some(recipes, flag):
+    (flags.RECIPES / "lenet300_mnist.yaml").write_text("switcher: orthogonal\n")
+    run = ["--model", "lenet300", "--dataset", "mnist", *flag]
+    with pytest.raises(ConfigError, match="'orthogonal' has no hidden.* Add --switcher unit for"):
+        options(*run)
+    with pytest.raises(ConfigError, match="'free' has no hidden layers"):
+        options(*run, "--switcher", "free")
+    assert options(*run, "--switcher", "unit")["switcher_hidden"] == (8,)
+
+
 def test_the_dropout_of_a_file_is_not_that_of_the_recipe(recipes, caplog):
     caplog.set_level("INFO")
     (flags.RECIPES / "lenet300_mnist.yaml").write_text("epochs: 3\ndropout: 0.5\n")
