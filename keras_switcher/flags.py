@@ -71,9 +71,9 @@ def resolve(arguments: Sequence[str]) -> Config:
         file = {name: value for name, value in file.items() if name not in OF_NEW_NETWORKS}
     base = _earlier(named, replaced)
     if base is None:
-        found = recipe(named.network.model, named.data.dataset)
+        options = recipe(named.network.model, named.data.dataset)
         # With the recipe's switcher, unless another one is named.
-        base = _suited(found, _parse(without_help, from_values({**found, **file})))
+        base = _suited(options, _parse(without_help, from_values({**options, **file})))
     config = _parse(arguments, from_values({**base, **file}))
     if "--load" in arguments and not config.run.load:
         raise ConfigError("Expected --load to be Python files. Received: none")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from tensorflow.python.eager import context
 
 from keras_switcher import (
     ConnectionSwitcher,
@@ -455,6 +456,22 @@ def test_own_switcher_survives_saving(tmp_path):
     assert np.array_equal(again.switcher.factor, layer.switcher.factor)
     assert np.array_equal(again.compute_logits(), layer.compute_logits())
     assert np.array_equal(again.switches, layer.switches)
+
+
+def test_a_turn_makes_the_kernel_orthogonal_once():
+    plain = keras.Sequential([keras.Input((18,)), keras.layers.Dense(5)])
+    model = switch(plain, switcher="orthogonal")
+    model.compile(loss="mse", target_sparsity=0.5)
+    turn = tf.function(lambda: model.switcher_step([ops.ones((18, 5))]))
+    with context.collect_graphs(optimized=True) as graphs:
+        turn()
+    operations = [
+        node.op
+        for graph in graphs
+        for nodes in (graph.node, *(f.node_def for f in graph.library.function))
+        for node in nodes
+    ]
+    assert operations.count("Cholesky") == 1
 
 
 @pytest.mark.parametrize("jit", [False, True])
