@@ -215,11 +215,12 @@ def test_ablations_are_chosen_by_part_and_a_wrong_part_names_the_right_ones():
     # It is the default.
     assert "switcher:task_steps=8" not in ablated([], config)
     free = from_values({"switcher": "free"})
-    assert not [name for name in ablated([], free) if name.startswith("switcher:switcher_hidden")]
     assert "free" not in ablated([], free) and "free" in ablated([], config)
+    unit = ["none", "16", "64", "64/64"]
+    names = [f"switcher:switcher=unit,switcher_hidden={widths}" for widths in unit]
     orthogonal = ablated([], from_values({"switcher": "orthogonal"}))
-    assert not [name for name in orthogonal if name.startswith("switcher:switcher_hidden")]
-    assert {"free", "switcher:switcher=unit"} < {*orthogonal}
+    assert {"free", *names} < {*orthogonal} and "switcher:switcher=orthogonal" not in orthogonal
+    assert {*names} - {*ablated([], config)} == {names[2]}
     assert "magnitude-switcher" in ablated([], free)
     # What a recipe has is among the values.
     slow = from_values({"switcher_learning_rate": 0.01})

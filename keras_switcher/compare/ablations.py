@@ -16,13 +16,12 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "switcher": (
         "free",
         "magnitude-switcher",
-        "switcher:switcher=unit",
         "switcher:switcher=orthogonal",
         "switcher:switcher=connection",
-        "switcher:switcher_hidden=none",
-        "switcher:switcher_hidden=16",
-        "switcher:switcher_hidden=64",
-        "switcher:switcher_hidden=64/64",
+        "switcher:switcher=unit,switcher_hidden=none",
+        "switcher:switcher=unit,switcher_hidden=16",
+        "switcher:switcher=unit,switcher_hidden=64",
+        "switcher:switcher=unit,switcher_hidden=64/64",
     ),
     "gate": ("switcher:gate=step", "switcher:gate=relu_tanh"),
     "alternation": (
@@ -77,8 +76,6 @@ def ablated(parts: list[str], config: Config) -> list[str]:
         changed = {option for option, value in variant.options if values[option] != value}
         if values["switcher"] == "free" and variant.method == "free":
             return False  # It is that method.
-        if values["switcher"] in ("free", "orthogonal") and changed == {"switcher_hidden"}:
-            return False  # It has no hidden layers.
         return variant.method != REFERENCE or bool(changed)
 
     def fits(name: str) -> bool:
