@@ -108,7 +108,7 @@ lock: ## write requirements.lock from pyproject.toml (ARGS=--upgrade for newer v
 
 bench: setup ## measure steps, files and growth; tables, and JSON in build/bench (about 20 minutes on two cores)
 	mkdir -p build/bench
-	$(BIN)/python benchmarks/step_time.py --model lenet300 --task-steps 16 --switcher-hidden --json build/bench/step_time-lenet300.json
+	$(BIN)/python benchmarks/step_time.py --model lenet300 --task-steps 16 --switcher orthogonal --json build/bench/step_time-lenet300.json
 	$(BIN)/python benchmarks/step_time.py --model lenet --task-steps 16 --rounds 5 --json build/bench/step_time-lenet.json
 	$(BIN)/python benchmarks/export_files.py --json build/bench/export_files.json
 	$(BIN)/python benchmarks/scaling.py --json build/bench/scaling.json

@@ -9,7 +9,9 @@ fitted to the turn, and to the number of multiply-adds that it should take:
 
 - the switcher, inputs x hidden x inputs for each unit: 2 * inputs * hidden * units per pass. Two
   passes forward, and those backward to its weights and activations, take 7 times half of that.
-  Without a hidden layer, it is inputs x inputs for each unit, twice forward and once backward;
+  Without a hidden layer, it is inputs x inputs for each unit, twice forward and once backward.
+  With `--switcher orthogonal`, the kernel is made orthogonal once besides: with up to as many units
+  as inputs, 1.5 * inputs * units**2, and otherwise with the two exchanged;
 - a few passes over the kernel and the switches: 20 * inputs * units.
 
 The batch is not in it, as the turn uses the gradients that the task step has left. The fitted
@@ -36,8 +38,9 @@ import tensorflow as tf
 from multiworker import train
 from timing import block_seconds, count, in_turns, new_file
 
-from keras_switcher import Alternation, UnitSwitcher, switch
+from keras_switcher import Alternation, switch
 from keras_switcher.files import write_json
+from keras_switcher.switchers import configured
 
 INPUTS, UNITS, BATCH = 784, 300, 128
 KINDS = ("plain", "masks", "turns")
@@ -45,7 +48,7 @@ KINDS = ("plain", "masks", "turns")
 _NEVER = 10**6
 
 
-def model(inputs: int, units: int, hidden: int, kind: str) -> keras.Model:
+def model(inputs: int, units: int, kind: str, args: argparse.Namespace) -> keras.Model:
     """Return a compiled network with one dense hidden layer: a plain one, or one with switches."""
     keras.utils.set_random_seed(0)
     network = keras.Sequential(
@@ -59,9 +62,8 @@ def model(inputs: int, units: int, hidden: int, kind: str) -> keras.Model:
     if kind == "plain":
         network.compile("adam", loss, jit_compile=False)
         return network
-    switched = switch(
-        network, layers="wide", switcher=UnitSwitcher(hidden=(hidden,) if hidden else ())
-    )
+    switcher = configured(args.switcher, hidden=(args.hidden,) if args.hidden else ())
+    switched = switch(network, layers="wide", switcher=switcher)
     task_steps = 1 if kind == "turns" else _NEVER
     course = Alternation(task_steps=task_steps, warmup=0.0, settle=0.0)
     switched.compile("adam", loss, target_sparsity=0.95, alternation=course, jit_compile=False)
@@ -77,9 +79,11 @@ def batches(inputs: int, batch: int, steps: int) -> tf.data.Dataset:
     return data.cache().repeat().take(steps).prefetch(2)
 
 
-def multiply_adds(inputs: int, units: int, hidden: int) -> float:
+def multiply_adds(inputs: int, units: int, args: argparse.Namespace) -> float:
     """Return about how many multiply-adds a switcher's turn takes."""
-    per_connection = 7 * hidden if hidden else 3 * inputs
+    per_connection = 7.0 * args.hidden if args.hidden else 3.0 * inputs
+    if args.switcher == "orthogonal":
+        per_connection = 3 * inputs + 1.5 * min(inputs, units)
     return (per_connection + 20) * inputs * units
 
 
@@ -87,7 +91,7 @@ def measure(
     args: argparse.Namespace, *, inputs: int = INPUTS, units: int = UNITS, batch: int = BATCH
 ) -> dict[str, Any]:
     """Return the milliseconds of a plain step, of the masks and of the switcher's turn."""
-    models = {kind: model(inputs, units, args.hidden, kind) for kind in KINDS}
+    models = {kind: model(inputs, units, kind, args) for kind in KINDS}
     data = batches(inputs, batch, args.steps)
     seconds = in_turns(
         KINDS, args.rounds, lambda kind: block_seconds(models[kind], data, args.steps)
@@ -105,7 +109,7 @@ def measure(
         "masks_ms": 1e3 * more("masks", "plain"),
         "turn_ms": 1e3 * turn_seconds,
         "turn_of_plain": turn_seconds / plain,
-        "turn_multiply_adds": multiply_adds(inputs, units, args.hidden),
+        "turn_multiply_adds": multiply_adds(inputs, units, args),
     }
 
 
@@ -175,6 +179,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=count, nargs="+", default=[196, 392, 784, 1568])
     parser.add_argument("--batches", type=count, nargs="+", default=[32, 64, 128, 256, 512])
     parser.add_argument("--workers", type=count, nargs="*", default=[1, 2])
+    parser.add_argument("--switcher", choices=("unit", "orthogonal"), default="unit")
     parser.add_argument(
         "--hidden", type=int, default=64, help="the switcher's hidden layer; 0 for none"
     )
@@ -186,7 +191,8 @@ def main() -> None:
         if len(set(getattr(args, name))) == 1:
             parser.error(f"expected several values of --{name}, to see how the cost grows")
     result: dict[str, Any] = {
-        "hidden": args.hidden,
+        "switcher": args.switcher,
+        "hidden": args.hidden if args.switcher == "unit" else 0,
         "growth": [
             grown([measure(args, units=units) for units in args.units], "units"),
             grown([measure(args, inputs=inputs) for inputs in args.inputs], "inputs"),
