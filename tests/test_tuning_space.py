@@ -49,6 +49,11 @@ def test_a_kind_without_hidden_layers_may_be_searched_beside_others(kind):
     assert chosen(space, switcher="unit", unit_depth=0)[1]["switcher_hidden"] == ()
 
 
+def test_orthogonal_units_are_among_the_default_kinds():
+    _, options = chosen(Space.of(), switcher="orthogonal", unit_depth=2)
+    assert options["switcher"] == "orthogonal" and "switcher_hidden" not in options
+
+
 @pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.002), ("sgd", 0.3)])
 def test_the_rate_is_that_of_the_optimizer(optimizer, rate):
     values = {"switcher_optimizer": optimizer, f"{optimizer}_learning_rate": rate}

@@ -167,7 +167,7 @@ def _number(value: Any) -> Any:
 
 
 DEFAULT: dict[str, Any] = {
-    "switcher": ["unit", "connection"],
+    "switcher": ["unit", "orthogonal", "connection"],
     "unit_depth": {"min": 0, "max": 2},
     "unit_width_1": [16, 32, 64, 128],
     "unit_width_2": [16, 32, 64, 128],
