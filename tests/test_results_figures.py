@@ -14,6 +14,7 @@ DETAILS = "docs/results/compare-details.md"
 TEST, VALIDATION = "test_accuracy", "validation_accuracy"
 
 ORTHOGONAL = "switcher:switcher=orthogonal,switcher_learning_rate=0.002"
+UNIT = "switcher:switcher=unit,switcher_hidden=,switcher_learning_rate=0.002"
 
 # How a row begins, without bold type, and the method that it is of; the first that fits counts.
 METHODS = {
@@ -22,6 +23,7 @@ METHODS = {
     "without the rate of a sparse kernel: this method": "switcher:rate_exponent=0.0",
     "without it: magnitude, global": "magnitude-global:rate_exponent=0.0",
     "magnitude, global, without the rate": "magnitude-global:rate_exponent=0.0",
+    "the same, reading the kernel as it is": UNIT,
     "the same, with orthogonal units": ORTHOGONAL,
     "free logits": "free",
     "magnitude, global": "magnitude-global",
@@ -181,9 +183,9 @@ def test_the_table_of_orthogonal_units_has_the_figures_of_its_csv_files():
         sparsity = float(re.search(r"([\d.]+) %$", label)[1]) / 100
         file = "orthogonal" if "seeds 0 to 4" in label else "lenet300"
         found = groups_of(ROOT / "docs" / "results" / "compare" / f"{file}.csv")
-        own = found[ORTHOGONAL, sparsity]
+        own = found[ORTHOGONAL if file == "orthogonal" else "switcher", sparsity]
         assert cells[0] == shown_mean(own.mean(figure), cells[0]), label
-        for method, cell in zip(("switcher", "free"), cells[1:], strict=True):
+        for method, cell in zip((UNIT, "free"), cells[1:], strict=True):
             mean, _, difference = cell.partition(" (")
             assert mean == shown_mean(found[method, sparsity].mean(figure), mean), label
             expected = own.minus(found[method, sparsity], figure)
