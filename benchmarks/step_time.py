@@ -271,11 +271,15 @@ def main() -> None:
     if args.tfmot and (args.jit, args.precision, args.steps_per_execution) != (False, "float32", 1):
         parser.error("expected --no-tfmot beside --jit, --precision and --steps-per-execution")
 
-    from keras_switcher import Alternation, granularity, models
+    from keras_switcher import Alternation, granularity, models, switchers
+    from keras_switcher.flags import WITHOUT_HIDDEN
 
     with names_of(parser):
         models.MODELS.get(args.model)
         granularity.get(args.granularity)
+        switchers.registry.get(args.switcher)
+    if args.switcher in WITHOUT_HIDDEN:
+        args.switcher_hidden = ()
     args.image, args.switcher_hidden = tuple(args.image), tuple(args.switcher_hidden)
     args.task_steps = args.task_steps or Alternation().task_steps
     peer = ("tensorflow_model_optimization", "tf_keras")

@@ -141,7 +141,7 @@ def main() -> None:
     args, flags = parser.parse_known_args()
     try:
         varied = [(chosen, config_of(flags, chosen)) for chosen in combinations(args.vary)]
-        common = influences(validate(resolve(flags)))
+        common = influences(validate(resolve(flags, is_shared=True)))
         if not args.out.absolute().parent.is_dir():
             raise SystemExit(f"Expected --out in a folder that exists. Received: {args.out}")
         lock = args.out.with_name(f".{args.out.name}.lock")

@@ -169,7 +169,7 @@ class Switching:
     logit for each switch and no network."""
     switcher_hidden: tuple[int, ...] = _option((64,), WIDTHS)
     """Widths of its hidden layers, such as 64 32; without any, it is linear. The default for
-    connection is 16. Neither this nor the next two have an effect on orthogonal and free."""
+    connection is 16. orthogonal and free have none, and the next two have no effect on them."""
     switcher_activation: Annotated[str, tyro.conf.arg(metavar="NAME")] = _option(
         "relu", one_of("relu", "tanh", "silu", "gelu", "elu", "leaky_relu")
     )

@@ -29,10 +29,11 @@ RECIPES = Path(__file__).parent / "recipes"
 # A recipe chooses these for one switcher on the kernels of one model; for others they may be far
 # too large.
 _OF_ONE_SWITCHER = ("switcher_hidden", "switcher_learning_rate")
-_WITHOUT_HIDDEN = ("orthogonal", "free")
+WITHOUT_HIDDEN = ("orthogonal", "free")
+"""The switchers that have no hidden layers."""
 
 
-def resolve(arguments: Sequence[str]) -> Config:
+def resolve(arguments: Sequence[str], *, is_shared: bool = False) -> Config:
     """Make the configuration of a run from its command line.
 
     Flags override the file of `--config`, which overrides the recipe of the model and the data set,
@@ -41,12 +42,13 @@ def resolve(arguments: Sequence[str]) -> Config:
 
     Args:
         arguments: The flags; wrong ones and `--help` end the process.
+        is_shared: Whether several trainings start from it, which may have other switchers.
 
     Returns:
         The configuration, valid.
 
     Raises:
-        ConfigError: If a value, a name or the config file is wrong.
+        ConfigError: If a value, a name or the config file is wrong, or an option is without effect.
     """
     without_help = [flag for flag in arguments if flag not in ("-h", "--help")]
     flags = _parse(without_help, Config())
@@ -72,6 +74,9 @@ def resolve(arguments: Sequence[str]) -> Config:
     base = _earlier(named, replaced)
     if base is None:
         options = recipe(named.network.model, named.data.dataset)
+        if named.network.init_from is not None:
+            # It was chosen for the kernels of another network.
+            options.pop("switcher", None)
         # With the recipe's switcher, unless another one is named.
         base = _suited(options, _parse(without_help, from_values({**options, **file})))
     config = _parse(arguments, from_values({**base, **file}))
@@ -79,10 +84,14 @@ def resolve(arguments: Sequence[str]) -> Config:
         raise ConfigError("Expected --load to be Python files. Received: none")
     switcher = config.switching.switcher
     given = {flag.split("=")[0].replace("_", "-") for flag in arguments if flag.startswith("--")}
-    if "--switcher-hidden" in given and switcher in _WITHOUT_HIDDEN:
+    # A file may have all options there are.
+    is_given = (
+        "--switcher-hidden" in given or "switcher_hidden" in {*file} and "switcher" not in file
+    )
+    if is_given and switcher in WITHOUT_HIDDEN and not is_shared:
         raise ConfigError(
-            f"Expected no --switcher-hidden: the switcher '{switcher}' has no hidden layers. Add "
-            "--switcher unit for one that has. Received: --switcher-hidden"
+            f"Expected no switcher_hidden: the switcher '{switcher}' has no hidden layers. Add "
+            f"--switcher unit for one that has. Received: {list(config.switching.switcher_hidden)}"
         )
     return validate(config)
 
@@ -121,7 +130,7 @@ def resolve_shared(
                 f"Unknown option {flag}.{meant} For all of them, run {parser.prog} --help and "
                 f"{program_name()} --help."
             )
-    config = resolve(arguments)
+    config = resolve(arguments, is_shared=True)
     if config.execution.strategy != "none":
         raise ConfigError(
             f"Expected --strategy none: {spreads}. Received: {config.execution.strategy}"
@@ -142,8 +151,7 @@ def _suited(found: Mapping[str, Any], config: Config) -> dict[str, Any]:
     base = dict(found)
     if config.network.init_from:
         # The network of the file has its own dropout.
-        for name in ("switcher", "dropout"):
-            base.pop(name, None)
+        base.pop("dropout", None)
     if (
         config.network.init_from
         or config.switching.switcher != from_values(found).switching.switcher

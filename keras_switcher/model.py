@@ -638,7 +638,7 @@ class SwitchedModel(keras.Model):
         variables = self.switcher_variables
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         offset = tf.convert_to_tensor(state.offset.value)
-        # What a switcher computes from the kernel alone is computed once, for both of these calls.
+        # What a switcher computes from the kernel alone, a graph computes once for both calls.
         kernels = [layer.normalized_kernel() for layer in layers]
 
         def offset_logits() -> list[Any]:

@@ -103,6 +103,20 @@ def test_hidden_layers_need_a_switcher_that_has_some(recipes, flag):
     with pytest.raises(ConfigError, match="'free' has no hidden layers"):
         options(*run, "--switcher", "free")
     assert options(*run, "--switcher", "unit")["switcher_hidden"] == (8,)
+    # Several trainings may have several switchers.
+    assert resolve(run, is_shared=True).switching.switcher_hidden == (8,)
+
+
+def test_hidden_layers_of_a_file_need_a_switcher_that_has_some(recipes):
+    (flags.RECIPES / "lenet300_mnist.yaml").write_text("switcher: orthogonal\n")
+    Path("widths.yaml").write_text("switcher_hidden: [16]\n")
+    run = ["--model", "lenet300", "--dataset", "mnist", "--config", "widths.yaml"]
+    with pytest.raises(ConfigError, match=r"Expected no switcher_hidden: .* Received: \[16\]"):
+        options(*run)
+    assert options(*run, "--switcher", "unit")["switcher_hidden"] == (16,)
+    # As the configuration of a run, which has all options.
+    Path("widths.yaml").write_text("switcher: orthogonal\nswitcher_hidden: [64]\n")
+    assert options(*run)["switcher"] == "orthogonal"
 
 
 def test_the_dropout_of_a_file_is_not_that_of_the_recipe(recipes, caplog):

@@ -124,7 +124,7 @@ def test_the_table_of_five_further_seeds_has_the_figures_of_both_csv_files():
         )
         assert len(own.results) == 10
         assert both == shown_difference(own.minus(other, TEST), both), label
-    assert len(rows) == 5
+    assert len(rows) == 6
 
 
 def test_the_table_of_switchers_has_the_figures_of_its_csv_files():

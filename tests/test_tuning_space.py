@@ -50,8 +50,7 @@ def test_a_kind_without_hidden_layers_may_be_searched_beside_others(kind):
 
 
 def test_orthogonal_units_are_among_the_default_kinds():
-    _, options = chosen(Space.of(), switcher="orthogonal", unit_depth=2)
-    assert options["switcher"] == "orthogonal" and "switcher_hidden" not in options
+    assert Space.of().ranges["switcher"].values == ("unit", "orthogonal", "connection")
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.002), ("sgd", 0.3)])

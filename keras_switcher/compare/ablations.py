@@ -5,6 +5,7 @@ import logging
 from keras_switcher.checks import ConfigError, nearest
 from keras_switcher.compare.plan import Variant
 from keras_switcher.config import Config, from_values, to_values, validate
+from keras_switcher.flags import WITHOUT_HIDDEN
 
 logger = logging.getLogger(__name__)
 
@@ -16,12 +17,13 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "switcher": (
         "free",
         "magnitude-switcher",
+        "switcher:switcher=unit",
         "switcher:switcher=orthogonal",
         "switcher:switcher=connection",
-        "switcher:switcher=unit,switcher_hidden=none",
-        "switcher:switcher=unit,switcher_hidden=16",
-        "switcher:switcher=unit,switcher_hidden=64",
-        "switcher:switcher=unit,switcher_hidden=64/64",
+        "switcher:switcher_hidden=none",
+        "switcher:switcher_hidden=16",
+        "switcher:switcher_hidden=64",
+        "switcher:switcher_hidden=64/64",
     ),
     "gate": ("switcher:gate=step", "switcher:gate=relu_tanh"),
     "alternation": (
@@ -87,5 +89,12 @@ def ablated(parts: list[str], config: Config) -> list[str]:
             return False
         return True
 
-    names = (name for part in parts or ABLATIONS for name in ABLATIONS[part])
+    names = [name for part in parts or ABLATIONS for name in ABLATIONS[part]]
+    if values["switcher"] in WITHOUT_HIDDEN:
+        # Among the widths is that of `unit` as it comes.
+        names = [
+            name.replace(":switcher_hidden", ":switcher=unit,switcher_hidden")
+            for name in names
+            if name != "switcher:switcher=unit"
+        ]
     return [REFERENCE, *(name for name in names if differs(name) and fits(name))]

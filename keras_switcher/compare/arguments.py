@@ -10,7 +10,7 @@ from keras_switcher.commands import load_tensorflow
 from keras_switcher.compare.ablations import ABLATIONS, ablated
 from keras_switcher.compare.plan import Cell, Plan, Variant
 from keras_switcher.config import Config, validate
-from keras_switcher.flags import resolve_shared
+from keras_switcher.flags import WITHOUT_HIDDEN, resolve_shared
 from keras_switcher.machine import cores
 from keras_switcher.programs import module_command
 
@@ -150,6 +150,12 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
             raise ConfigError(
                 "Expected no dropout among the options of a method with --init-from, whose network "
                 f"has its own. Received: {variant}"
+            )
+        own, switcher = dict(variant.options), config.switching.switcher
+        if "switcher_hidden" in own and "switcher" not in own and switcher in WITHOUT_HIDDEN:
+            raise ConfigError(
+                f"Expected no switcher_hidden: the switcher '{switcher}' has no hidden layers. "
+                f"Add switcher=unit, for one that has. Received: {variant}"
             )
     facts: dict[str, Any] = {"threads": options.threads}
     if config.network.init_from is not None and Path(config.network.init_from).is_file():
