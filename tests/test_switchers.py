@@ -458,7 +458,7 @@ def test_own_switcher_survives_saving(tmp_path):
     assert np.array_equal(again.switches, layer.switches)
 
 
-def test_a_turn_makes_the_kernel_orthogonal_once():
+def test_a_step_makes_the_kernel_orthogonal_once():
     plain = keras.Sequential([keras.Input((18,)), keras.layers.Dense(5)])
     model = switch(plain, switcher="orthogonal")
     model.compile(loss="mse", target_sparsity=0.5)
