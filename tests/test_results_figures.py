@@ -194,6 +194,23 @@ def test_the_table_of_orthogonal_units_has_the_figures_of_its_csv_files():
     assert len(rows) == 12
 
 
+def test_the_table_of_orthogonal_units_in_short_trainings_has_the_figures_of_its_csv_files():
+    text = (ROOT / "docs" / "results" / "experiments.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| \| 10 epochs, 280 .*\n\|-.*\n((?:\|.*\n)+)", text, re.M)
+    rows = [line.strip("|").split("|") for line in table.splitlines()]
+    methods = (
+        *("switcher:switcher=orthogonal", ORTHOGONAL, "switcher", "magnitude-switcher"),
+        "free:switcher_learning_rate=0.003",
+    )
+    for method, (label, *cells) in zip(methods, rows, strict=True):
+        for epochs, cell in zip((10, 30), (cell.strip() for cell in cells), strict=True):
+            name = f"orthogonal-mnist5k-{epochs}.csv"
+            found = groups_of(ROOT / "docs" / "results" / "compare" / name)
+            assert ((method, 0.95) in found) == bool(cell)
+            if cell:
+                assert cell == shown_mean(found[method, 0.95].mean(TEST), cell), label
+
+
 @pytest.mark.parametrize(("page", "heading", "place", "file", "figure"), TABLES)
 def test_a_table_has_the_figures_of_its_csv_file(page, heading, place, file, figure):
     sparsities, rows = rows_of(page, heading, place)
